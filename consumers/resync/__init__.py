@@ -22,6 +22,9 @@ In reading order:
 - restoration.py: reads blocks from the primary and writes them to the secondary
 - copy_batches.py: the batches in which it does that
 - batched_writes.py: copies all ranges of a batch with a few calls
+- group_step.py: what a site does with the members of a consistency group, as pure functions
+- group_cycles.py: cycles of groups, which move all members or none
+- group_journals.py: reads such a cycle into journals, commits all of them, and applies them
 - whole_copy.py: copies everything, in chunks
 - comparison.py: compares both sides, and writes only what differs
 - primary_comparison.py: the port to digests that are computed beside the primary

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.journal.apply_journal import apply_journal, staged_ranges
-from mirrorlog.consumers.journal.group_commit import is_committed
+from mirrorlog.consumers.journal.group_commit import GroupCommit, encode_commit, is_committed
 from mirrorlog.consumers.journal.journal_format import JournalHeader, SealedJournal, read_journal
 from mirrorlog.consumers.journal.journal_store import JournalStore
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
@@ -59,6 +59,13 @@ class _OpenJournal:
     staged: Staged | None = None
 
 
+class CommitName(NamedTuple):
+    """The commit record without which a journal of a group doesn't count (group_commit.py)."""
+
+    group: str
+    commit_id: str
+
+
 class SealedCycle(NamedTuple):
     """A sealed journal of a secondary that was met, and its file, open."""
 
@@ -95,6 +102,11 @@ class CycleJournals:
         # Volumes whose file may hold the journal of an earlier process; None: not looked yet.
         self._left: set[str] | None = None
 
+    @property
+    def are_used(self) -> bool:
+        """Whether cycles are staged."""
+        return self._max_bytes > 0
+
     def next_step(self, secondary: Secondary, cycle_input: CycleInput) -> StagingStep:
         """Return the next step of a secondary (next_staging_step). Drop its journal if that ends.
 
@@ -125,8 +137,21 @@ class CycleJournals:
         """Look once more what others left: they may have worked for volumes that are new here."""
         self._left = None
 
-    def stage(self, secondary: Secondary, step: StageBlocks, copy: CopyInto) -> None:
+    def begin(self, secondary: Secondary, commit: CommitName) -> None:
+        """Begin a journal without entries, of a group. Raise JournalFullError, or DeviceFailed."""
+        self.drop(secondary)
+        self._begin(secondary, commit)
+
+    def stage(
+        self,
+        secondary: Secondary,
+        step: StageBlocks,
+        copy: CopyInto,
+        commit: CommitName | None = None,
+    ) -> None:
         """Copy the blocks of a step into the secondary's journal.
+
+        commit: of the journal that is begun, if it is one of a group.
 
         The primary was checked. If it fails, nothing is staged any more. Raise JournalFullError,
         DeviceFailed, or what `copy` raises.
@@ -135,7 +160,7 @@ class CycleJournals:
         try:
             if step.is_new:
                 self.drop(secondary)
-                self._begin(secondary)
+                self._begin(secondary, commit)
             journal = self._open[volume.volume]
             journal.writer.begin_round()
             copied = copy(secondary, step, journal.writer)
@@ -165,6 +190,15 @@ class CycleJournals:
             self.drop(secondary)
             raise
         return SealedCycle(secondary, sealed, journal.file)
+
+    def commit(self, commit: CommitName, cycles: Sequence[SealedCycle]) -> None:
+        """Make all sealed journals of a group's cycle count, durably and in one step.
+
+        Raise JournalFullError, or DeviceFailed.
+        """
+        ids = {each.secondary.volume.volume: str(each.journal.journal_id) for each in cycles}
+        record = encode_commit(GroupCommit(commit.group, commit.commit_id, ids))
+        self._store.write_commit(commit.group, record)
 
     def apply(self, cycles: Sequence[SealedCycle]) -> list[Failed]:
         """Apply sealed journals. The order keeps every claim true (invariants 6 and 8):
@@ -236,7 +270,7 @@ class CycleJournals:
             self._told[name] = kind
             log.warning("%s at %s: %s", name, self._site, reason)
 
-    def _begin(self, secondary: Secondary) -> None:
+    def _begin(self, secondary: Secondary, commit: CommitName | None) -> None:
         """Begin a journal of a secondary that is consistent."""
         volume, saved, identity = secondary.volume, secondary.saved, secondary.identity
         assert saved is not None and saved.applied_position is not None and identity is not None
@@ -249,6 +283,8 @@ class CycleJournals:
             epoch=identity.epoch,
             after=saved.applied_position,
             description=encode(volume),
+            group=None if commit is None else commit.group,
+            commit_id=None if commit is None else commit.commit_id,
         )
         file = self._store.create(volume.volume)
         try:

@@ -150,7 +150,10 @@ def progress_of(
         blocks_copied=secondary.blocks_copied,
         bytes_copied=secondary.bytes_copied,
         at_us=now_us,
-        reason=secondary.status.reason or _log_lag_reason(cycle_input) or secondary.reason,
+        reason=secondary.status.reason
+        or _log_lag_reason(cycle_input)
+        or secondary.reason
+        or secondary.group_reason,
         secondary_id=secondary.reported_id,
         last_applied_at_us=secondary.applied_at_us if saved else None,
         next_action=next_action(

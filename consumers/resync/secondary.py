@@ -45,6 +45,8 @@ class Secondary:
         asked for it.
     staged: the state that the secondary and what its journal holds have together, while a cycle is
         staged; None if none is.
+    group_reason: why the volume's group reaches no new common point; None if it does, or if there
+        is no group.
     counts: what was copied since the site's start.
     applied_at_us: when a new applied position was last saved, in microseconds since 1970; None if
         there is none. After a start, when the state was last saved.
@@ -67,6 +69,7 @@ class Secondary:
         self.counts = CopyCounts()
         self.copying: CopyMeter | None = None
         self.advice: str | None = None
+        self.group_reason: str | None = None
         self._retry_at_s = 0.0
         self._seen_watermark: Watermark | None = None
 
@@ -151,6 +154,10 @@ class Secondary:
         """Note that nothing is known of the secondary's contents."""
         self.unknown_reason = self.reason = reason
         self.differing = ()
+
+    def note_group(self, reason: str | None) -> None:
+        """Note why the group reaches no new common point; None if it does."""
+        self.group_reason = reason
 
     def note_zeroed(self, is_zeroed: bool) -> None:
         """Note whether the whole secondary reads as zeros."""

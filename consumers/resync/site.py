@@ -25,6 +25,8 @@ from mirrorlog.consumers.resync.cycle_steps import (
     SkipInitialCopy,
 )
 from mirrorlog.consumers.resync.failure_log import FailureLog
+from mirrorlog.consumers.resync.group_cycles import GroupCycles, GroupPorts
+from mirrorlog.consumers.resync.group_journals import GroupJournals
 from mirrorlog.consumers.resync.history_watch import HistoryWatch
 from mirrorlog.consumers.resync.in_place_cycles import InPlaceCycles
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
@@ -143,12 +145,12 @@ class Site:
         )
         run_by = (self._copier, self._meetings, self._logs)
         calls = self._cycle_calls()
-        self._staged = StagedCycles(
-            self._cycle_journals(), *run_by, self._traces(), calls, self._snapshots
-        )
+        journals = self._cycle_journals()
+        self._staged = StagedCycles(journals, *run_by, self._traces(), calls, self._snapshots)
         self._in_place = InPlaceCycles(*run_by, self._traces(), calls, self._snapshots)
         self._paused = PausedSecondaries(name, ports.pauses, ports.held_for_drills)
         self._watch = LogWatch(self.secondaries, ports.log, histories, ports.clock, self._ends)
+        self._groups = self._group_cycles(journals, calls)
         self._share = ShareFollower(
             ports.share,
             ports.log,
@@ -173,7 +175,7 @@ class Site:
         3. _check_histories holds new secondaries' positions, and now and then the log, against the
            commands topic.
         4. _advance: next_step (cycle.py) decides for each volume, and InPlaceCycles or StagedCycles
-           copies.
+           copies. Then GroupCycles.run takes the next step of each consistency group.
         5. ProgressReporter.report publishes what is due.
 
         Steps 3 to 5 are left out until the reader has caught up with the log.
@@ -212,6 +214,9 @@ class Site:
         ]
         for start in range(0, len(due), _SAVED_TOGETHER):
             self._advance(due[start : start + _SAVED_TOGETHER])
+        moved = self._groups.run()
+        self._active |= moved
+        active += [self._secondaries[name] for name in sorted(moved - {*map(_name, active)})]
         for secondary in active:
             self._report_and_go_idle(secondary)
         self._reporter.poll()
@@ -253,8 +258,10 @@ class Site:
 
     def _follow_catalog(self) -> set[str]:
         """Take new descriptions; return their volumes."""
-        changed = set()
+        changed, in_groups = set[str](), list[Volume]()
         for name, volume in self._ports.catalog.items():
+            if volume.group is not None and not volume.is_retired:
+                in_groups.append(volume)
             secondary = self._secondaries.get(name)
             if not self._share.is_held(volume.partition):
                 if secondary is not None:  # it was described in a partition of this process
@@ -269,6 +276,7 @@ class Site:
             elif secondary.volume != volume:
                 changed.add(name)
                 self._describe(secondary, volume)
+        self._groups.follow(in_groups)
         return changed
 
     def _describe(self, secondary: Secondary, volume: Volume) -> None:
@@ -499,7 +507,9 @@ class Site:
                 if failed:
                     self._stop_all(failed)
                     return secondary.status
-        next_one = self._staged.next_step(secondary)
+        if (of_group := self._groups.own_step(secondary)) is not None:
+            return of_group
+        next_one = self._groups.member_step(secondary, self._staged.next_step(secondary))
         watermark = self._logs.watermark(secondary)
         self._snapshots.note_step(secondary.volume.volume, next_one, watermark)
         return next_one
@@ -578,6 +588,20 @@ class Site:
             tasks=ports.task_runner,
             on_apply=self._on_apply,
         )
+
+    def _group_cycles(self, journals: CycleJournals, calls: CycleCalls) -> GroupCycles:
+        """Return the cycles of consistency groups."""
+        ports = GroupPorts(
+            site=self.name,
+            secondaries=self.secondaries,
+            devices=self._ports.secondaries,
+            clock=self._ports.clock,
+            is_paused=self._paused.covers,
+            draw_id=self._ports.draw_id,
+            interval_s=self._settings.site_snapshot_s,
+        )
+        group_journals = GroupJournals(journals, self._copier, self._logs, calls, self._snapshots)
+        return GroupCycles(ports, group_journals, self._meetings, self._logs, calls)
 
     def _on_apply(self, secondary: Secondary) -> None:
         """Report a secondary to which a journal is applied: it is inconsistent meanwhile."""
@@ -661,3 +685,7 @@ class Site:
 
     def _cycle_input(self, secondary: Secondary) -> CycleInput:
         return self._logs.cycle_input(secondary, self._watch.lagging)
+
+
+def _name(secondary: Secondary) -> str:
+    return secondary.volume.volume

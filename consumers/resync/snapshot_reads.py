@@ -6,7 +6,9 @@ docs/decisions/point-in-time-reads.md has the reasons, snapshot_step.py the deci
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -107,6 +109,16 @@ class SnapshotReads:
     def primary(self, volume: str, live: BlockDevice) -> SnapshotPrimary:
         """Return the primary as of the snapshot, and `live` where the snapshot is broken."""
         return SnapshotPrimary(self._held[volume].taken.device, live)
+
+    @contextmanager
+    def holding(self, volume: str, taken: TakenSnapshot) -> Iterator[None]:
+        """Let the cycles of a volume read this snapshot, which the caller closes."""
+        self.drop(volume)
+        self._held[volume] = _Held(taken, math.inf)
+        try:
+            yield
+        finally:
+            self._held.pop(volume, None)
 
     def drop(self, volume: str) -> None:
         """Give up the snapshot of a volume, if there is one."""

@@ -117,6 +117,28 @@ class HostModel:
         self._sequences[name] += 1
         self.lost.add(name)
 
+    def were_at_once(self, positions: Mapping[str, int]) -> bool:
+        """Return whether the primaries of these volumes were as of these positions at one moment.
+
+        positions: by volume. Versions count the writes to all volumes.
+        """
+        contained = (
+            version
+            for name, position in positions.items()
+            for at, _, version in self._history[name]
+            if at <= position
+        )
+        newest = max(contained, default=0)
+        left_out = [
+            version
+            for name, position in positions.items()
+            for at, _, version in self._history[name]
+            if at > position
+        ]
+        for name in positions:
+            left_out += [version for _, version in self._open_batches[name]]
+        return min(left_out, default=newest + 1) > newest
+
     def take_snapshot(self, name: str) -> tuple[MemoryDevice, SnapshotExport]:
         """Return a copy of a primary as it is now, and its position.
 

@@ -94,7 +94,7 @@ class World:
         for volume in self.volumes.values():
             self.publish_volume(volume)
         self.snapshots: Final[dict[int, set[str]]] = {}
-        self._is_closed = False
+        self._is_closed = self._has_all_snapshots = False
         self._node_fuse, self._site_fuse = Fuse(), Fuse()
         self.host = HostModel(self.broker, self.settings, self.volumes, self._random)
         for name in self.volumes:
@@ -137,18 +137,25 @@ class World:
         catalog.refresh()
         return catalog[name]
 
-    def use_snapshots(self) -> None:
-        """Let the host take snapshots of its primaries for the site, some of which break."""
+    def use_snapshots(self, *, always: bool = False) -> None:
+        """Let the host take snapshots of its primaries for the site, some of which break.
+
+        always: while its session is open it refuses none, and none breaks.
+        """
+        self._has_all_snapshots = always
         self.site.secondaries.snapshot = self._take_snapshot
 
     def _take_snapshot(self, volume: Volume) -> TakenSnapshot:
         """Take a snapshot, unless the host refuses it. The host writes on while it is read."""
         name = volume.volume
-        if self._is_closed or self.host.is_dead or self._random.random() < 0.1:
+        is_away = self._is_closed or self.host.is_dead
+        if is_away or (not self._has_all_snapshots and self._random.random() < 0.1):
             raise DeviceFailed("no snapshot: Kafka is away", where=name)
         device, export = self.host.take_snapshot(name)
         export = replace(export, history_id=self.node.history_id)
         self.snapshots.setdefault(export.position, set()).add(name)
+        if self._has_all_snapshots:
+            return TakenSnapshot(device.reopen(writable=False), export)
         lasts, lives = self._random.choice((0, 1, 3, 1000, 1000, 1000)), self.host.deaths
 
         def write_or_break(operation: str, *_: int) -> None:

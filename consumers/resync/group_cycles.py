@@ -1,0 +1,381 @@
+"""GroupCycles: cycles of consistency groups, which move all members or none.
+
+group_step.py decides. docs/decisions/consistency-groups.md has the order of the steps, and why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from mirrorlog.consumers.resync.cycle_calls import CycleCalls
+from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
+from mirrorlog.consumers.resync.group_journals import GroupCycleEndedError, GroupJournals
+from mirrorlog.consumers.resync.group_step import (
+    GroupMode,
+    GroupRule,
+    MemberView,
+    common_point,
+    group_rule,
+    keeps_point,
+    member_step,
+    quiet_state,
+    quiet_step,
+    snapshot_cycle,
+)
+from mirrorlog.consumers.resync.journaled_cycles import CommitName
+from mirrorlog.consumers.resync.meetings import SecondaryMeetings
+from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
+from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
+from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.resync.staging_step import StageBlocks, StagingStep
+from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.clock import Clock
+
+log = logging.getLogger("mirrorlog.site")
+
+_HELD_S: Final = 10.0
+"""How long the snapshots of a group may wait for the log to reach them."""
+_RETRY_S: Final = 30.0
+"""How long a site asks for no snapshots of a group after they were refused."""
+_LEAST_INTERVAL_S: Final = 1.0
+"""The time between two attempts to read a group without snapshots, at least."""
+
+
+@dataclass(slots=True)
+class _Cycle:
+    """A cycle of a group that isn't applied yet.
+
+    point: the id of its common point. saved: by volume, the description and the state when it
+    began. taken: by volume, the snapshots to read; none if the primaries themselves were read into
+    the journals. until_s: when to give the snapshots up if the log hasn't reached them.
+    """
+
+    point: str
+    saved: Mapping[str, tuple[Volume, SecondaryState | None]]
+    taken: Mapping[str, TakenSnapshot]
+    until_s: float
+
+
+@dataclass(slots=True)
+class _KnownGroup:
+    """What is known of one group. members: the volumes, sorted by name.
+
+    refusal: why there were no snapshots at the last attempt; None if there were, or if it is time
+    to try again (snapshots_from_s). due_s: when the next cycle may begin. told: the reason that was
+    logged last.
+    """
+
+    name: str
+    members: Sequence[Volume] = ()
+    cycle: _Cycle | None = None
+    refusal: str | None = None
+    snapshots_from_s: float = 0.0
+    due_s: float = 0.0
+    told: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupPorts:
+    """What cycles of groups need.
+
+    secondaries: those of the site, by volume. devices: the port to them. is_paused: returns whether
+    the site keeps off one. draw_id: returns a new UUID. interval_s: the time between two common
+    points at least.
+    """
+
+    site: str
+    secondaries: Mapping[str, Secondary]
+    devices: Secondaries
+    clock: Clock
+    is_paused: Callable[[Secondary], bool]
+    draw_id: Callable[[], str]
+    interval_s: float
+
+
+class GroupCycles:
+    """The cycles of the groups of one site. One thread calls it."""
+
+    def __init__(
+        self,
+        ports: GroupPorts,
+        journals: GroupJournals,
+        meetings: SecondaryMeetings,
+        logs: ReplicaLogs,
+        calls: CycleCalls,
+    ) -> None:
+        self._ports, self._journals = ports, journals
+        self._meetings, self._logs, self._calls = meetings, logs, calls
+        self._groups: Final[dict[str, _KnownGroup]] = {}
+
+    def follow(self, volumes: Iterable[Volume]) -> None:
+        """Take the members of all groups: all volumes that name one and aren't retired."""
+        members = dict[str, list[Volume]]()
+        for volume in volumes:
+            if volume.group is not None:
+                members.setdefault(volume.group, []).append(volume)
+        for name in self._groups.keys() - members.keys():
+            self._drop(self._groups.pop(name))
+        for name, group_members in members.items():
+            group = self._groups.setdefault(name, _KnownGroup(name))
+            group.members = sorted(group_members, key=lambda volume: volume.volume)
+
+    def own_step(self, secondary: Secondary) -> Idle | None:
+        """Return the step of a secondary whose journal is one of its group now; otherwise None."""
+        group = self._groups.get(secondary.volume.group or "")
+        if group is None or group.cycle is None or group.cycle.taken:
+            return None
+        if not self._is_as_it_was(secondary, group.cycle):
+            self._drop(group)
+            return None
+        return Idle(
+            SiteState.CONSISTENT,
+            f"what changed is staged in the journals of group {group.name}, and waits for its "
+            "proof",
+        )
+
+    def member_step(self, secondary: Secondary, step: StagingStep) -> StagingStep:
+        """Return the step of a secondary, whose own next step is `step`, as its group has it."""
+        group = self._groups.get(secondary.volume.group or "")
+        if group is None or not isinstance(step, StageBlocks):
+            return step
+        return member_step(self._rule(group), secondary.saved, step)
+
+    def run(self) -> set[str]:
+        """Take the next step of each group. Return the volumes that need a step or a report."""
+        touched = set[str]()
+        for group in self._groups.values():
+            before = group.cycle
+            try:
+                self._advance(group)
+            except GroupCycleEndedError as error:
+                self._drop(group)
+                self._wait(group)
+                self._tell(group, f"group {group.name} reaches no new common point now: {error}")
+            if group.cycle is not before:
+                touched |= {volume.volume for volume in group.members}
+        return touched & self._ports.secondaries.keys()
+
+    def close(self) -> None:
+        """Give up all snapshots."""
+        for group in self._groups.values():
+            self._drop(group)
+
+    def _advance(self, group: _KnownGroup) -> None:
+        """Take the next step of a group. Raise GroupCycleEndedError if its cycle ends there."""
+        now_s = self._ports.clock.monotonic_s()
+        if now_s >= group.snapshots_from_s:
+            group.refusal = None
+        if self._rule(group, refusal=None).mode is not GroupMode.TOGETHER:
+            self._drop(group)
+            self._tell(group, self._rule(group).reason)
+        elif group.cycle is not None:
+            self._go_on(group, group.cycle)
+        elif not self._needs_point(group):
+            self._tell(group, None)
+        elif now_s >= group.due_s:
+            self._begin(group)
+
+    def _go_on(self, group: _KnownGroup, cycle: _Cycle) -> None:
+        """Go on with a cycle that has begun."""
+        members = self._members(group)
+        is_same = {each.volume.volume for each in members} == cycle.saved.keys()
+        if not is_same or not all(self._is_as_it_was(each, cycle) for each in members):
+            raise GroupCycleEndedError("a member was changed meanwhile")
+        commit = CommitName(group.name, cycle.point)
+        if cycle.taken:
+            states = self._read(members, cycle, commit)
+        else:
+            states = self._proved(members, cycle.point)
+        if states is None:
+            return
+        self._journals.apply(states, commit)
+        group.cycle = None
+        _close(cycle)
+        self._wait(group)
+        self._tell(group, None)
+
+    def _read(
+        self, members: Sequence[Secondary], cycle: _Cycle, commit: CommitName
+    ) -> list[tuple[Secondary, SecondaryState]] | None:
+        """Read the snapshots into the journals, once the log has reached them.
+
+        Return the states to save when they are applied; None if the log hasn't reached them yet.
+        """
+        exports = {name: taken.export for name, taken in cycle.taken.items()}
+        inputs = [(each, self._calls.cycle_input(each)) for each in members]
+        for secondary, cycle_input in inputs:
+            watermark = cycle_input.watermark
+            if watermark is None or watermark < exports[secondary.volume.volume].position:
+                if self._ports.clock.monotonic_s() >= cycle.until_s:
+                    raise GroupCycleEndedError("the log didn't reach the snapshots in time")
+                return None
+        steps, states = list[tuple[Secondary, Resync | None]](), []
+        for secondary, cycle_input in inputs:
+            name, saved = secondary.volume.volume, secondary.saved
+            assert saved is not None
+            planned = snapshot_cycle(saved, cycle_input, exports[name], cycle.point)
+            if isinstance(planned, str):
+                raise GroupCycleEndedError(f"{name}: {planned}")
+            steps.append((secondary, planned.step))
+            states.append((secondary, planned.done))
+        self._journals.stage(steps, cycle.taken, commit)
+        return states
+
+    def _proved(
+        self, members: Sequence[Secondary], point: str
+    ) -> list[tuple[Secondary, SecondaryState]] | None:
+        """Return the states that the journals prove; None as long as they prove nothing."""
+        states = []
+        for secondary in members:
+            together = secondary.staged or secondary.saved
+            assert together is not None
+            state = quiet_state(together, self._calls.cycle_input(secondary), point)
+            if isinstance(state, str):
+                raise GroupCycleEndedError(f"{secondary.volume.volume}: {state}")
+            states.append((secondary, state))
+        known = [(secondary, state) for secondary, state in states if state is not None]
+        return known if len(known) == len(states) else None
+
+    def _begin(self, group: _KnownGroup) -> None:
+        """Begin a cycle: take snapshots, or stage the primaries themselves if there are none."""
+        members = self._members(group)
+        checks = [(secondary, _check_step(secondary)) for secondary in members]
+        failed = self._meetings.check_primaries(checks, self._logs.changed_since)
+        for secondary, error in failed:
+            self._calls.stop(secondary, error)
+        if failed:
+            raise GroupCycleEndedError(f"a primary can't be read: {failed[0][1]}")
+        saved = {each.volume.volume: (each.volume, each.saved) for each in members}
+        cycle = _Cycle(self._ports.draw_id(), saved, {}, 0.0)
+        if group.refusal is None:
+            group.refusal = self._take(members, cycle)
+            if group.refusal is not None:
+                group.snapshots_from_s = self._ports.clock.monotonic_s() + _RETRY_S
+                self._tell(group, self._rule(group).reason)
+        if group.refusal is not None:
+            if not keeps_point(self._views(group)) and self._has_changes(members):
+                self._wait(group)  # each is copied for itself
+                return
+            self._stage_quiet(members, CommitName(group.name, cycle.point))
+        group.cycle = cycle
+
+    def _take(self, members: Sequence[Secondary], cycle: _Cycle) -> str | None:
+        """Take snapshots of all members at one moment; return why that can't be done."""
+        for secondary in members:
+            if not self._ports.devices.has_snapshots(secondary.volume):
+                return (
+                    f"the primary of {secondary.volume.volume} has no snapshots (`host serve` with "
+                    "its native filter has them), so it moves only while all members are quiet"
+                )
+        try:
+            cycle.taken = self._ports.devices.take_snapshots([each.volume for each in members])
+        except DeviceFailed as error:
+            return f"no snapshots of its members at one moment: {error}"
+        cycle.until_s = self._ports.clock.monotonic_s() + _HELD_S
+        return None
+
+    def _stage_quiet(self, members: Sequence[Secondary], commit: CommitName) -> None:
+        """Stage what the log names of all members, from the primaries themselves."""
+        steps = list[tuple[Secondary, Resync | None]]()
+        for secondary in members:
+            assert secondary.saved is not None
+            step = quiet_step(secondary.saved, self._calls.cycle_input(secondary))
+            if isinstance(step, str):
+                raise GroupCycleEndedError(f"{secondary.volume.volume}: {step}")
+            steps.append((secondary, step.step))
+        self._journals.stage(steps, {}, commit)
+
+    def _rule(self, group: _KnownGroup, *, refusal: str | None = "") -> GroupRule:
+        """Return the rule of a group. refusal: that of the group if it isn't given."""
+        return group_rule(
+            group.name,
+            self._views(group),
+            has_journals=self._journals.are_used,
+            refusal=group.refusal if refusal == "" else refusal,
+        )
+
+    def _views(self, group: _KnownGroup) -> list[MemberView]:
+        views = []
+        for volume in group.members:
+            secondary = self._ports.secondaries.get(volume.volume)
+            is_promoted = volume.primary_site == self._ports.site
+            if secondary is None:
+                view = MemberView(volume=volume, saved=None, is_here=False)
+            else:
+                view = MemberView(
+                    volume=secondary.volume,
+                    saved=secondary.saved,
+                    is_here=True,
+                    is_forked=self._logs.of(volume.volume).fork is not None,
+                    is_met=secondary.is_met,
+                    is_paused=self._ports.is_paused(secondary),
+                )
+            views.append(replace(view, is_promoted_here=is_promoted))
+        return views
+
+    def _members(self, group: _KnownGroup) -> list[Secondary]:
+        return [self._ports.secondaries[volume.volume] for volume in group.members]
+
+    def _needs_point(self, group: _KnownGroup) -> bool:
+        """Return whether the members lack something, or are at no common point yet."""
+        return common_point(self._views(group)) is None or self._has_changes(self._members(group))
+
+    def _has_changes(self, members: Sequence[Secondary]) -> bool:
+        """Return whether the log names what a member lacks."""
+        for secondary in members:
+            saved, watermark = secondary.saved, self._logs.watermark(secondary)
+            if saved is None or saved.applied_position is None or watermark is None:
+                continue
+            log_of = self._logs.of(secondary.volume.volume)
+            if log_of.missed(after=saved.applied_position, through=watermark.through):
+                return True
+        return False
+
+    def _is_as_it_was(self, secondary: Secondary, cycle: _Cycle) -> bool:
+        known = cycle.saved.get(secondary.volume.volume)
+        return known == (secondary.volume, secondary.saved)
+
+    def _wait(self, group: _KnownGroup) -> None:
+        """Let no cycle of the group begin for a while."""
+        interval_s = self._ports.interval_s
+        if group.refusal is not None:
+            interval_s = max(interval_s, _LEAST_INTERVAL_S)
+        group.due_s = self._ports.clock.monotonic_s() + interval_s
+
+    def _tell(self, group: _KnownGroup, reason: str | None) -> None:
+        """Log and report why a group reaches no common point; None if it does."""
+        if reason is not None and reason != group.told:
+            log.warning("%s: %s", self._ports.site, reason)
+        group.told = reason
+        for volume in group.members:
+            secondary = self._ports.secondaries.get(volume.volume)
+            if secondary is not None:
+                secondary.note_group(reason)
+
+    def _drop(self, group: _KnownGroup) -> None:
+        """Give up the cycle of a group, if there is one."""
+        cycle, group.cycle = group.cycle, None
+        if cycle is None:
+            return
+        _close(cycle)
+        if not cycle.taken:
+            known = map(self._ports.secondaries.get, cycle.saved)
+            self._journals.drop([each for each in known if each is not None])
+
+
+def _close(cycle: _Cycle) -> None:
+    for taken in cycle.taken.values():
+        taken.device.close()
+
+
+def _check_step(secondary: Secondary) -> Resync:
+    """Return a step by which a primary is checked, as before a cycle by the log."""
+    assert secondary.saved is not None
+    return Resync(Rung.CHANGED, secondary.saved, secondary.saved, BlockSet(), None)

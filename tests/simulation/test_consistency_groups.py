@@ -1,0 +1,238 @@
+"""Two volumes of one group in the whole world: their secondaries move together, or not at all.
+
+The group's common point is checked by what its secondaries hold: the versions of blocks count the
+writes to all volumes, so a later write that is there without an earlier one shows.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+
+from mirrorlog.consumers import journal_recovery
+from mirrorlog.consumers.journal.group_commit import is_committed
+from mirrorlog.consumers.journal.journal_format import read_journal
+from mirrorlog.consumers.journal.redo import refuse_redo
+from mirrorlog.consumers.resync import journaled_cycles
+from mirrorlog.consumers.resync.secondaries import TakenSnapshot
+from mirrorlog.consumers.state.secondary_state import CommonPoint, SecondaryState
+from mirrorlog.consumers.state.state_files import decode_state
+from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.simulation.memory_secondaries import MemorySecondaries
+from mirrorlog.simulation.world.crashes import Crash
+from mirrorlog.simulation.world.world import World
+
+MEMBERS = ("u", "v")
+CRASH = {"site_consistency": "crash", "site_journal_bytes": 1 << 20, "site_snapshot_s": 0}
+
+
+def group_world(seed: int, *, has_snapshots: bool = True, **settings: object) -> World:
+    """Return a world whose volumes u and v are a group."""
+    world = World(seed, **{**CRASH, **settings})
+    world.fold_and_commit()
+    for name in MEMBERS:
+        world.publish_volume(replace(world.described(name), group="db"))
+    if has_snapshots:
+        world.use_snapshots()
+    return world
+
+
+def saved_point(world: World) -> str | None:
+    """Return the common point at which the running site has saved all members."""
+    secondaries = [world.site.site.secondaries.get(name) for name in MEMBERS]
+    saved = [None if secondary is None else secondary.saved for secondary in secondaries]
+    ids = {None if state is None else state.common_point_id for state in saved}
+    return ids.pop() if len(ids) == 1 else None
+
+
+def openable_state(world: World, name: str) -> SecondaryState | None:
+    """Return the state of a secondary after the next start of the site, without anything else."""
+    saved = world.site.states.load(name)
+    file = world.site.journals.open(name)
+    journal = None if file is None else read_journal(file.pread)
+    if journal is None or not is_committed(journal, world.site.journals):
+        return saved
+    if refuse_redo(journal, saved) is not None:
+        return saved
+    return decode_state(journal.state, name, "the journal")
+
+
+def point_of(world: World) -> str | None:
+    """Return the id of the common point at which the site would start, and check that it is one."""
+    points = dict[str, CommonPoint]()
+    for name in MEMBERS:
+        state = openable_state(world, name)
+        if state is None or state.common_point_id is None or state.common_point is None:
+            return None
+        points[name] = state.common_point
+    if len({point.id for point in points.values()}) != 1:
+        return None
+    positions = {name: point.position for name, point in points.items()}
+    assert world.host.were_at_once(positions), positions
+    return points["u"].id
+
+
+def run_to_point(world: World) -> None:
+    """Let node and site run until the group is at a common point that holds all writes."""
+    for _ in range(100):
+        run_rounds(world, 1)
+        if saved_point(world) is not None and all(
+            world.site.secondary_equals_primary(name) for name in MEMBERS
+        ):
+            return
+    raise AssertionError(f"no common point: {world.site.site.secondaries['u'].status}")
+
+
+def run_rounds(world: World, count: int) -> None:
+    """Let site, host and node work in turns."""
+    for _ in range(count):
+        world.site.site.run_once(0)
+        world.host.heartbeat()
+        world.fold_and_commit()
+
+
+def write_both(world: World) -> None:
+    """Write to v and then to u, in turns."""
+    for block in (3, 4, 9):
+        for name in ("v", "u"):
+            world.host.write_block(name, block)
+    world.host.publish_all()
+    world.fold_and_commit()
+
+
+def ready_world(*, has_snapshots: bool = True) -> World:
+    """Return a world whose group is at a common point, and was written to since."""
+    world = group_world(3, has_snapshots=False)
+    world.hold_primaries_still()
+    if has_snapshots:
+        world.use_snapshots(always=True)
+    run_to_point(world)
+    write_both(world)
+    return world
+
+
+@pytest.mark.parametrize("has_snapshots", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_whatever_happens_a_common_point_is_one_moment(seed: int, has_snapshots: bool) -> None:
+    world = group_world(seed, has_snapshots=has_snapshots)
+    points = set[str | None]()
+    for _ in range(300):
+        world.act()
+        points.add(point_of(world))
+    world.finish()
+    world.check_end()
+    for _ in range(50):
+        world.run_round()
+        points.add(point_of(world))
+    assert point_of(world) is not None
+    assert len(points) > (2 if has_snapshots else 1)
+
+
+def kill_at_each_step(*, is_alone: bool = False, has_snapshots: bool = True) -> Counter[str]:
+    """Kill the site before each step of a cycle of the group, and let it go on."""
+    reached = Counter[str]()
+    for step in range(400):
+        world = ready_world(has_snapshots=has_snapshots)
+        before = point_of(world)
+        world.site.fuse.light_at(step)
+        try:
+            run_to_point(world)
+        except Crash:
+            world.site.lose_power()
+        else:
+            world.site.fuse.put_out()
+            world.check_end()
+            break
+        point = point_of(world)
+        assert point is not None, "the members are at different points"
+        reached["before" if point == before else "after"] += 1
+        if is_alone:
+            world.site.recover_journals()
+            saved = [world.site.states.load(name) for name in MEMBERS]
+            assert {each.common_point_id for each in saved if each is not None} == {point}
+            world.site.check_consistency()
+        world.site.start()
+        run_to_point(world)
+        world.check_end()
+    assert step < 399
+    return reached
+
+
+@pytest.mark.parametrize(("is_alone", "has_snapshots"), [(False, True), (True, False)])
+def test_killed_at_each_step_the_members_are_at_one_common_point(
+    is_alone: bool, has_snapshots: bool
+) -> None:
+    reached = kill_at_each_step(is_alone=is_alone, has_snapshots=has_snapshots)
+    assert min(reached["before"], reached["after"]) > 5
+
+
+def test_a_journal_that_counts_without_the_commit_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for module in (journaled_cycles, journal_recovery):
+        monkeypatch.setattr(module, "is_committed", lambda *_: True)
+    monkeypatch.setitem(globals(), "is_committed", lambda *_: True)
+    with pytest.raises(AssertionError, match="different points"):
+        kill_at_each_step()
+
+
+def test_snapshots_that_are_taken_one_after_the_other_are_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ready_world()
+
+    def one_by_one(self: MemorySecondaries, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
+        taken = {}
+        for volume in volumes:
+            taken[volume.volume] = self.take_snapshot(volume)
+            write_both(world)
+        return taken
+
+    monkeypatch.setattr(MemorySecondaries, "take_snapshots", one_by_one)
+    with pytest.raises(AssertionError):
+        run_to_point(world)
+
+
+def test_a_member_that_cant_be_copied_keeps_the_group_at_its_point() -> None:
+    world = ready_world()
+    before = point_of(world)
+    world.site.secondaries.missing.add("u")
+    run_rounds(world, 40)
+    assert point_of(world) == before
+    secondary = world.site.site.secondaries["v"]
+    assert secondary.state is SiteState.CONSISTENT
+    report = world.site.site.progress(secondary)
+    assert report.behind_blocks == 3
+    assert "group db stays at its common point: the secondary of u" in (report.reason or "")
+    assert world.site.secondary_equals_primary("w")
+    world.site.secondaries.missing.clear()
+    run_to_point(world)
+    assert point_of(world) not in (None, before)
+
+
+def test_a_group_without_journals_is_copied_one_by_one_and_says_so() -> None:
+    world = group_world(3, site_consistency="eventual")
+    world.hold_primaries_still()
+    write_both(world)
+    run_rounds(world, 10)
+    for name in MEMBERS:
+        assert world.site.secondary_equals_primary(name)
+        report = world.site.site.progress(world.site.site.secondaries[name])
+        assert "has no common point: the site runs without --consistency crash" in (
+            report.reason or ""
+        )
+    assert point_of(world) is None
+
+
+def test_a_member_that_isnt_copied_here_leaves_the_others_to_themselves() -> None:
+    world = group_world(3, site_volumes=("v", "w"))
+    world.hold_primaries_still()
+    write_both(world)
+    run_rounds(world, 10)
+    assert world.site.secondary_equals_primary("v")
+    report = world.site.site.progress(world.site.site.secondaries["v"])
+    assert "volume u isn't copied by this process" in (report.reason or "")
