@@ -15,8 +15,10 @@ from mirrorlog.cli.support.promoting import (
     AddressOption,
     NotConsistent,
     assess,
+    assess_group,
     claim_fields,
     finish_promotion,
+    group_in_words,
     promotion_cost,
     publish_promotion,
     published_address,
@@ -55,7 +57,8 @@ def promote(
 
     1. The site lets go of the secondary: it is paused, and this process takes the lock.
     2. The log is read through the last command. It says what the secondary lacks. If the
-       secondary isn't consistent, this ends here, unless --force is given.
+       secondary isn't consistent, or its consistency group is at no common point here, this ends
+       here, unless --force is given.
     3. The promotion is published. Of two at once, the node records exactly one.
     4. The secondary gets the mark of a primary, and loses that of a secondary.
     5. This machine's host opens it once, so that its activity log covers the volume from now on.
@@ -80,13 +83,21 @@ def promote(
             finish_promotion(call, volume, held, lost=None, is_again=True)
             return
         claim, lost = assess(call, volume, site, held, timeout_s)  # 2
-        cost = promotion_cost(volume, site, held, claim, lost)
+        others, doubt = assess_group(call, volume, site, folder, held, may_be_mirror=dry_run)
+        cost = promotion_cost(volume, site, held, claim, lost) + group_in_words(others, doubt)
         if claim.consistent_position is None and not force and not dry_run:
             raise NotConsistent(
                 f"the secondary isn't consistent: {claim.reason}",
                 where=f"volume {name} at {site}, {held.address}",
                 next="If the primary lives, wait: `mirrorlog site wait`. If it is lost: --force. "
                 + cost,
+            )
+        if doubt is not None and not force and not dry_run:
+            raise NotConsistent(
+                f"its consistency group {volume.group} isn't consistent here: {doubt}",
+                where=f"volume {name} at {site}, {held.address}",
+                next="If the primaries live, wait until the site reports a common point. If they "
+                f"are lost: --force. {cost}",
             )
         found = claim_fields(site, held, claim, lost)
         if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, found=found):

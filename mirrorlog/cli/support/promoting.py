@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Annotated
 from uuid import uuid4
 
@@ -12,14 +14,16 @@ from mirrorlog.adapters.addresses import absolute_address, place_of
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.context import Invocation
-from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.sending import check_accepted, send_made, sender
 from mirrorlog.cli.support.volume_view import volume_fields
 from mirrorlog.consumers.failover.backing_files import doubt_of
 from mirrorlog.consumers.failover.claims import SecondaryClaim, claim_of
+from mirrorlog.consumers.failover.group_claims import group_doubt, other_members
 from mirrorlog.consumers.failover.held_secondary import HeldSecondary
 from mirrorlog.consumers.failover.lost_writes import LostWrites, lost_writes
 from mirrorlog.consumers.failover.site_log_now import read_site_log
+from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.commands import CommandKind, RejectReason, StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.promotions import PromotionCommand
@@ -172,6 +176,40 @@ def assess(
     if after is None:
         return claim, None
     return claim, lost_writes(volume, now.log.volume, after=after, through=now.through)
+
+
+def assess_group(
+    call: Invocation,
+    volume: Volume,
+    site: str,
+    folder: Path,
+    held: HeldSecondary,
+    *,
+    may_be_mirror: bool = False,
+) -> tuple[list[Volume], str | None]:
+    """Return the other members of the volume's group, and why they aren't at one common point.
+
+    folder: of the site. Members that were promoted here already are left out. Raise KafkaFailed.
+    """
+    if volume.group is None:
+        return [], None
+    volumes = load_volumes(call.settings, may_be_mirror=may_be_mirror)
+    others = other_members(volume, volumes.values(), site)
+    return others, group_doubt(held.saved, others, SecondaryStateFiles(folder / "states"))
+
+
+def group_in_words(others: Sequence[Volume], doubt: str | None) -> str:
+    """Return what a promotion means for the other members of the group, to follow other text."""
+    if not others:
+        return ""
+    names = ", ".join(each.volume for each in others)
+    state = (
+        "is at the same moment" if doubt is None else f"isn't surely at the same moment: {doubt}"
+    )
+    return (
+        f" It is in a consistency group with {names}, which {state}. Promote all of them before "
+        "anybody writes to one."
+    )
 
 
 def promotion_cost(
