@@ -65,9 +65,9 @@ class MirrorMaker:
             self._process = None
 
     def check(self) -> None:
-        """Fail if it has ended by itself."""
-        assert self._process is not None
-        assert self._process.poll() is None, (self._folder / "output.log").read_text()[-2000:]
+        """Fail if it was started, and has ended by itself."""
+        ended = self._process is not None and self._process.poll() is not None
+        assert not ended, (self._folder / "output.log").read_text()[-2000:]
 
     def __enter__(self) -> Self:
         self.start()

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 from deadlines import DEADLINE_S
 from mirrormaker import (
     MirrorMaker,
@@ -19,7 +21,7 @@ from mirrormaker import (
 )
 from running import run_cli
 
-from mirrorlog.adapters.kafka import KafkaAdmin
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.broker.ports import choose_free
@@ -28,8 +30,10 @@ from mirrorlog.changed.ask import ask_kafka
 from mirrorlog.changed.points import AtBarrier, AtEnd, AtOrigin
 from mirrorlog.cli.demo.proof import ProgressFollower
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.errors import BadUse, KafkaFailed
 from mirrorlog.producers import open_volume
+from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
@@ -70,9 +74,13 @@ class TwoClusters:
             self.maker.check()
             time.sleep(0.1)
 
-    def wait_proved(self, follower: ProgressFollower) -> None:
-        """Wait until the site has proved all that the host has published; check that it's true."""
-        last = ask_kafka(self.source.settings, "v", AtOrigin(), AtEnd(), DEADLINE_S).until
+    def wait_proved(self, follower: ProgressFollower, last: int | None = None) -> None:
+        """Wait until the site has proved all through `last`; check that it's true.
+
+        None: all that the host has published.
+        """
+        if last is None:
+            last = ask_kafka(self.source.settings, "v", AtOrigin(), AtEnd(), DEADLINE_S).until
 
         def is_proved() -> bool:
             follower.poll(0.1)
@@ -95,8 +103,12 @@ def clusters(
     tmp_path: Path,
     request: pytest.FixtureRequest,
 ) -> Iterator[TwoClusters]:
-    """Yield both clusters with a volume `v`, the node, the site and MirrorMaker."""
-    identity, exactly_once = request.param
+    """Yield both clusters with a volume `v`, the node, the site and MirrorMaker.
+
+    The parameter: whether names stay, whether exactly-once is on, and whether the test starts
+    MirrorMaker itself.
+    """
+    identity, exactly_once, *is_late = request.param
     source = world.settings.model_copy(
         update={"kafka_mirrored_sites": ("",) if identity else ("berlin.",)}
     )
@@ -147,14 +159,23 @@ def clusters(
         site_run = stack.enter_context(Run(tmp_path / "site", target, own_broker=False))
         source_run.start_node()
         site_run.start_broker()
-        maker = stack.enter_context(MirrorMaker(tmp_path / "mm2", maker_runtime, properties))
+        maker = MirrorMaker(tmp_path / "mm2", maker_runtime, properties)
+        if is_late:
+            stack.callback(maker.kill)
+        else:
+            stack.enter_context(maker)
         yield TwoClusters(source_run, site_run, maker, folder)
 
 
 @pytest.mark.parametrize(
     "clusters",
-    [(False, False), (True, True)],
-    ids=["default names, at least once", "same names, exactly once"],
+    [(False, False), (True, True), (False, True), (True, False)],
+    ids=[
+        "default names, at least once",
+        "same names, exactly once",
+        "default names, exactly once",
+        "same names, at least once",
+    ],
     indirect=True,
 )
 def test_a_site_behind_mirrormaker_is_consistent_and_never_before(clusters: TwoClusters) -> None:
@@ -193,6 +214,91 @@ def test_a_site_behind_mirrormaker_is_consistent_and_never_before(clusters: TwoC
     assert verified.returncode == 0, verified.stderr
     for settings in (source, site):
         clusters.wait(lambda settings=settings: _state(settings) == "CONSISTENT")
+
+
+@pytest.mark.parametrize(
+    "clusters",
+    [(False, False, "late"), (True, True, "late")],
+    ids=["default names, at least once", "same names, exactly once"],
+    indirect=True,
+)
+@pytest.mark.parametrize("is_log_trimmed", [False, True], ids=["commands", "log"])
+def test_a_mirror_that_begins_where_retention_left_the_source(
+    clusters: TwoClusters, is_log_trimmed: bool
+) -> None:
+    """Positions of the mirror begin at 0, those of the source don't; MirrorMaker dies meanwhile.
+
+    Without the beginning of the log the site finds that rows are missing, and copies in full.
+    """
+    source, site = clusters.source.settings, clusters.site.settings
+    partition = load_volumes(source)["v"].partition
+
+    def write(block: int) -> int:
+        """Write a block in a session of its own. Return the position of its end."""
+        with open_volume("v", source) as volume:
+            volume.pwrite(bytes([block]) * BLOCK, block * BLOCK)
+        return _end(source, source.topics.commands, partition) - 1
+
+    for block in (1, 9, 17):
+        written = write(block)
+    clusters.wait(lambda: _log_through(source, partition) >= written)
+    _trim(source, source.topics.commands, partition)
+    if is_log_trimmed:
+        _trim(source, source.topics.changelog, partition)
+    clusters.maker.start()
+    _await_topics(site, clusters)
+    clusters.site.start_site("berlin")
+    follower = ProgressFollower(site)
+    clusters.wait_proved(follower, write(25))
+
+    clusters.maker.kill()
+    last = write(33)
+    clusters.maker.start()
+    clusters.wait_proved(follower, last)
+    follower.close()
+
+
+def _end(settings: Settings, topic: str, partition: int) -> int:
+    """Return where a partition ends."""
+    admin = KafkaAdmin(settings.kafka_client())
+    try:
+        return admin.end_position(topic, partition)
+    finally:
+        admin.close()
+
+
+def _trim(settings: Settings, topic: str, partition: int) -> None:
+    """Delete all messages that a partition holds now, as retention does."""
+    client = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic)
+    admin = KafkaAdmin(settings.kafka_client())
+    policy = admin.configs([topic])[topic]["cleanup.policy"]
+    admin.close()
+
+    def set_policy(value: str) -> None:
+        entry = ConfigEntry("cleanup.policy", value, incremental_operation=AlterConfigOpType.SET)
+        resource.incremental_configs = [entry]
+        for future in client.incremental_alter_configs([resource]).values():
+            future.result(DEADLINE_S)
+
+    set_policy("compact,delete")  # Kafka deletes nothing of a topic that is compacted alone
+    at = TopicPartition(topic, partition, _end(settings, topic, partition))
+    for future in client.delete_records([at]).values():
+        future.result(DEADLINE_S)
+    set_policy(policy)
+
+
+def _log_through(settings: Settings, partition: int) -> int:
+    """Return through which position the log of a partition is complete."""
+    reader, admin = KafkaReader(settings.kafka_client()), KafkaAdmin(settings.kafka_client())
+    log = LogReader(reader, admin, settings.topics.changelog)
+    log.follow_partition(partition)
+    while not log.caught_up():
+        log.poll(0.2)
+    for client in (reader, admin):
+        client.close()
+    watermark = log.watermarks.get(partition)
+    return -1 if watermark is None else watermark.through
 
 
 def _known_writes(settings: Settings) -> int:
