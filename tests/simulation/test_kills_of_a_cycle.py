@@ -10,6 +10,7 @@ from __future__ import annotations
 import pytest
 
 from mirrorlog.consumers.journal import apply_journal
+from mirrorlog.consumers.journal.journal_format import EntriesPlace
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
@@ -151,13 +152,12 @@ def test_a_cycle_that_writes_before_it_says_so_is_found_out(
 
 
 def test_a_journal_that_is_applied_half_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    def write_half(*arguments: object) -> object:
-        journal, file, secondary, place = arguments
-        ranges = apply_journal._ranges_at(journal, file, place)  # type: ignore[arg-type]
-        for offset, _, data in ranges[: len(ranges) // 2]:
-            secondary.pwrite(offset, data)  # type: ignore[attr-defined]
-        return ranges
+    def write_half(self: apply_journal._Writes, place: EntriesPlace) -> tuple[int, int]:
+        ranges = apply_journal._ranges_at(self._journal, self._file, place)
+        for offset, length, data in ranges[: len(ranges) // 2]:
+            self._secondary.pwrite(offset, bytes(length) if data is None else data)
+        return 0, 0
 
-    monkeypatch.setattr(apply_journal, "_write", write_half)
+    monkeypatch.setattr(apply_journal._Writes, "write", write_half)
     with pytest.raises(AssertionError, match="consistent at"):
         kill_at_each_step("crash")
