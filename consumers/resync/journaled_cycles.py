@@ -6,7 +6,7 @@ staging_step.py decides. docs/decisions/redo-journal.md has the order of the ste
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeAlias
@@ -16,7 +16,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.consumers.journal.apply_journal import apply_journal, staged_ranges
 from mirrorlog.consumers.journal.group_commit import GroupCommit, encode_commit, is_committed
 from mirrorlog.consumers.journal.journal_format import JournalHeader, SealedJournal, read_journal
-from mirrorlog.consumers.journal.journal_store import JournalStore
+from mirrorlog.consumers.journal.journal_store import JournalFullError, JournalStore
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
 from mirrorlog.consumers.journal.redo import refuse_redo
 from mirrorlog.consumers.range_reads import has_whole_pages
@@ -194,11 +194,17 @@ class CycleJournals:
     def commit(self, commit: CommitName, cycles: Sequence[SealedCycle]) -> None:
         """Make all sealed journals of a group's cycle count, durably and in one step.
 
-        Raise JournalFullError, or DeviceFailed.
+        Raise JournalFullError, or DeviceFailed: then none of them counts. The record may be there
+        all the same, if only its folder can't be made durable. So a record without journals takes
+        its place, before the caller drops them one after the other.
         """
         ids = {each.secondary.volume.volume: str(each.journal.journal_id) for each in cycles}
-        record = encode_commit(GroupCommit(commit.group, commit.commit_id, ids))
-        self._store.write_commit(commit.group, record)
+        try:
+            self._write_commit(commit, ids)
+        except (JournalFullError, DeviceFailed):
+            with suppress(JournalFullError, DeviceFailed):  # it may be replaced all the same
+                self._write_commit(commit, {})
+            raise
 
     def apply(self, cycles: Sequence[SealedCycle]) -> list[Failed]:
         """Apply sealed journals. The order keeps every claim true (invariants 6 and 8):
@@ -269,6 +275,10 @@ class CycleJournals:
         if self._told.get(name) != kind:
             self._told[name] = kind
             log.warning("%s at %s: %s", name, self._site, reason)
+
+    def _write_commit(self, commit: CommitName, journals: Mapping[str, str]) -> None:
+        record = encode_commit(GroupCommit(commit.group, commit.commit_id, journals))
+        self._store.write_commit(commit.group, record)
 
     def _begin(self, secondary: Secondary, commit: CommitName | None) -> None:
         """Begin a journal of a secondary that is consistent."""

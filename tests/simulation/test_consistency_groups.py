@@ -22,6 +22,7 @@ from mirrorlog.consumers.state.secondary_state import CommonPoint, SecondaryStat
 from mirrorlog.consumers.state.state_files import decode_state
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.world.crashes import Crash
 from mirrorlog.simulation.world.world import World
@@ -178,6 +179,27 @@ def test_a_journal_that_counts_without_the_commit_is_found_out(
     monkeypatch.setitem(globals(), "is_committed", lambda *_: True)
     with pytest.raises(AssertionError, match="different points"):
         kill_at_each_step()
+
+
+def test_killed_after_a_commit_that_failed_late_no_member_moves_alone() -> None:
+    world = ready_world()
+    before, clears = point_of(world), Counter[str]()
+
+    def hook(operation: str, volume: str) -> None:
+        if operation == "commit sync":
+            raise DeviceFailed("the folder can't be synced", where="memory, offset 0")
+        if operation == "clear":
+            clears[volume] += 1
+            if len(clears) == 2:
+                raise Crash
+
+    world.site.journals.hook = hook
+    with pytest.raises(Crash):
+        run_rounds(world, 40)
+    world.site.journals.hook = None
+    assert point_of(world) == before
+    world.site.recover_journals()
+    assert point_of(world) == before
 
 
 def test_snapshots_that_are_taken_one_after_the_other_are_found_out(
