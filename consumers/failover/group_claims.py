@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from mirrorlog.consumers.state.secondary_state import SecondaryState, SecondaryStateStore
-from mirrorlog.domain.volumes import Volume
+from mirrorlog.domain.volumes import Volume, members_of
 from mirrorlog.errors import DeviceFailed, StateDamaged
 
 
@@ -13,17 +13,11 @@ def other_members(volume: Volume, volumes: Iterable[Volume], site: str) -> list[
     """Return the other members of the volume's group that weren't promoted at the site, by name."""
     if volume.group is None:
         return []
-    return sorted(
-        (
-            each
-            for each in volumes
-            if each.group == volume.group
-            and each.volume != volume.volume
-            and not each.is_retired
-            and each.primary_site != site
-        ),
-        key=lambda each: each.volume,
-    )
+    return [
+        each
+        for each in members_of(volume.group, volumes)
+        if each.volume != volume.volume and each.primary_site != site
+    ]
 
 
 def group_doubt(

@@ -230,9 +230,10 @@ def check_group_name(name: str) -> str:
     return name
 
 
-def members_of(group: str, volumes: Iterable[Volume]) -> list[str]:
-    """Return the names of the members of a group, sorted: its volumes that aren't retired."""
-    return sorted(each.volume for each in volumes if each.group == group and not each.is_retired)
+def members_of(group: str, volumes: Iterable[Volume]) -> list[Volume]:
+    """Return the members of a group, sorted by name: its volumes that aren't retired."""
+    members = (each for each in volumes if each.group == group and not each.is_retired)
+    return sorted(members, key=lambda each: each.volume)
 
 
 def check_geometry(*, size_bytes: int, block_size: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Annotated
@@ -60,17 +60,23 @@ def group(
         volumes[name] = volume
     members = [] if volume.group is None else members_of(volume.group, volumes.values())
     call.output.print_json(
-        {"schema_version": 1, "volume": name, "group": volume.group, "members": members}
+        {
+            "schema_version": 1,
+            "volume": name,
+            "group": volume.group,
+            "members": [each.volume for each in members],
+        }
     )
-    call.output.print_text(in_words(volume, members, volumes))
+    call.output.print_text(in_words(volume, members))
 
 
-def in_words(volume: Volume, members: list[str], volumes: Mapping[str, Volume]) -> str:
+def in_words(volume: Volume, members: Sequence[Volume]) -> str:
     """Return the group for people, and which members can't have snapshots together."""
     if volume.group is None:
         return f"volume {volume.volume} is in no group"
-    text = f"volume {volume.volume} is in group {volume.group}: {', '.join(members)}"
-    if shared := [each for each in members if volumes[each].shared]:
+    names = ", ".join(each.volume for each in members)
+    text = f"volume {volume.volume} is in group {volume.group}: {names}"
+    if shared := [each.volume for each in members if each.shared]:
         without = ", ".join(shared)
         text += f". No common point is possible with {without}: a shared volume has no snapshots"
     return text
