@@ -17,7 +17,7 @@ from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.journaled_cycles import CommitName, CycleJournals, SealedCycle
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
-from mirrorlog.consumers.resync.samples import joined_samples, moved_samples
+from mirrorlog.consumers.resync.samples import samples_to_save
 from mirrorlog.consumers.resync.secondaries import TakenSnapshot
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
@@ -130,7 +130,6 @@ class GroupJournals:
         """Seal the journal of one member, with the samples that hold once it is applied."""
         volume, saved, staged = secondary.volume, secondary.saved, secondary.staged
         assert saved is not None
-        before = replace(state, samples=saved.samples)
-        older = moved_samples(volume, saved, before, self._logs.of(volume.volume))
-        newer = () if staged is None else staged.samples
-        return self._journals.seal(secondary, replace(state, samples=joined_samples(newer, older)))
+        taken, log_of = () if staged is None else staged.samples, self._logs.of(volume.volume)
+        samples = samples_to_save(volume, saved, state, taken, log_of)
+        return self._journals.seal(secondary, replace(state, samples=samples))

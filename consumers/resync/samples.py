@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 from enum import Enum, auto
 from random import Random
 from typing import Final, NamedTuple
@@ -140,6 +141,21 @@ def moved_samples(
         return state.samples
     changed = log.changed(after=saved.applied_position, through=state.applied_position)
     return samples_without(state.samples, changed, volume.block_size)
+
+
+def samples_to_save(
+    volume: Volume,
+    saved: SecondaryState,
+    state: SecondaryState,
+    taken: Iterable[Sample],
+    log: SiteLog,
+) -> tuple[Sample, ...]:
+    """Return the samples to save with `state`, which a journal brings after that of `saved`.
+
+    They are those taken of what was staged, and those of earlier cycles that still hold.
+    """
+    older = moved_samples(volume, saved, replace(state, samples=saved.samples), log)
+    return joined_samples(taken, older)
 
 
 class SampleVerdict(Enum):

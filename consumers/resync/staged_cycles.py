@@ -16,7 +16,7 @@ from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals, SealedCycle
 from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
-from mirrorlog.consumers.resync.samples import joined_samples, moved_samples
+from mirrorlog.consumers.resync.samples import samples_to_save
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.snapshot_reads import SnapshotReads
 from mirrorlog.consumers.resync.staging_step import StageBlocks, StagingStep
@@ -129,9 +129,9 @@ class StagedCycles:
         """Return the state with its samples, and those of earlier cycles that still hold."""
         saved, volume = secondary.saved, secondary.volume
         assert saved is not None
-        before = replace(state, samples=saved.samples)
-        older = moved_samples(volume, saved, before, self._logs.of(volume.volume))
-        return replace(state, samples=joined_samples(state.samples, older))
+        log_of = self._logs.of(volume.volume)
+        samples = samples_to_save(volume, saved, state, state.samples, log_of)
+        return replace(state, samples=samples)
 
     def _stop(self, failed: Sequence[Failed]) -> set[Secondary]:
         for secondary, error in failed:
