@@ -145,7 +145,7 @@ class GroupCycles:
         group = self._groups.get(secondary.volume.group or "")
         if group is None or not isinstance(step, StageBlocks):
             return step
-        return member_step(self._rule(group), secondary.saved, step)
+        return member_step(self._rule(group, refusal=group.refusal), secondary.saved, step)
 
     def run(self) -> set[str]:
         """Take the next step of each group. Return the volumes that need a step or a report."""
@@ -172,9 +172,10 @@ class GroupCycles:
         now_s = self._ports.clock.monotonic_s()
         if now_s >= group.snapshots_from_s:
             group.refusal = None
-        if self._rule(group, refusal=None).mode is not GroupMode.TOGETHER:
+        rule = self._rule(group, refusal=None)
+        if rule.mode is not GroupMode.TOGETHER:
             self._drop(group)
-            self._tell(group, self._rule(group).reason)
+            self._tell(group, rule.reason)
         elif group.cycle is not None:
             self._go_on(group, group.cycle)
         elif not self._needs_point(group):
@@ -258,7 +259,7 @@ class GroupCycles:
             group.refusal = self._take(members, cycle)
             if group.refusal is not None:
                 group.snapshots_from_s = self._ports.clock.monotonic_s() + _RETRY_S
-                self._tell(group, self._rule(group).reason)
+                self._tell(group, self._rule(group, refusal=group.refusal).reason)
         if group.refusal is not None:
             if not keeps_point(self._views(group)) and self._has_changes(members):
                 self._wait(group)  # each is copied for itself
@@ -292,13 +293,13 @@ class GroupCycles:
             steps.append((secondary, step.step))
         self._journals.stage(steps, {}, commit)
 
-    def _rule(self, group: _KnownGroup, *, refusal: str | None = "") -> GroupRule:
-        """Return the rule of a group. refusal: that of the group if it isn't given."""
+    def _rule(self, group: _KnownGroup, *, refusal: str | None) -> GroupRule:
+        """Return the rule of a group. refusal: as in group_rule()."""
         return group_rule(
             group.name,
             self._views(group),
             has_journals=self._journals.are_used,
-            refusal=group.refusal if refusal == "" else refusal,
+            refusal=refusal,
         )
 
     def _views(self, group: _KnownGroup) -> list[MemberView]:
