@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mirrorlog.domain.volumes import VOLUME_NAME
-from mirrorlog.errors import BadUse
+from mirrorlog.domain.volumes import check_name
 
 
 class SiteState(StrEnum):
@@ -114,9 +113,4 @@ class SiteProgress:
 
 def check_site_name(name: str) -> str:
     """Return `name`. Raise BadUse if it can't be part of topic keys and file names."""
-    if not VOLUME_NAME.fullmatch(name):
-        raise BadUse(
-            f"'{name[:220]}' can't name a site",
-            next="Use letters, digits, '.', '_' and '-', at most 200, the first a letter or digit.",
-        )
-    return name
+    return check_name(name, "a site")

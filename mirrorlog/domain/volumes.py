@@ -212,19 +212,19 @@ def check_volume_name(name: str) -> str:
 
     Raise BadUse if it can't be part of topic keys, file names and labels of metrics.
     """
-    if not VOLUME_NAME.fullmatch(name):
-        raise BadUse(
-            f"'{name[:220]}' can't name a volume",
-            next="Use letters, digits, '.', '_' and '-', at most 200, the first a letter or digit.",
-        )
-    return name
+    return check_name(name, "a volume")
 
 
 def check_group_name(name: str) -> str:
     """Return `name`. Raise BadUse if it can't name a consistency group."""
+    return check_name(name, "a consistency group")
+
+
+def check_name(name: str, what: str) -> str:
+    """Return `name`. Raise BadUse if it can't name `what`, which is named as volumes are."""
     if not VOLUME_NAME.fullmatch(name):
         raise BadUse(
-            f"'{name[:220]}' can't name a consistency group",
+            f"'{name[:220]}' can't name {what}",
             next="Use letters, digits, '.', '_' and '-', at most 200, the first a letter or digit.",
         )
     return name
