@@ -82,6 +82,10 @@ class KafkaAcls:
         found: list[Any] = self._ask(describe, "asking for the ACLs")
         return found
 
+    def close(self) -> None:
+        """Release the client. A second call does nothing."""
+        self._admin.release()
+
     def _ask(self, call: Any, doing: str) -> Any:
         try:
             return self._admin.request(

@@ -134,7 +134,15 @@ class _DebugLogger:
 
 
 class _Released:
-    """The place of a client that was released."""
+    """The place of a client that was released. It has no callbacks to run and nothing queued."""
+
+    def poll(self, _timeout_s: float) -> int:
+        """Do nothing."""
+        return 0
+
+    def flush(self, _timeout_s: float) -> int:
+        """Do nothing."""
+        return 0
 
     def __getattr__(self, name: str) -> Any:
         """Raise KafkaException, as librdkafka does for a client that is closed."""

@@ -87,6 +87,10 @@ class KafkaDescriptions:
         )
         return answer
 
+    def close(self) -> None:
+        """Release the client. A second call does nothing."""
+        self._admin.release()
+
     def _ask(self, call: Any, doing: str, where: str) -> Any:
         return self._admin.request(call, patience_s=self._patience_s, doing=doing, where=where)
 

@@ -74,7 +74,7 @@ class KafkaPublisher:
                 self._client.raw.produce(topic, value, key, partition, on_delivery=on_delivery)
                 return
             except BufferError:
-                self._run_callbacks(self._client.raw.poll, 0.1)
+                self._run_callbacks(self._poll, 0.1)
             except KafkaException as error:
                 raise KafkaFailed(
                     f"Kafka refused a message: {error}", where=f"topic {topic}", next=CHECK_BROKER
@@ -98,12 +98,12 @@ class KafkaPublisher:
 
     def poll(self, timeout_s: float) -> None:
         """Run the callbacks that are due."""
-        self._run_callbacks(self._client.raw.poll, timeout_s)
+        self._run_callbacks(self._poll, timeout_s)
         self._raise_refusal()
 
     def flush(self, deadline_s: float) -> None:
         """Return when all queued messages are acknowledged. KafkaFailed at the deadline."""
-        left = self._run_callbacks(self._client.raw.flush, deadline_s)
+        left = self._run_callbacks(self._flush, deadline_s)
         self._raise_refusal()
         if left:
             raise KafkaFailed(
@@ -111,18 +111,30 @@ class KafkaPublisher:
             )
 
     def _run_callbacks(self, call: Callable[[float], int], timeout_s: float) -> int:
-        """Return the result of raw.poll or raw.flush. KafkaFailed if Kafka refuses the client."""
+        """Return the result of _poll or _flush. KafkaFailed if Kafka refuses the client."""
         try:
             return self._client.run_callbacks(call, timeout_s)
         except KafkaException as error:
             self._refusal = refusal_of_client(error.args[0], self._servers)
             raise self._refusal from error
 
+    # raw's own methods would stay in the frames of errors, and keep a closed client alive.
+
+    def _poll(self, timeout_s: float) -> int:
+        return int(self._client.raw.poll(timeout_s))
+
+    def _flush(self, timeout_s: float) -> int:
+        return int(self._client.raw.flush(timeout_s))
+
     def close(self) -> None:
-        """Drop the queued messages and release the client. Messages in flight may be lost."""
-        self._client.raw.purge()
+        """Drop the queued messages and release the client. Messages in flight may be lost.
+
+        A second call does nothing, and poll() finds nothing to do then.
+        """
         with suppress(KafkaException, KafkaFailed):
-            self._run_callbacks(self._client.raw.flush, 1.0)
+            self._client.raw.purge()
+            self._run_callbacks(self._flush, 1.0)
+        self._client.release()
 
     def _raise_refusal(self) -> None:
         if self._refusal is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from typing import Annotated
 
 import typer
@@ -58,14 +59,14 @@ def _apply(call: Invocation, acls: list[Acl], *, dry_run: bool, yes: bool) -> No
     """Create the ACLs that are missing. With `dry_run`, only say which."""
     from mirrorlog.adapters.kafka.acls import KafkaAcls
 
-    cluster = KafkaAcls(call.settings.kafka_client())
-    missing = cluster.missing(acls)
+    with closing(KafkaAcls(call.settings.kafka_client())) as cluster:
+        missing = cluster.missing(acls)
+        if missing and not dry_run:
+            servers = call.settings.servers.addresses
+            question = f"{len(missing)} ACLs are created at {servers}: {_holders(missing)}."
+            is_confirmed(call, servers, question, yes=yes, dry_run=False)
+            cluster.create(missing)
     there = len(acls) - len(missing)
-    if missing and not dry_run:
-        servers = call.settings.servers.addresses
-        question = f"{len(missing)} ACLs are created at {servers}: {_holders(missing)}."
-        is_confirmed(call, servers, question, yes=yes, dry_run=False)
-        cluster.create(missing)
     call.output.print_json({**_fields(missing), "dry_run": dry_run, "already_there": there})
     verb = "would be created" if dry_run else "created"
     lines = [_line(each) for each in missing]

@@ -63,7 +63,8 @@ def _version(settings: Settings) -> str | None:
 def ask_topics(settings: Settings) -> list[TopicFacts]:
     """Return the topics of mirrorlog, in the order in which they are created."""
     names = [spec.name for spec in expected_specs(settings, single_copy=True)]
-    described = KafkaDescriptions(settings.kafka_client(), _PATIENCE_S).topics(names)
+    with closing(KafkaDescriptions(settings.kafka_client(), _PATIENCE_S)) as descriptions:
+        described = descriptions.topics(names)
     with closing(KafkaAdmin(settings.kafka_client(), _PATIENCE_S)) as admin:
         return [_topic(admin, name, described[name]) for name in names]
 
@@ -84,9 +85,9 @@ def _topic(admin: KafkaAdmin, name: str, described: TopicDescription) -> TopicFa
 
 def ask_groups(settings: Settings) -> Groups:
     """Return what the principal may do with the groups of the node and of readers."""
-    descriptions = KafkaDescriptions(settings.kafka_client(), _PATIENCE_S)
     groups = (settings.topics.node_group, f"{CLIENT_GROUPS}reader")
-    return {name: descriptions.group(name) for name in groups}
+    with closing(KafkaDescriptions(settings.kafka_client(), _PATIENCE_S)) as descriptions:
+        return {name: descriptions.group(name) for name in groups}
 
 
 def ask_present(settings: Settings) -> tuple[Overview, ClockFacts]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 
-from mirrorlog.adapters.kafka import KafkaAdmin
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.adapters.kafka.acls import KafkaAcls
+from mirrorlog.adapters.kafka.client import ClientSettings, KafkaClient
+from mirrorlog.adapters.kafka.descriptions import KafkaDescriptions
 from mirrorlog.errors import KafkaFailed
 
 
@@ -21,7 +27,12 @@ def librdkafka_threads() -> set[str]:
     return threads
 
 
-@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="/proc shows the threads")
+needs_proc = pytest.mark.skipif(
+    not Path("/proc/self/task").is_dir(), reason="/proc shows the threads"
+)
+
+
+@needs_proc
 def test_the_threads_end_although_an_error_refers_to_the_client() -> None:
     before = librdkafka_threads()
     with pytest.raises(KafkaFailed) as failed, closing(KafkaAdmin(DEAD, 0.1)) as admin:
@@ -29,6 +40,52 @@ def test_the_threads_end_although_an_error_refers_to_the_client() -> None:
         admin.cluster_id()
     assert failed.value.__traceback__ is not None  # its frames hold the client
     assert librdkafka_threads() - before == set()
+
+
+@needs_proc
+@pytest.mark.parametrize(
+    "make",
+    [
+        KafkaPublisher,
+        KafkaReader,
+        KafkaAcls,
+        lambda settings: KafkaDescriptions(settings, 0.1),
+    ],
+    ids=["publisher", "reader", "acls", "descriptions"],
+)
+def test_the_threads_of_every_client_end(make: Callable[[ClientSettings], Any]) -> None:
+    before = librdkafka_threads()
+    with closing(make(DEAD)):
+        assert librdkafka_threads() - before
+    assert librdkafka_threads() - before == set()
+
+
+@needs_proc
+def test_the_threads_of_a_publisher_end_although_kafka_refused_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refused(self: KafkaClient, call: Callable[[float], int], timeout_s: float) -> int:
+        call(0)
+        raise KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED))
+
+    monkeypatch.setattr(KafkaClient, "run_callbacks", refused)
+    before = librdkafka_threads()
+    with closing(KafkaPublisher(DEAD)) as publisher:
+        with pytest.raises(KafkaFailed, match="refused this publisher"):
+            publisher.poll(0)
+        assert librdkafka_threads() - before
+    assert publisher.is_refused  # the error that it keeps has frames
+    assert librdkafka_threads() - before == set()
+
+
+def test_a_closed_publisher_may_be_polled_and_closed_again() -> None:
+    publisher = KafkaPublisher(DEAD)
+    publisher.close()
+    publisher.poll(0.1)
+    publisher.flush(0.1)
+    publisher.close()
+    with pytest.raises(KafkaFailed, match="closed"):
+        publisher.publish("topic", 0, b"key", b"value")
 
 
 def test_a_closed_client_refuses_requests() -> None:
