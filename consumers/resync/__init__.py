@@ -3,6 +3,12 @@
 In reading order:
 
 - site.py: Site, one round of all secondaries
+- site_parts.py: what the files of a round share: the parts that know something of secondaries
+- site_volumes.py: the secondaries that a site has, by the catalog
+- secondary_steps.py: takes their next steps, from their meeting on
+- secondary_turns.py: stops and pauses them, and lets them go on later
+- secondary_reports.py: tells their states
+- site_cycles.py: puts together what runs their cycles
 - in_place_cycles.py: cycles that write what they read; the order of their steps
 - cycle_calls.py: what a site does about a secondary while its cycles run
 - paused_secondaries.py: what an operator has paused, and drills hold

@@ -84,7 +84,7 @@ from mirrorlog.tracking_log.site_log import SiteLog
 def next_step(saved: SecondaryState | None, cycle_input: CycleInput) -> CycleStep:
     """Return the next step for one secondary. `saved` is None if nothing is known of it.
 
-    Site._advance takes the step. It hands each Resync to InPlaceCycles.run.
+    SecondarySteps.advance takes the step. It hands each Resync to InPlaceCycles.run.
     """
     if cycle_input.volume.is_retired or not cycle_input.is_other_history:
         return _in_history(_next_step(saved, cycle_input), saved, cycle_input)

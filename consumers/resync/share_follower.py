@@ -35,10 +35,6 @@ class ShareFollower:
         self._leave_volumes: Final = leave_volumes
         self._look_for_journals: Final = look_for_journals
 
-    def is_held(self, partition: int) -> bool:
-        """Return whether the site works for the partition."""
-        return self._share.is_held(partition)
-
     def has_surplus(self) -> bool:
         """Return whether partitions are to be given back before anything else is done."""
         return bool(self._share.surplus())
