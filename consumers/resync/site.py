@@ -117,9 +117,10 @@ class Site:
         ]
         for start in range(0, len(due), _SAVED_TOGETHER):
             self._steps.advance(due[start : start + _SAVED_TOGETHER])
-        moved = self._groups.run()
-        self._active |= moved
-        active += [self._secondaries[name] for name in sorted(moved - {*map(_name, active)})]
+        if moved := self._groups.run():
+            self._active |= moved
+            known = {secondary.volume.volume for secondary in active}
+            active += [self._secondaries[name] for name in sorted(moved - known)]
         for secondary in active:
             self._reports.report_and_go_idle(secondary)
         self._reporter.poll()
@@ -185,7 +186,3 @@ class Site:
         self._paused.check(secondary, self._secondaries)
         if self._share.has_surplus():
             raise CopyPausedError
-
-
-def _name(secondary: Secondary) -> str:
-    return secondary.volume.volume
