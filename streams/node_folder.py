@@ -5,15 +5,14 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from mirrorlog.adapters.folders import lock_folder, sync_folder
 from mirrorlog.adapters.machine import folder_owner
-from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.adapters.os_failures import os_errors_named
+from mirrorlog.errors import BadUse
 from mirrorlog.settings import Settings
 
 _FLOCK: Final = struct.Struct("@hhqqi4x")  # struct flock64 of Linux
@@ -47,7 +46,11 @@ def open_node_folder(settings: Settings) -> NodeFolder:
     folder can't be read or written.
     """
     path = settings.state_dir / settings.node_name
-    with _named(path):
+    with os_errors_named(
+        "the worker's folder can't be used",
+        path,
+        "Look at the file system there (space, permissions), then start the node again.",
+    ):
         if (old := settings.node_folder) != path:
             _rename_old_folder(old, path)  # 1
         try:
@@ -91,15 +94,3 @@ def _is_locked(path: Path) -> bool:
         asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
         answer = fcntl.fcntl(file.fileno(), fcntl.F_GETLK, asked)
     return int(_FLOCK.unpack(answer)[0]) != fcntl.F_UNLCK
-
-
-@contextmanager
-def _named(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise DeviceFailed(
-            f"the worker's folder can't be used: {error.strerror or error}",
-            where=str(path),
-            next="Look at the file system there (space, permissions), then start the node again.",
-        ) from error

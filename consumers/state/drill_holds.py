@@ -17,8 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.domain.volumes import check_volume_name
-from mirrorlog.errors import DeviceFailed
 
 FORGOTTEN_S: Final = 30.0
 RENEW_S: Final = 5.0
@@ -51,16 +51,14 @@ class DrillHolds:
     def renew(self, volume: str) -> None:
         """Ask the site to hold a secondary, or to go on with that. Raise DeviceFailed."""
         path = self._path(volume)
-        try:
+        with os_errors_named(
+            "asking the site to hold a secondary failed",
+            path,
+            "Name the folder that `mirrorlog site run` was given (--dir), and give this user "
+            "access there.",
+        ):
             self.folder.mkdir(exist_ok=True)
             path.touch()
-        except OSError as error:
-            raise DeviceFailed(
-                f"asking the site to hold a secondary failed: {error.strerror or error}",
-                where=str(path),
-                next="Name the folder that `mirrorlog site run` was given (--dir), and give this "
-                "user access there.",
-            ) from error
 
     def end(self, volume: str) -> None:
         """Let the site go on."""

@@ -12,8 +12,9 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from mirrorlog.adapters.folders import replace_files
+from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.adapters.sealed_json import sealed_line
-from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+from mirrorlog.errors import BadUse, StateDamaged
 
 _FORMAT: Final = "mirrorlog.site_folder"
 _MAX_BYTES: Final = 4096
@@ -26,17 +27,12 @@ def folder_id(folder: Path, site: str) -> str:
     if it can't be read or written.
     """
     path = folder / "site.json"
-    try:
+    what = "the id of a site's folder can't be read or written"
+    with os_errors_named(what, path, "Give this user access and free space there."):
         if not path.exists():
             replace_files({path: _encode(str(uuid4()), site)})
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES)
-    except OSError as error:
-        raise DeviceFailed(
-            f"the id of a site's folder can't be read or written: {error.strerror or error}",
-            where=str(path),
-            next="Give this user access and free space there.",
-        ) from error
     try:
         document = json.loads(content)
         id_, owner = document["id"], document["site"]

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Final
 
 from mirrorlog.adapters.folders import create_folder, holder_line
 from mirrorlog.adapters.ofd_locks import is_taken, is_unlocked, lock_byte
-from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.adapters.os_failures import os_errors_named
+from mirrorlog.consumers.workers.group_files import NO_ACCESS_NEXT
+from mirrorlog.errors import BadUse
 
 _SUFFIX: Final = ".lock"
 _BYTE: Final = 0
@@ -127,14 +128,6 @@ def _is_locked(path: Path) -> bool:
         os.close(fd)
 
 
-@contextmanager
-def _named(doing: str, path: Path) -> Iterator[None]:
-    """Turn an OSError into DeviceFailed."""
-    try:
-        yield
-    except OSError as error:
-        raise DeviceFailed(
-            f"{doing} failed: {error.strerror or error}",
-            where=str(path),
-            next="Give this user access to the site's folder (--dir), and free space there.",
-        ) from error
+def _named(doing: str, path: Path) -> AbstractContextManager[None]:
+    """Raise an OSError of the block as DeviceFailed."""
+    return os_errors_named(f"{doing} failed", path, NO_ACCESS_NEXT)

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirrorlog.adapters.folders import replace_files
+from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.consumers.name_fence import TakenName
-from mirrorlog.errors import DeviceFailed
 
+NO_ACCESS_NEXT: Final = "Give this user access to the site's folder (--dir), and free space there."
+"""What an operator can do if the site's folder can't be used."""
 _NAME_FORMAT: Final = "mirrorlog.site_name"
 _WORKER_FORMAT: Final = "mirrorlog.site_worker"
 
@@ -40,14 +42,9 @@ class GroupFiles:
 
     def save_name(self, name: TakenName) -> None:
         """Save the name that was taken. Raise DeviceFailed."""
-        try:
+        what = "saving the name for the workers of a site failed"
+        with os_errors_named(what, self._name_path, NO_ACCESS_NEXT):
             replace_files({self._name_path: _sealed(_NAME_FORMAT, name._asdict())})
-        except OSError as error:
-            raise DeviceFailed(
-                f"saving the name for the workers of a site failed: {error.strerror or error}",
-                where=str(self._name_path),
-                next="Give this user access to the site's folder (--dir), and free space there.",
-            ) from error
 
     def save_times(self, slot: int, run: str, times: Mapping[int, float]) -> None:
         """Save the times of a worker. A failure is ignored: the lease then says less."""

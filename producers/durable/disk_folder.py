@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Final
 
 from mirrorlog.adapters.folders import lock_folder, sync_folder
 from mirrorlog.adapters.machine import folder_owner
-from mirrorlog.errors import DeviceFailed
+from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.ports.folders import StateFile
 
 
@@ -93,15 +92,11 @@ class _DiskFile:
                 os.close(fd)
 
 
-@contextmanager
-def _named(doing: str, path: Path) -> Iterator[None]:
+def _named(doing: str, path: Path) -> AbstractContextManager[None]:
     """Raise an OSError of the block as DeviceFailed; `doing` and `path` say what failed."""
-    try:
-        yield
-    except OSError as error:
-        raise DeviceFailed(
-            f"{doing} failed for the host's state: {error.strerror or error}",
-            where=str(path),
-            next="Look at the file system there (space, permissions, kernel log), then start the "
-            "host again.",
-        ) from error
+    return os_errors_named(
+        f"{doing} failed for the host's state",
+        path,
+        "Look at the file system there (space, permissions, kernel log), then start the host "
+        "again.",
+    )
