@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from itertools import count
 
 import pytest
 
+from mirrorlog.consumers.resync.share_follower import ShareFollower
 from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.simulation.memory_locks import MemoryLocks
 from mirrorlog.simulation.world.crashes import Crash
 from mirrorlog.simulation.world.workers import WorkerModel, WorkersWorld
 
@@ -128,3 +130,56 @@ def test_a_secondary_that_fails_at_each_call_holds_up_no_other(consistency: str)
             assert world.site.secondary_equals_primary(name)
         assert failing is None or world.site.site.secondaries["u"].state is SiteState.STOPPED
     assert rounds[0] == rounds[1]
+
+
+def run_rounds(world: WorkersWorld, *workers: WorkerModel) -> None:
+    """Let host and node go on, and these workers."""
+    for _ in range(8):
+        world.host.heartbeat()
+        world.fold_and_commit()
+        for worker in workers:
+            world.site.run(worker)
+
+
+def hand_over(consistency: str) -> None:
+    """Let a worker join that waits for the lock of one that is stopped, and then gets it."""
+    world = two_workers(consistency)
+    first, holder = world.site.workers
+    world.site.kill(first)
+    rounds_to_consistency(world)
+    written(world)
+    joined = world.site.join()
+    run_rounds(world, joined)
+    assert (holder.share.held, joined.share.held) == ({0}, frozenset())
+    run_rounds(world, holder, joined)
+    assert (holder.share.held, joined.share.held) == (frozenset(), {0})
+    world.finish()
+    world.check_end()
+
+
+@MODES
+def test_a_worker_that_joins_waits_until_the_lock_is_free(consistency: str) -> None:
+    hand_over(consistency)
+
+
+@MODES
+def test_a_worker_that_does_not_wait_for_the_lock_is_found_out(
+    consistency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = MemoryLocks.lock_partition
+    monkeypatch.setattr(MemoryLocks, "lock_partition", lambda *at: lock(*at) or True)
+    with pytest.raises(AssertionError, match="without the lock"):
+        hand_over(consistency)
+
+
+@MODES
+def test_a_worker_that_goes_on_after_it_unlocked_is_found_out(
+    consistency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unlock(self: ShareFollower, partitions: Iterable[int]) -> None:
+        for partition in partitions:
+            self._share._locks.unlock_partition(partition)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(ShareFollower, "_give_back", unlock)
+    with pytest.raises(AssertionError, match="without the lock"):
+        hand_over(consistency)

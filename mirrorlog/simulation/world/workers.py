@@ -1,8 +1,8 @@
 """A world whose site has several workers: they share its folder, and locks say who works.
 
 A worker is killed, stopped and continued, joins and leaves. While one is stopped between two of its
-steps, the others go on. Every step of a secondary checks that the worker that makes it has the lock
-of the partition.
+steps, the others go on. Every change of a secondary, its mark, its state or its journal checks that
+the worker that makes it has the lock of the partition.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ _CLOCK_STEP_S: Final = 0.3
 _PARTITION: Final = 0
 _MOST_WORKERS: Final = 3
 _ROUNDS: Final = 200
+_READS: Final = frozenset({"pread", "journal pread", "volumes"})
 
 
 @dataclass(slots=True, eq=False)
@@ -68,7 +69,9 @@ class WorkersModel(SiteModel):
         self.while_stopped: Callable[[], None] = lambda: None
         for name, device in self.secondaries.devices.items():
             device.hook = self._checked(name)
-        self.secondaries.hook = self.states.hook = self.journals.hook = self._step
+        self.secondaries.hook = self._checked("a mark")
+        self.states.hook = self._checked("a state")
+        self.journals.hook = self._checked("a journal")
         self.site = self.join().site
 
     def join(self) -> WorkerModel:
@@ -142,10 +145,10 @@ class WorkersModel(SiteModel):
         )
 
     def _checked(self, name: str) -> Callable[..., None]:
-        """Return the hook of a secondary."""
+        """Return the hook of a secondary, or of what belongs to secondaries."""
 
-        def step(operation: str, *_: int) -> None:
-            if self._running and operation != "pread":
+        def step(operation: str, *_: object) -> None:
+            if self._running and operation not in _READS:
                 owner = self.table.owner_of_partition(_PARTITION)
                 assert owner is self._running[-1].locks, f"{operation} of {name} without the lock"
             if self._running and name == self.failing:
@@ -154,7 +157,7 @@ class WorkersModel(SiteModel):
 
         return step
 
-    def _step(self, *_: object) -> None:
+    def _step(self) -> None:
         """Count a step of the worker that runs. The world may stop it here for a while."""
         if self._running:
             self.fuse.step()
