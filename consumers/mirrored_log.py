@@ -58,17 +58,41 @@ def mirrored_ports(
 
     partitions: those of the log to read; None: all.
     """
-    topics, source = settings.topics, NamedCluster(settings.kafka_mirror_of)
+    source = NamedCluster(settings.kafka_mirror_of)
+    log, questions = mirrored_log(
+        site, settings, admin, publisher, clock, log_reader, partitions, asker=site
+    )
+    catalog = Catalog(
+        catalog_reader, admin, settings.topics, clock, settings.patience_s, cluster=source
+    )
+    return MirroredPorts(log, catalog, MirroredCommandEnds(questions))
+
+
+def mirrored_log(
+    site: str,
+    settings: Settings,
+    admin: TopicAdmin,
+    publisher: Publisher,
+    clock: Clock,
+    reader: TopicReader,
+    partitions: Sequence[int] | None,
+    *,
+    asker: str,
+) -> tuple[LogReader, SourceQuestions]:
+    """Return the mirrored log as a site reads it, and the questions that prove it.
+
+    partitions: those of the log to read; None: all. asker: who puts the questions.
+    """
+    topics = settings.topics
     publish = question_publisher(publisher, topics.questions)
-    questions = SourceQuestions(site, str(uuid4()), publish, clock)
+    questions = SourceQuestions(asker, str(uuid4()), publish, clock)
     log = LogReader(
-        log_reader,
+        reader,
         admin,
         topics.changelog,
         partitions,
         site=site,
         mirrored=MirroredRows(questions),
-        cluster=source,
+        cluster=NamedCluster(settings.kafka_mirror_of),
     )
-    catalog = Catalog(catalog_reader, admin, topics, clock, settings.patience_s, cluster=source)
-    return MirroredPorts(log, catalog, MirroredCommandEnds(questions))
+    return log, questions

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from uuid import uuid4
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.mirrored import ASKER, unanswered
+from mirrorlog.consumers.mirrored_log import mirrored_log
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
-from mirrorlog.reading.clusters import NamedCluster
 from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.reading.mirrored_rows import MirroredRows
-from mirrorlog.reading.source_questions import SourceQuestions, question_publisher
+from mirrorlog.reading.source_questions import SourceQuestions
 from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.heads import complete_through
 from mirrorlog.tracking_log.keys import missed_log
@@ -53,16 +51,8 @@ def read_site_log(
             return _read(log, volume, site, lambda: needed, clock, patience_s)
         publisher = KafkaPublisher(client)
         opened.callback(publisher.close)
-        publish = question_publisher(publisher, topics.questions)
-        questions = SourceQuestions(ASKER, str(uuid4()), publish, clock)
-        log = LogReader(
-            reader,
-            admin,
-            topics.changelog,
-            [volume.partition],
-            site=site,
-            mirrored=MirroredRows(questions),
-            cluster=NamedCluster(settings.kafka_mirror_of),
+        log, questions = mirrored_log(
+            site, settings, admin, publisher, clock, reader, [volume.partition], asker=ASKER
         )
         return read_mirrored_log(log, questions, volume, site, clock, patience_s)
 
