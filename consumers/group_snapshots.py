@@ -29,12 +29,14 @@ _R = TypeVar("_R")
 
 
 def take_together(
-    primaries: Mapping[str, tuple[NbdUri, LiveExport]], token: str
+    primaries: Mapping[str, tuple[NbdUri, LiveExport]],
+    token: str,
+    open_export: Callable[[NbdUri], NbdDevice],
 ) -> dict[str, tuple[NbdDevice, SnapshotExport]]:
     """Take snapshots of primaries as of one moment; return them by volume, open.
 
     primaries: by volume, where its export is, and what that said of itself. token: a new one
-    (snapshot_export).
+    (snapshot_export). open_export: opens the export of a snapshot; several threads call it.
 
     1. Open a hold of each: from its answer on, no write to that primary begins.
     2. When all are there, release all. If a primary was written to before that, it is too late.
@@ -53,7 +55,7 @@ def take_together(
 
         def opened(name: str, export: str, kind: type[ExportDescription]) -> NbdDevice:
             uri, live = primaries[name]
-            device = NbdDevice(replace(uri, export=export), writable=False, reconnects=False)
+            device = open_export(replace(uri, export=export))
             left.callback(device.close)
             _check(device, live, kind)
             return device

@@ -117,7 +117,10 @@ class SitePrimaries:
         return TakenSnapshot(self._exports.pinged(device), taken)
 
     def _open_snapshot(self, uri: NbdUri) -> NbdDevice:
-        """Open the export of a new snapshot. A server that hangs isn't asked again for a while."""
+        """Open the export of a new snapshot. A server that hangs isn't asked again for a while.
+
+        Several threads may call it.
+        """
         begin_s = self._clock.monotonic_s()
         if begin_s < self._silent.get(uri.server, 0.0):
             raise DeviceFailed(
@@ -147,7 +150,7 @@ class SitePrimaries:
             if served is None:
                 raise DeviceFailed("it has no snapshots", where=f"{live.uri}, offset 0")
             exports[volume.volume] = (live.uri, served)
-        opened = take_together(exports, str(uuid4()))
+        opened = take_together(exports, str(uuid4()), self._open_snapshot)
         return {
             name: TakenSnapshot(self._exports.pinged(device), export)
             for name, (device, export) in opened.items()

@@ -71,3 +71,14 @@ def test_a_host_that_refuses_at_once_is_asked_each_time(
     rig.answer_s = 0.1
     assert {rig.fail() for _ in range(3)} == {"connecting failed"}
     assert len(rig.asked) == 3
+
+
+def test_a_hanging_host_is_asked_for_those_of_a_group_no_longer_than_for_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rig = Rig(tmp_path, monkeypatch)
+    with pytest.raises(DeviceFailed, match="connecting failed"):
+        rig.take_snapshots([volume()])
+    with pytest.raises(DeviceFailed, match="didn't answer an earlier question"):
+        rig.take_snapshots([volume()])
+    assert rig.asked == [3.0]
