@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from aiohttp import ClientSession, web
-from deadlines import DEADLINE_S
 from logs import Log
 
 from mirrorlog.metric_samples import MetricSample
@@ -153,10 +151,3 @@ async def listening(*workers: Worker) -> AsyncIterator[None]:
         for worker in workers:
             worker.owners = known | worker.owners
         yield
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Return when the condition is true."""
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0)

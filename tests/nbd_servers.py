@@ -5,14 +5,13 @@ from __future__ import annotations
 import shutil
 import signal
 import subprocess
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 import trustme
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
 from mirrorlog.errors import BadUse
@@ -44,11 +43,7 @@ class NbdServer:
         self.process = subprocess.Popen(
             dies_with_parent(self._command()), stdin=subprocess.DEVNULL, start_new_session=True
         )
-        until_s = time.monotonic() + DEADLINE_S
-        while not self.pid_file.exists():
-            assert self.process.poll() is None, f"{self.program} ended"
-            assert time.monotonic() < until_s
-            time.sleep(0.005)
+        wait_until(self.pid_file.exists, self._check, every_s=0.005)
 
     def pause(self) -> None:
         """Let it answer nothing, with its connections open."""
@@ -68,6 +63,10 @@ class NbdServer:
             self.process.kill()
             self.process.wait()
             self.process = None
+
+    def _check(self) -> None:
+        assert self.process is not None
+        assert self.process.poll() is None, f"{self.program} ended"
 
     def _command(self) -> list[str]:
         raise NotImplementedError

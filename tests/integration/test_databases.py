@@ -16,7 +16,7 @@ from threading import Event, Thread
 
 import pytest
 from databases import apsw, check_ledger, connected, create_ledger, deposit
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from running import run_cli
 
 from mirrorlog.adapters.addresses import open_device
@@ -72,11 +72,7 @@ class Ledger:
         """Write until the block ends, which begins with the first transactions."""
         self._thread.start()
         try:
-            until_s = time.monotonic() + DEADLINE_S
-            while self.acknowledged < 10:
-                self.check()
-                assert time.monotonic() < until_s
-                time.sleep(0.01)
+            wait_until(lambda: self.acknowledged >= 10, self.check)
             yield
         finally:
             self._stopped.set()

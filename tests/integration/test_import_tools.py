@@ -10,13 +10,12 @@ import json
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from import_cases import MIB, blocks_of, source
 from notation import volume
 
@@ -39,13 +38,6 @@ def run(folder: Path, command: str) -> str:
         words, cwd=folder, check=True, timeout=DEADLINE_S, capture_output=True, text=True
     )
     return done.stdout
-
-
-def wait_until(holds: Callable[[], bool]) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not holds():
-        assert time.monotonic() < until, "the deadline has passed"
-        time.sleep(0.02)
 
 
 def imported(kind: str, path: Path) -> tuple[set[int], list[str]]:

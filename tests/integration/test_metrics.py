@@ -7,7 +7,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,7 +15,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from running import run_cli
 from scraping import Page, exported_names, read_page
 
@@ -34,15 +34,6 @@ from mirrorlog.producers import open_volume
 pytestmark = pytest.mark.integration
 
 RULES = Path(__file__).parents[2] / "docs" / "monitoring" / "alerts.yml"
-
-
-def until(condition: Callable[[], Any]) -> Any:
-    """Return what `condition` returns once that is true."""
-    deadline_s = time.monotonic() + DEADLINE_S
-    while not (result := condition()):
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
-    return result
 
 
 def page_at(url: str) -> Page:
@@ -71,7 +62,7 @@ def test_every_role_serves_its_metrics(world: Run) -> None:
     with open_volume("v", settings, report=lines.append) as volume:
         [urls["host"]] = [line.split()[-1] for line in lines if line.startswith("metrics at ")]
         volume.pwrite(bytes(8192), 0)
-        page = until(
+        page = wait_until(
             lambda: (host := page_at(urls["host"]))["mirrorlog_host_writes_total"][("v",)] and host
         )
         assert page["mirrorlog_host_written_bytes_total"] == {("v",): 8192}
@@ -86,7 +77,7 @@ def test_every_role_serves_its_metrics(world: Run) -> None:
         is_known = page.get("mirrorlog_replica_lag_unknown") == {("site-a", "v"): 0}
         return page if copied and is_consistent and is_known else None
 
-    page = until(copied)
+    page = wait_until(copied)
     assert page["mirrorlog_replica_behind_bytes"] == {("site-a", "v"): 0}
     names |= exported_names(page)
     page = page_at(urls["node"])
@@ -169,7 +160,7 @@ def test_prometheus_reads_every_metric_and_judges_the_rules(prometheus: str) -> 
         data = ask(f"query?query={quote(expression)}")
         return data and data["result"]
 
-    until(lambda: query("up == 1"))
+    wait_until(lambda: query("up == 1"))
     metadata = ask("metadata")
     assert {metric.name.removesuffix("_total"): metric.kind for metric in metrics.METRICS} == {
         name: entries[0]["type"]
@@ -178,7 +169,7 @@ def test_prometheus_reads_every_metric_and_judges_the_rules(prometheus: str) -> 
     }
     # The alert waits for two minutes. Before the first scrape, there is no node either.
     expected = {("MirrorlogReplicaStopped", "pending")}
-    until(
+    wait_until(
         lambda: (
             {
                 (alert["metric"]["alertname"], alert["metric"]["alertstate"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from mirrormaker import (
     MirrorMaker,
     documented_properties,
@@ -66,13 +65,13 @@ class TwoClusters:
     folder: Path
 
     def wait(self, is_reached: Callable[[], bool]) -> None:
-        until = time.monotonic() + DEADLINE_S
-        while not is_reached():
-            assert time.monotonic() < until
-            for run in (self.source, self.site):
-                run.check()
-            self.maker.check()
-            time.sleep(0.1)
+        """Wait until the condition is true, as long as all processes live."""
+        wait_until(is_reached, self.check, every_s=0.1)
+
+    def check(self) -> None:
+        """Fail if a process has ended by itself."""
+        for part in (self.source, self.site, self.maker):
+            part.check()
 
     def wait_proved(self, follower: ProgressFollower, last: int | None = None) -> None:
         """Wait until the site has proved all through `last`; check that it's true.

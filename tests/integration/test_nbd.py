@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from random import Random
@@ -20,7 +20,7 @@ from typing import Self
 import psutil
 import pytest
 import trustme
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from nbd_servers import Nbdkit, skip_without, write_certificates
 from running import Outcome, wait_for_result
 
@@ -224,13 +224,6 @@ def mounted(file: Path, folder: Path) -> Iterator[Path]:
         yield folder / "fs"
     finally:
         call("umount", folder / "fs")
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    until = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < until
-        threading.Event().wait(0.02)
 
 
 @pytest.mark.parametrize("through", ["filter", "plugin"])

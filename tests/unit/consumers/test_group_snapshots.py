@@ -6,14 +6,13 @@ The client writes the number n to `data`, and when that is acknowledged, to `wal
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import wait_until
 from served_volume import ServedVolume, native_libraries
 
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
@@ -88,14 +87,8 @@ class InOrder:
 
     def wait_for_more(self, count: int) -> None:
         """Wait until it has written so many more numbers."""
-        wait_until(lambda number=self.number: self.number >= number + count)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    until_s = time.monotonic() + DEADLINE_S
-    while not is_so():
-        assert time.monotonic() < until_s
-        time.sleep(0.001)
+        wanted = self.number + count
+        wait_until(lambda: self.number >= wanted, every_s=0.001)
 
 
 def number_in(snapshot: TakenSnapshot | NbdDevice) -> int:

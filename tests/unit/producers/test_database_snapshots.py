@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from itertools import count
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
 from databases import BLOCK, apsw, check_ledger, connected, create_ledger, deposit
-from deadlines import DEADLINE_S
+from deadlines import wait_until
 from served_volume import ServedVolume, native_libraries
 
 from mirrorlog.producers.nbd.native import NativeLibraries
@@ -48,14 +47,17 @@ def test_each_snapshot_holds_every_transaction_that_was_acknowledged(
                     deposit(connection, number)
                     acknowledged[0] = number
 
+        def check_writer() -> None:
+            assert writer.is_alive()
+
+        def wait_for(number: int) -> None:
+            wait_until(lambda: acknowledged[0] >= number, check_writer, every_s=0.001)
+
         writer = Thread(target=write)
         writer.start()
         try:
             for position in range(5):
-                until_s = time.monotonic() + DEADLINE_S
-                while acknowledged[0] < 15 * (position + 1):
-                    assert writer.is_alive() and time.monotonic() < until_s
-                    time.sleep(0.001)
+                wait_for(15 * (position + 1))
                 before = acknowledged[0]
                 snapshot, _ = served.snapshot(f"s{position}")
                 after = begun[0]

@@ -15,7 +15,7 @@ from random import Random
 from threading import Event, Thread
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import wait_until
 from served_volume import ServedVolume, drawn_blocks, native_libraries
 
 from mirrorlog.domain.snapshots import LiveExport, parse_description
@@ -155,16 +155,20 @@ def test_each_snapshot_is_the_primary_as_of_its_position(
 def check_snapshots(served: ServedVolume) -> None:
     images = []
     with Writers(served) as writers, ExitStack() as stack:
+
+        def count_writes() -> int:
+            return sum(len(writer.writes) for writer in writers)
+
+        def wait_for_more_writes() -> None:
+            wanted = count_writes() + 25
+            wait_until(lambda: count_writes() >= wanted, every_s=0.001)
+
         for number in range(SNAPSHOTS):
             device, described = served.snapshot(f"s{number}")
             stack.enter_context(device)
             assert described.volume == "v"
             at_once = bytes(device.pread(offset=0, length=BLOCKS * BLOCK))
-            until_s = time.monotonic() + DEADLINE_S
-            written = sum(len(writer.writes) for writer in writers)
-            while sum(len(writer.writes) for writer in writers) < written + 25:
-                assert time.monotonic() < until_s
-                time.sleep(0.001)
+            wait_for_more_writes()
             assert device.pread(offset=0, length=BLOCKS * BLOCK) == at_once
             images.append((described, at_once))
         with pytest.raises(DeviceFailed, match="connecting"):
@@ -240,10 +244,7 @@ def test_without_kafka_there_is_no_snapshot_and_writes_go_on(
     ):
         served.commands.is_away = True
         live.pwrite(0, b"a" * BLOCK)
-        until_s = time.monotonic() + DEADLINE_S
-        while served.host.figures().away_s == 0:
-            assert time.monotonic() < until_s
-            time.sleep(0.005)
+        wait_until(lambda: served.host.figures().away_s > 0)
         with pytest.raises(DeviceFailed, match="connecting"):
             served.snapshot("t")
         live.pwrite(0, b"b" * BLOCK)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, until
 from notation import command, volume
 
 from mirrorlog.codec.events import encode
@@ -96,12 +95,6 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Cluster:
     return Cluster(tmp_path)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 async def fold(cluster: Cluster, engine: MemoryEngine, *names: str) -> None:

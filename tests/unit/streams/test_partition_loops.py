@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import until
 
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.partitions import partition_loops
@@ -83,11 +83,6 @@ class World:
         )
         self.loops.put(FetchedBatch(batch, size_bytes, acknowledge))
 
-    async def until(self, condition: Callable[[], bool]) -> None:
-        async with asyncio.timeout(DEADLINE_S):
-            while not condition():
-                await asyncio.sleep(0)
-
 
 def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(test())
@@ -99,7 +94,7 @@ def test_batches_are_joined_and_recorded_before_they_are_acknowledged() -> None:
         world.loops.start([0])
         world.put(0, 1, 2)
         world.put(0, 3, 4)
-        await world.until(lambda: world.acknowledged == [2, 4])
+        await until(lambda: world.acknowledged == [2, 4])
         assert world.processor.recorded == [(0, [1, 2, 3, 4])]
         world.loops.stop()
 
@@ -113,9 +108,9 @@ def test_a_partition_that_waits_does_not_delay_another() -> None:
         world.loops.start([0, 1])
         world.put(0, 5)
         world.put(1, 7)
-        await world.until(lambda: world.acknowledged == [7])
+        await until(lambda: world.acknowledged == [7])
         world.processor.held = set()
-        await world.until(lambda: world.acknowledged == [7, 5])
+        await until(lambda: world.acknowledged == [7, 5])
         world.loops.stop()
 
     run(test)
@@ -134,7 +129,7 @@ def test_a_batch_waits_until_it_is_recorded() -> None:
         await asyncio.sleep(0)
         assert world.loops.oldest_waiting_us(0) == 10
         world.processor.held = set()
-        await world.until(lambda: world.acknowledged == [1, 2])
+        await until(lambda: world.acknowledged == [1, 2])
         assert world.loops.oldest_waiting_us(0) is None
         world.loops.stop()
 
@@ -149,7 +144,7 @@ def test_a_batch_fetched_before_its_loop_starts_waits_for_it() -> None:
         await asyncio.sleep(0)
         assert (world.processor.recorded, world.processor.maintained) == ([], [])
         world.loops.start([0])
-        await world.until(lambda: world.acknowledged == [5])
+        await until(lambda: world.acknowledged == [5])
         assert world.processor.recorded == [(0, [5])]
         world.loops.start([0, 3])
         await asyncio.sleep(0)
@@ -196,7 +191,7 @@ def test_stopped_loops_release_the_fetch_budget() -> None:
         world.put(1, 2, size_bytes=5)  # still queued
         assert not world.fetch_budget.has_room.is_set()
         world.loops.stop()
-        await world.until(lambda: world.fetch_budget._used_bytes == 0)
+        await until(lambda: world.fetch_budget._used_bytes == 0)
         assert world.fetch_budget.has_room.is_set()
         assert world.acknowledged == []
 
@@ -209,7 +204,7 @@ def test_an_error_aborts_the_process_and_nothing_is_acknowledged() -> None:
         world.processor.error = ValueError("x")
         world.loops.start([0])
         world.put(0, 5)
-        await world.until(lambda: bool(world.abort_errors))
+        await until(lambda: bool(world.abort_errors))
         assert (world.abort_errors, world.acknowledged) == ([world.processor.error], [])
         world.loops.stop()
 
@@ -231,7 +226,7 @@ def test_an_end_that_stays_ahead_of_the_log_without_a_command_is_passed(
             world.put(0, 5, 6, 7)  # what makes the end move on is being recorded
         world.loops.start([0, 1])
         if not records:
-            await world.until(lambda: bool(world.processor.passed))
+            await until(lambda: bool(world.processor.passed))
         for _ in range(50):
             await asyncio.sleep(0)
         assert world.processor.passed == ([] if records else [(0, 8)])

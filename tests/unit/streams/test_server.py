@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
-from deadlines import DEADLINE_S
-from http_world import MemoryView, Worker, listening, until
+from deadlines import DEADLINE_S, until
+from http_world import MemoryView, Worker, listening
 from logs import Log
 from notation import command, volume
 from scraping import OPENMETRICS, read_page
