@@ -9,6 +9,7 @@ from random import Random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from notation import volume
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.task_threads import TaskThreads
@@ -17,25 +18,11 @@ from mirrorlog.consumers.resync.copy_batches import batches_of, batches_of_block
 from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
 from mirrorlog.domain.bitmaps import BlockSet
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.task_runner import OneAtATime
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 runs = st.lists(st.tuples(st.integers(0, 600), st.integers(1, 40)), max_size=30)
-
-
-def volume(size_bytes: int, block_size: int) -> Volume:
-    return Volume(
-        volume="v",
-        generation="00000000-0000-0000-0000-000000000000",
-        size_bytes=size_bytes,
-        block_size=block_size,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=False,
-        primary="memory://v",
-    )
 
 
 def block_set(runs: list[tuple[int, int]], blocks: int) -> BlockSet:
@@ -69,6 +56,7 @@ def test_exactly_the_changed_blocks_are_equal_afterwards(
 ) -> None:
     blocks = 500
     size = blocks * block_size - min(cut_bytes, block_size - 1)
+    of_volume = volume(size_bytes=size, block_size=block_size, initially_zeroed=False)
     changed = block_set(runs, blocks)
     content = bytearray(Random(1).randbytes(size))
     for block in block_set(zeros, blocks):
@@ -95,7 +83,7 @@ def test_exactly_the_changed_blocks_are_equal_afterwards(
                 tasks=OneAtATime() if threads == 1 else TaskThreads(threads),
                 is_only_writer=is_only_writer,
             )
-            copied = restore_changed(primary, secondary, volume(size, block_size), changed, plan)
+            copied = restore_changed(primary, secondary, of_volume, changed, plan)
             assert secondary.pread(offset=0, length=size) == expected
             assert copied.blocks == len(changed)
             assert bool(samples.samples) == bool(changed)
@@ -109,7 +97,7 @@ def test_batches_of_blocks_are_those_of_their_runs(
     runs: list[tuple[int, int]], batch_blocks: int, cut_bytes: int
 ) -> None:
     block_size, batch_bytes = 4096, batch_blocks * 4096
-    of_volume = volume(640 * block_size - cut_bytes, block_size)
+    of_volume = volume(size_bytes=640 * block_size - cut_bytes, initially_zeroed=False)
     changed = block_set(runs, 640)
     ranges = []
     for firsts, ends in changed.run_arrays():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from notation import volume
 
 from mirrorlog.consumers.failover.group_claims import group_doubt, other_members
 from mirrorlog.consumers.state.secondary_state import CommonPoint, SecondaryState
@@ -21,19 +22,8 @@ STATE = SecondaryState(
 )
 
 
-def volume(name: str, group: str | None = "db", site: str | None = None) -> Volume:
-    return Volume(
-        volume=name,
-        generation=GENERATION,
-        size_bytes=8192,
-        block_size=4096,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=True,
-        primary=name,
-        group=group,
-        primary_site=site,
-    )
+def member(name: str, group: str | None = "db", site: str | None = None) -> Volume:
+    return volume(name, generation=GENERATION, group=group, primary_site=site)
 
 
 class States:
@@ -50,16 +40,16 @@ class States:
 
 def test_the_others_are_the_members_that_are_still_secondaries() -> None:
     volumes = [
-        volume("wal"),
-        volume("data"),
-        volume("promoted", site="berlin"),
-        volume("elsewhere", site="oslo"),
-        volume("x", None),
-        replace(volume("old"), state=VolumeState.RETIRED),
+        member("wal"),
+        member("data"),
+        member("promoted", site="berlin"),
+        member("elsewhere", site="oslo"),
+        member("x", None),
+        replace(member("old"), state=VolumeState.RETIRED),
     ]
     others = other_members(volumes[1], volumes, "berlin")
     assert [each.volume for each in others] == ["elsewhere", "wal"]
-    assert other_members(volume("x", None), volumes, "berlin") == []
+    assert other_members(member("x", None), volumes, "berlin") == []
 
 
 @pytest.mark.parametrize(
@@ -77,7 +67,7 @@ def test_the_others_are_the_members_that_are_still_secondaries() -> None:
 def test_a_secondary_is_at_the_point_of_the_others_or_it_is_said_why_not(
     state: SecondaryState | Exception | None, doubt: str | None
 ) -> None:
-    found = group_doubt(STATE, [volume("wal")], States(state))  # type: ignore[arg-type]
+    found = group_doubt(STATE, [member("wal")], States(state))  # type: ignore[arg-type]
     assert (found is None) if doubt is None else doubt in (found or "")
 
 
@@ -85,5 +75,5 @@ def test_a_secondary_at_no_point_is_in_doubt_only_beside_others() -> None:
     states = States(STATE)
     for saved in (None, replace(STATE, common_point=None)):
         assert group_doubt(saved, [], states) is None  # type: ignore[arg-type]
-        doubt = group_doubt(saved, [volume("wal")], states)  # type: ignore[arg-type]
+        doubt = group_doubt(saved, [member("wal")], states)  # type: ignore[arg-type]
         assert doubt == "it is at no common point of its group"

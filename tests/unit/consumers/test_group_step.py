@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from notation import volume
 
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.group_step import (
@@ -20,7 +21,6 @@ from mirrorlog.consumers.resync.staging_step import InPlace, StageBlocks
 from mirrorlog.consumers.state.secondary_state import CommonPoint, SecondaryState
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung, SiteState
-from mirrorlog.domain.volumes import Volume
 
 GENERATION, POINT, OTHER = (f"0000000{digit}-0000-4000-8000-000000000000" for digit in "123")
 
@@ -36,18 +36,8 @@ def state(name: str, point: str | None = POINT) -> SecondaryState:
 
 
 def member(name: str, point: str | None = POINT, **facts: object) -> MemberView:
-    volume = Volume(
-        volume=name,
-        generation=GENERATION,
-        size_bytes=8192,
-        block_size=4096,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=True,
-        primary=name,
-        group="db",
-    )
-    view = MemberView(volume=volume, saved=state(name, point), is_here=True)
+    described = volume(name, generation=GENERATION, group="db")
+    view = MemberView(volume=described, saved=state(name, point), is_here=True)
     return replace(view, **facts)  # type: ignore[arg-type]
 
 
