@@ -37,7 +37,8 @@ In reading order:
 - seeds.py: whether it does so
 - copy_counts.py: what was read, equal and written
 - meeting.py: the decision whether a secondary is the one that the saved state is about
-- meetings.py: meets secondaries, marks them, and does what was decided
+- meetings.py: meets secondaries, and does what was decided
+- mark_writer.py: marks them
 - replica_logs.py: what the log says of each secondary
 - log_watch.py: LogWatch, the log and the saved positions held against the commands topic
 - command_ends.py: where the commands end, asked of Kafka, or of the source of a mirror

@@ -22,7 +22,8 @@ from mirrorlog.consumers.journal.redo import refuse_redo
 from mirrorlog.consumers.range_reads import has_whole_pages
 from mirrorlog.consumers.resync.cycle import next_step
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
-from mirrorlog.consumers.resync.meetings import Failed, SaveStates, SecondaryMeetings
+from mirrorlog.consumers.resync.mark_writer import Failed
+from mirrorlog.consumers.resync.meetings import SaveStates, SecondaryMeetings
 from mirrorlog.consumers.resync.samples import joined_samples, samples_without
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.staging_step import (

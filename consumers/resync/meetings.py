@@ -12,6 +12,7 @@ from typing import Final, NoReturn, TypeAlias
 from uuid import UUID
 
 from mirrorlog.consumers.resync.cycle_steps import Resync
+from mirrorlog.consumers.resync.mark_writer import Failed, MarkWriter
 from mirrorlog.consumers.resync.meeting import Meeting, MeetingStep, forgotten, meet, resumed
 from mirrorlog.consumers.resync.primary_doubts import ChangedBlocks, PrimaryDoubts
 from mirrorlog.consumers.resync.samples import differing_samples
@@ -28,8 +29,6 @@ log = logging.getLogger("mirrorlog.site")
 
 SaveStates: TypeAlias = Callable[[Sequence[tuple[Secondary, SecondaryState]]], None]
 """Saves the states of secondaries durably."""
-Failed: TypeAlias = tuple[Secondary, DeviceFailed]
-"""A secondary that can't go on, and why."""
 _REFUSALS: Final = (
     MeetingStep.REFUSE,
     MeetingStep.REFUSE_FORMER,
@@ -69,6 +68,7 @@ class SecondaryMeetings:
     ) -> None:
         self._site, self._secondaries = site, secondaries
         self._save, self._draw_id, self._seeds = save, draw_id, seeds
+        self._marks: Final = MarkWriter(site, secondaries)
         self._doubts = PrimaryDoubts()
 
     def meet_all(self, secondaries: Sequence[Secondary]) -> list[Failed]:
@@ -84,7 +84,7 @@ class SecondaryMeetings:
                 met.append(self._look(secondary))
             except DeviceFailed as error:
                 failed.append((secondary, error))
-        unmarked = self._write_marks(
+        unmarked = self._marks.write(
             [(each.secondary, each.new_identity) for each in met if each.new_identity is not None]
         )
         lost = {secondary for secondary, _ in unmarked}
@@ -117,7 +117,7 @@ class SecondaryMeetings:
         identity = secondary.identity
         assert identity is not None
         identity = replace(identity, secondary_id=self._draw_id(), epoch=0)
-        failed = self._write_marks([(secondary, identity)])
+        failed = self._marks.write([(secondary, identity)])
         if not failed:
             self._note_unknown(secondary, reason)
             state = forgotten(secondary.volume, secondary.saved, identity)
@@ -143,7 +143,7 @@ class SecondaryMeetings:
 
         The state that is saved then names it. Raise DeviceFailed if the mark can't be written.
         """
-        self._write_together([_counted(secondary)])
+        self._marks.write_together([_counted(secondary)])
 
     def check_primaries(
         self, cycles: Sequence[tuple[Secondary, Resync]], changed: ChangedBlocks
@@ -169,7 +169,7 @@ class SecondaryMeetings:
 
         Return the secondaries whose mark can't be written, and why.
         """
-        return self._write_marks([_counted(secondary) for secondary in secondaries])
+        return self._marks.write([_counted(secondary) for secondary in secondaries])
 
     def open_both(self, secondary: Secondary) -> tuple[BlockDevice, BlockDevice]:
         """Open the primary for reading and the secondary, which was met, for writing.
@@ -218,7 +218,7 @@ class SecondaryMeetings:
         volume = secondary.volume
         found = self._secondaries.find(volume)
         meeting = meet(
-            self._mark(volume, _NO_ID, 0),
+            self._marks.mark(volume, _NO_ID, 0),
             volume,
             secondary.saved,
             found,
@@ -360,37 +360,6 @@ class SecondaryMeetings:
         if found.is_new:
             self._doubts.add(volume)
         return found
-
-    def _write_marks(self, marked: Sequence[tuple[Secondary, SecondaryIdentity]]) -> list[Failed]:
-        """Mark secondaries by these identities, durably, and note the identities.
-
-        All marks are written together. If that fails, one by one: return those that failed.
-        """
-        try:
-            self._write_together(marked)
-        except DeviceFailed as error:
-            if len(marked) == 1:
-                return [(marked[0][0], error)]
-            return [failed for one in marked for failed in self._write_marks([one])]
-        return []
-
-    def _write_together(self, marked: Sequence[tuple[Secondary, SecondaryIdentity]]) -> None:
-        self._secondaries.write_marks(
-            [
-                (
-                    secondary.volume,
-                    self._mark(secondary.volume, identity.secondary_id, identity.epoch),
-                )
-                for secondary, identity in marked
-            ]
-        )
-        for secondary, identity in marked:
-            secondary.note_identity(identity)
-
-    def _mark(self, volume: Volume, secondary_id: str, epoch: int) -> SecondaryMark:
-        return SecondaryMark(
-            secondary_id=secondary_id, site=self._site, volume=volume.volume, epoch=epoch
-        )
 
     def _where(self, volume: Volume) -> str:
         return f"volume {volume.volume} at {self._site}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from mirrorlog.consumers.resync.meetings import Failed
+from mirrorlog.consumers.resync.mark_writer import Failed
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.site_parts import SiteParts
 from mirrorlog.domain.site_progress import SiteState

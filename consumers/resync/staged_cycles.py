@@ -14,7 +14,8 @@ from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals, SealedCycle
-from mirrorlog.consumers.resync.meetings import Failed, SecondaryMeetings
+from mirrorlog.consumers.resync.mark_writer import Failed
+from mirrorlog.consumers.resync.meetings import SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.consumers.resync.samples import samples_to_save
 from mirrorlog.consumers.resync.secondary import Secondary
