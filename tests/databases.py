@@ -10,12 +10,15 @@ SQLite locks nothing here, and needs no shared memory, because it has the files 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from threading import Event, Thread
 from typing import Final, Protocol
 from uuid import uuid4
 
 import pytest
+from deadlines import wait_until
 
 apsw = pytest.importorskip("apsw", reason="apsw isn't installed: pip install apsw")
 
@@ -195,3 +198,46 @@ def check_ledger(device: Device, *, at_least: int) -> int:
         )
         assert {n: counts.get(n, 0) for n in sums} == dict(sums.items())
     return int(last)
+
+
+class Ledger:
+    """SQLite in WAL mode on a volume, in a thread that commits without a pause.
+
+    open_volume: opens the volume for writing.
+
+    begun, acknowledged: the last transaction that began, and the last whose commit returned.
+    """
+
+    def __init__(self, open_volume: Callable[[], AbstractContextManager[Device]]) -> None:
+        self.begun = self.acknowledged = 0
+        self._open_volume, self._stopped = open_volume, Event()
+        self._thread = Thread(target=self._write)
+
+    def check(self) -> None:
+        """Fail if the thread has ended by itself."""
+        assert self._thread.is_alive(), "the database's writer has ended"
+
+    def wait_for(self, number: int) -> None:
+        """Wait until the commit of transaction `number` has returned."""
+        wait_until(lambda: self.acknowledged >= number, self.check, every_s=0.001)
+
+    def _write(self) -> None:
+        with self._open_volume() as device, connected(device) as connection:
+            create_ledger(connection)
+            for number in count(1):
+                if self._stopped.is_set():
+                    return
+                self.begun = number
+                deposit(connection, number)
+                self.acknowledged = number
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Write until the block ends, which begins with the first transactions."""
+        self._thread.start()
+        try:
+            self.wait_for(10)
+            yield
+        finally:
+            self._stopped.set()
+            self._thread.join()

@@ -10,13 +10,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
+from functools import partial
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
-from databases import apsw, check_ledger, connected, create_ledger, deposit
-from deadlines import DEADLINE_S, wait_until
+from databases import Ledger, apsw, check_ledger
+from deadlines import DEADLINE_S
 from running import run_cli
 
 from mirrorlog.adapters.addresses import open_device
@@ -41,42 +40,6 @@ SIZE = 4 << 20
 Look = Callable[[SecondaryChange, Path], None]
 POSITIONS = 200
 WITHOUT_PROOF = 60
-
-
-class Ledger:
-    """SQLite in WAL mode on the volume, in a thread that commits without a pause.
-
-    begun, acknowledged: the last transaction that began, and the last whose commit returned.
-    """
-
-    def __init__(self, uri: str) -> None:
-        self.begun = self.acknowledged = 0
-        self._uri, self._stopped = uri, Event()
-        self._thread = Thread(target=self._write)
-
-    def check(self) -> None:
-        assert self._thread.is_alive(), "the database's writer has ended"
-
-    def _write(self) -> None:
-        with open_device(self._uri, writable=True) as device, connected(device) as connection:
-            create_ledger(connection)
-            for number in count(1):
-                if self._stopped.is_set():
-                    return
-                self.begun = number
-                deposit(connection, number)
-                self.acknowledged = number
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Write until the block ends, which begins with the first transactions."""
-        self._thread.start()
-        try:
-            wait_until(lambda: self.acknowledged >= 10, self.check)
-            yield
-        finally:
-            self._stopped.set()
-            self._thread.join()
 
 
 @contextmanager
@@ -143,7 +106,7 @@ def test_a_database_recovers_at_each_of_many_consistent_positions(
     found: dict[int, int] = {}
     take = SiteDevices.take_snapshot
     with exported(world) as uri:
-        ledger = Ledger(uri)
+        ledger = Ledger(partial(open_device, uri, writable=True))
 
         def take_between(self: SiteDevices, volume: Volume) -> TakenSnapshot:
             acknowledged = ledger.acknowledged
@@ -192,7 +155,10 @@ def test_a_secondary_that_is_not_proved_holds_a_torn_database(world: Run, tmp_pa
             except (AssertionError, apsw.Error) as error:
                 failures.append(error)
 
-    with exported(world) as uri, (ledger := Ledger(uri)).writing():
+    with (
+        exported(world) as uri,
+        (ledger := Ledger(partial(open_device, uri, writable=True))).writing(),
+    ):
         follow(
             world,
             uri,

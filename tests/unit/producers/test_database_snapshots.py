@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import count
+from functools import partial
 from pathlib import Path
-from threading import Event, Thread
 
 import pytest
-from databases import BLOCK, apsw, check_ledger, connected, create_ledger, deposit
-from deadlines import wait_until
+from databases import BLOCK, Ledger, apsw, check_ledger, connected, create_ledger, deposit
 from served_volume import ServedVolume, native_libraries
 
 from mirrorlog.producers.nbd.native import NativeLibraries
@@ -34,39 +32,17 @@ def opened(image: bytes) -> MemoryDevice:
 def test_each_snapshot_holds_every_transaction_that_was_acknowledged(
     native: NativeLibraries, tmp_path: Path
 ) -> None:
-    stopped, begun, acknowledged = Event(), [0], [0]
     with ServedVolume(native, tmp_path, SIZE) as served:
-
-        def write() -> None:
-            with served.connect(writable=True) as device, connected(device) as connection:
-                create_ledger(connection)
-                for number in count(1):
-                    if stopped.is_set():
-                        return
-                    begun[0] = number
-                    deposit(connection, number)
-                    acknowledged[0] = number
-
-        def check_writer() -> None:
-            assert writer.is_alive()
-
-        def wait_for(number: int) -> None:
-            wait_until(lambda: acknowledged[0] >= number, check_writer, every_s=0.001)
-
-        writer = Thread(target=write)
-        writer.start()
-        try:
-            for position in range(5):
-                wait_for(15 * (position + 1))
-                before = acknowledged[0]
-                snapshot, _ = served.snapshot(f"s{position}")
-                after = begun[0]
+        ledger = Ledger(partial(served.connect, writable=True))
+        with ledger.writing():
+            for number in range(5):
+                ledger.wait_for(15 * (number + 1))
+                before = ledger.acknowledged
+                snapshot, _ = served.snapshot(f"s{number}")
+                after = ledger.begun
                 with snapshot:
                     image = bytes(snapshot.pread(offset=0, length=SIZE))
                 assert check_ledger(opened(image), at_least=before) <= after
-        finally:
-            stopped.set()
-            writer.join()
 
 
 def test_a_copy_of_two_moments_is_found_out() -> None:
