@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import quote
 import pytest
 import trustme
 from deadlines import DEADLINE_S, wait_until
+from suspending import suspend
 
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
 from mirrorlog.errors import BadUse
@@ -48,7 +48,7 @@ class NbdServer:
     def pause(self) -> None:
         """Let it answer nothing, with its connections open."""
         assert self.process is not None
-        self.process.send_signal(signal.SIGSTOP)
+        suspend(self.process.pid)
 
     def stop(self) -> None:
         """Ask it to end, and wait until it has."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -11,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from suspending import suspend
 
 from mirrorlog.consumers.workers.folder_locks import FolderLocks
 from mirrorlog.consumers.workers.worker_locks import WorkerLocks
@@ -105,7 +104,7 @@ def test_a_process_keeps_its_locks_until_it_is_killed(tmp_path: Path, is_stopped
         assert child.stdout is not None
         assert child.stdout.readline() == "0 True\n"
         if is_stopped:
-            os.kill(child.pid, signal.SIGSTOP)
+            suspend(child.pid)
         locks = FolderLocks(tmp_path)
         assert locks.live_slots() == {0}
         assert not locks.lock_partition(0)

@@ -18,6 +18,7 @@ from random import Random
 import pytest
 from deadlines import DEADLINE_S
 from running import Outcome, wait_for_result
+from suspending import suspend
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.file_device import FileDevice
@@ -264,7 +265,7 @@ def test_what_an_nbd_client_writes_is_forked(world: Run, stack: ExitStack) -> No
     message = world.wait_for(is_in, DEADLINE_S)
     assert (message["volume"], message["site"]) == ("v", "site-a")
     # A site that copies while the host writes may copy a block twice; this one copies afterwards.
-    world.parts["site-b"].signal(signal.SIGSTOP)
+    suspend(world.parts["site-b"].pid)
     subprocess.run(["nbdcopy", "--flush", str(source), uri], check=True, timeout=DEADLINE_S)
     assert (
         secondary.read_bytes() == source.read_bytes()

@@ -13,6 +13,7 @@ from random import Random
 
 import pytest
 from deadlines import DEADLINE_S
+from suspending import suspend
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.file_device import FileDevice
@@ -42,7 +43,7 @@ SMALL = {
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Stop the process for the block, without ending it."""
-    os.kill(pid, signal.SIGSTOP)
+    suspend(pid)
     try:
         yield
     finally:

@@ -15,6 +15,7 @@ import psutil
 import pytest
 from deadlines import DEADLINE_S
 from running import Outcome, wait_for_result, wait_for_writes
+from suspending import suspend
 
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers.traces import (
@@ -169,7 +170,7 @@ def assert_ends(
                 break
         # The demo is suspended until `act` is done, so that it can't end before.
         running = psutil.Process(process.pid)
-        running.suspend()
+        suspend(running.pid)
         children = running.children(recursive=True)
         parts = {
             word: child

@@ -33,6 +33,7 @@ from folding import Event, Proof, changelog_rows, read_all, table_folder
 from notation import record
 from rocksdict import Options, Rdict
 from running import Outcome, wait_for_result, wait_for_writes
+from suspending import suspend
 from writing import StatusTimes, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
@@ -229,13 +230,13 @@ def test_all_parts_continue_after_the_broker_was_away(
     run.start_site("site-a")
     run.wait_ready("node", "site-a")
     started = {name: part.pid for name, part in run.parts.items()}
-    run.start_host(TRACE, "auto", "--speed", f"{4 / away_s:.3f}")
+    run.start_host(TRACE, "auto", "--speed", f"{2.7 / away_s:.3f}")
     wait_for_writes(run, 300)
     broker = run.broker
     assert broker is not None and broker.pid is not None
     progress: list[int] = []
     if away == "paused":
-        psutil.Process(broker.pid).suspend()
+        suspend(broker.pid)
     else:
         broker.kill()
     until = time.monotonic() + away_s
@@ -470,7 +471,7 @@ def test_a_site_copies_only_what_changed_while_its_log_is_compacted(world: Run) 
 
     write()
     wait_applied(world, sites, "site-a", writer.sent - 1)
-    site.signal(signal.SIGSTOP)
+    suspend(site.pid)
     cleaned, until = 0, time.monotonic() + DEADLINE_S
     while cleaned < 200:  # records that the site hasn't read
         assert time.monotonic() < until, (

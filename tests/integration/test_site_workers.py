@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from deadlines import DEADLINE_S
 from running import run_cli
+from suspending import suspend
 from writing import make_volumes, names_by_partition
 
 from mirrorlog.cli.demo.run import Run
@@ -61,7 +61,7 @@ def test_a_worker_that_is_killed_hands_over_and_one_that_hangs_stops_no_other(
     write_and_wait(world, first, primaries)
     write_and_wait(world, second, primaries)
 
-    world.parts["worker-1"].signal(signal.SIGSTOP)  # as if its device hung
+    suspend(world.parts["worker-1"].pid)  # as if its device hung
     write_and_wait(world, first, primaries)
     with open_volume(second, world.settings) as volume:
         volume.pwrite(b"while it hangs", 0)
