@@ -22,6 +22,8 @@ CHUNK_BLOCKS: Final = 1 << CHUNK_BITS
 """The blocks of a chunk: as many as a Roaring container has (RoaringFormatSpec)."""
 _WINDOW_BLOCKS: Final = 1 << 20
 """How many blocks of the bitmap `run_arrays` expands at a time: at most 8 MiB of memory."""
+_WINDOW_SPAN: Final = 1 << 28
+"""No window is wider: the mask that cuts it out has a container for each 65,536 blocks."""
 _RUN_COOKIE: Final = 12347
 _HAS_OFFSETS_FROM: Final = 4  # RoaringFormatSpec, "NO_OFFSET_THRESHOLD"
 _ARRAY_MAX: Final = 4096
@@ -224,6 +226,10 @@ class BlockSet:
 
     def run_arrays(self) -> Iterator[RunArrays]:
         """Yield the runs of consecutive blocks, ascending, many at a time. Each is whole."""
+        if not len(self.chunks) and len(self.bits) <= _WINDOW_BLOCKS:
+            if self.bits:
+                yield _runs_of(self.bits)
+            return
         open_run: RunArrays | None = None
         for firsts, ends in self._pieces():
             if open_run is not None:
@@ -249,21 +255,42 @@ class BlockSet:
 
 
 def _bitmap_runs(bits: Any, start: int, end: int) -> Iterator[RunArrays]:
-    """Yield the runs of a bitmap in [start, end), cut at windows."""
+    """Yield the runs of a bitmap in [start, end), cut at windows.
+
+    A window is as wide as its blocks allow, so a sparse bitmap has few of them.
+    """
+    span = _WINDOW_BLOCKS
     while bits and start < end and bits.max() >= start:
         start = bits.next_set_bit(start)
         if start >= end:
             return
-        stop = min(start + _WINDOW_BLOCKS, end)
+        span = _window_span(bits, start, span)
+        stop = min(start + span, end)
         mask = BitMap64()
         mask.add_range(start, stop)
-        window = np.array((bits & mask).to_array(), np.uint64)
-        breaks = np.flatnonzero(np.diff(window) > 1)
-        yield (
-            window[np.concatenate(([0], breaks + 1))],
-            window[np.concatenate((breaks, [len(window) - 1]))] + np.uint64(1),
-        )
+        yield _runs_of(bits & mask)
         start = stop
+
+
+def _window_span(bits: Any, start: int, span: int) -> int:
+    """Return the width of the window at `start`. span: that of the window before."""
+    while span < _WINDOW_SPAN and (
+        bits.range_cardinality(start, start + 2 * span) <= _WINDOW_BLOCKS
+    ):
+        span *= 2
+    while span > _WINDOW_BLOCKS and bits.range_cardinality(start, start + span) > _WINDOW_BLOCKS:
+        span //= 2
+    return span
+
+
+def _runs_of(bits: Any) -> RunArrays:
+    """Return the runs of a bitmap, which isn't empty."""
+    blocks = np.array(bits.to_array(), np.uint64)
+    breaks = np.flatnonzero(np.diff(blocks) > 1)
+    return (
+        blocks[np.concatenate(([0], breaks + 1))],
+        blocks[np.concatenate((breaks, [len(blocks) - 1]))] + np.uint64(1),
+    )
 
 
 def _united(firsts: npt.NDArray[np.int64], ends: npt.NDArray[np.int64]) -> Edges:

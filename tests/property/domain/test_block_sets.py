@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mirrorlog.domain import block_sets
 from mirrorlog.domain.bitmaps import BlockSet, fingerprint, pack, runs, touched, unpack
 from mirrorlog.domain.block_sets import CHUNK_BLOCKS, BitMap64
 from mirrorlog.domain.extents import Extent, ExtentColumns
@@ -74,6 +77,34 @@ def test_two_sets_combine(
     one |= other
     check(one, model | other_model)
     check(kept, model)
+
+
+@given(st.sets(st.integers(0, 200) | st.integers(0, 1 << 20)), STEPS)
+def test_windows_of_any_width_give_the_same_runs(
+    scattered: set[int], steps: list[tuple[str, int, int]]
+) -> None:
+    blocks, model = made(steps)
+    numbers = sorted(scattered | set(np.flatnonzero(model).tolist()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(block_sets, "_WINDOW_BLOCKS", 1 << 12)
+        patch.setattr(block_sets, "_WINDOW_SPAN", 1 << 15)
+        for each in (BlockSet(numbers), blocks | BlockSet(scattered)):
+            read = list(runs(each))
+            assert [block for first, count in read for block in range(first, first + count)] == (
+                numbers
+            )
+            ends = [first + count for first, count in read]
+            assert all(first > end for (first, _), end in zip(read[1:], ends, strict=False))
+
+
+@pytest.mark.parametrize("blocks", [20_000, 3 << 20])
+def test_a_sparse_set_is_read_in_pieces_by_what_it_holds(blocks: int) -> None:
+    """A piece costs much more than a block, and 4 TiB have 1,024 windows of dense blocks."""
+    numbers = np.arange(blocks, dtype=np.uint64) * np.uint64((1 << 30) // blocks)
+    sparse = BlockSet.of(BitMap64(array("Q", numbers.tobytes())))
+    pieces = list(sparse.run_arrays())
+    assert sum(len(firsts) for firsts, _ in pieces) == blocks
+    assert len(pieces) <= 2 * (blocks // (1 << 19) + 4)
 
 
 def test_equal_sets_of_different_bytes_have_one_fingerprint() -> None:
