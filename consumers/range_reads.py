@@ -5,18 +5,28 @@ from __future__ import annotations
 import mmap
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Final
+
+import numpy as np
 
 from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.devices import BlockDevice, ReadsRange, ReadsRanges
 
 _PAGE_BYTES: Final = 4096
+_HUGE_PAGE_BYTES: Final = 2 << 20
+"""The size of a huge page where a page has 4 KiB. Elsewhere it is merely an alignment."""
+_MADVISE_HUGE: Final = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 class PageMemory:
-    """Lends pieces of memory that begin at a page, to any number of threads."""
+    """Lends pieces of memory that begin at a page, to any number of threads.
+
+    A piece is kept for the next caller, so as many stay as were lent at a time. Large pieces are of
+    huge pages where the system has them: a range of them is one segment for the storage instead of
+    one for each page.
+    """
 
     def __init__(self) -> None:
         self._idle: Final[deque[memoryview]] = deque()
@@ -29,11 +39,25 @@ class PageMemory:
         except IndexError:
             memory = None
         if memory is None or len(memory) < size_bytes:
-            memory = memoryview(mmap.mmap(-1, size_bytes))
+            memory = _new_memory(size_bytes)
         try:
             yield memory
         finally:
             self._idle.append(memory)
+
+
+def _new_memory(size_bytes: int) -> memoryview:
+    """Return memory of at least `size_bytes` bytes, all zeros."""
+    if size_bytes < _HUGE_PAGE_BYTES // 2 or _MADVISE_HUGE is None:
+        return memoryview(mmap.mmap(-1, size_bytes))
+    size_bytes = -(-size_bytes // _HUGE_PAGE_BYTES) * _HUGE_PAGE_BYTES
+    pages = mmap.mmap(
+        -1, size_bytes + _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    )
+    with suppress(OSError):  # the kernel has no huge pages
+        pages.madvise(_MADVISE_HUGE)
+    start = -np.frombuffer(pages, np.uint8).ctypes.data % _HUGE_PAGE_BYTES
+    return memoryview(pages)[start : start + size_bytes]
 
 
 def read_ranges(

@@ -18,15 +18,22 @@ from mirrorlog.ports.devices import CopyTarget, WritesRanges
 class BatchedWrites:
     """Copies batches to `target`, in any number of threads.
 
-    is_only_writer: as WritesRanges.pwrite_ranges says.
+    memory: of the batches. is_only_writer: as WritesRanges.pwrite_ranges says.
     """
 
-    def __init__(self, target: CopyTarget, ranges: WritesRanges, *, is_only_writer: bool) -> None:
+    def __init__(
+        self,
+        target: CopyTarget,
+        ranges: WritesRanges,
+        memory: PageMemory,
+        *,
+        is_only_writer: bool,
+    ) -> None:
         """target, ranges: the same object."""
         self._target: Final = target
         self._ranges: Final = ranges
         self._is_only_writer: Final = is_only_writer
-        self._memory: Final = PageMemory()
+        self._memory: Final = memory
 
     def copy(
         self, read: Callable[[RangeColumns, memoryview], None], batch: CopyBatch

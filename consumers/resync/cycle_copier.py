@@ -8,6 +8,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
+from mirrorlog.consumers.range_reads import PageMemory
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_pace import CopyPace
 from mirrorlog.consumers.resync.cycle_steps import Resync
@@ -69,6 +70,7 @@ class CycleCopier:
         self._clock, self._tasks, self._digests = ports.clock, ports.task_runner, ports.digests
         self._meetings, self._logs, self._seeds = meetings, logs, seeds
         self._save, self._on_step = save, on_step
+        self._memory: Final = PageMemory()
 
     def described(self, secondary: Secondary, step: Resync) -> Resync:
         """Return the step, with a reason that says if both sides are compared."""
@@ -201,6 +203,7 @@ class CycleCopier:
             reads=self._pace.reads,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
             is_only_writer=self._logs.of(secondary.volume.volume).fork is None,
+            memory=self._memory,
         )
 
 

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
-from mirrorlog.consumers.range_reads import has_whole_pages, read_ranges
+from mirrorlog.consumers.range_reads import PageMemory, has_whole_pages, read_ranges
 from mirrorlog.consumers.resync.batched_writes import BatchedWrites
 from mirrorlog.consumers.resync.copy_batches import CopiedBatch, CopyBatch, batches_of_blocks
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
@@ -70,6 +70,7 @@ class CopyPlan:
     pace: called with the bytes of each batch before it is read. It waits, or raises.
     reads: returns what reads the primary. Several tasks call that at once.
     is_only_writer: nobody else writes to the secondary while it is copied.
+    memory: of the batches.
     """
 
     batch_bytes: int
@@ -79,6 +80,7 @@ class CopyPlan:
     pace: Callable[[int], None] = lambda _: None
     reads: Callable[[BlockDevice], ReadsRange] = lambda primary: primary.pread
     is_only_writer: bool = False
+    memory: PageMemory = field(default_factory=PageMemory)
 
 
 _DIRECT_BYTES: Final = 1 << 20
@@ -146,7 +148,7 @@ def restore_changed(
     if isinstance(secondary, WritesRanges):
         is_large = len(blocks) * volume.block_size >= _DIRECT_BYTES
         is_only_writer = is_large and plan.is_only_writer and has_whole_pages(volume)
-        writes = BatchedWrites(secondary, secondary, is_only_writer=is_only_writer)
+        writes = BatchedWrites(secondary, secondary, plan.memory, is_only_writer=is_only_writer)
         copy = partial(writes.copy, partial(read_ranges, primary, plan.reads(primary)))
     copied_bytes = run_batches(primary, secondary, volume, plan, batches, writer, copy)
     return Copied(Rung.CHANGED, len(blocks), copied_bytes)

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 FALLOC_FL_KEEP_SIZE: Final = 0x01  # linux/falloc.h
 FALLOC_FL_PUNCH_HOLE: Final = 0x02
 ZEROS_AT_ONCE_BYTES: Final = 1 << 20
+_FEW_RANGES: Final = 8
+"""So many ranges are read or written one by one: it takes less time than to set up one call."""
 
 _ADVICE: Final = {
     errno.ENOSPC: "Free space where it lies, then repeat.",
@@ -176,8 +178,10 @@ class FileDevice(ClosesOnExit):
     def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
         """Do as ReadsRanges says."""
         self._check_ranges(ranges)
-        unfinished = self._transfers().read(self._fd, ranges, memory)
-        for offset, length, place in self._rest("reading", unfinished):
+        if len(ranges) > _FEW_RANGES:
+            unfinished = self._transfers().read(self._fd, ranges, memory)
+            ranges = self._rest("reading", unfinished)
+        for offset, length, place in ranges:
             memory[place : place + length] = self.pread(offset=offset, length=length)
 
     def pwrite_ranges(
@@ -186,10 +190,12 @@ class FileDevice(ClosesOnExit):
         """Do as WritesRanges says: past the page cache (O_DIRECT) where that is possible."""
         self._check_write(offset=0, length=0)
         self._check_ranges(ranges)
-        unfinished = self._transfers().write(
-            self._fd, ranges, memory, is_only_writer=is_only_writer
-        )
-        for offset, length, place in self._rest("writing", unfinished):
+        if is_only_writer or len(ranges) > _FEW_RANGES:
+            unfinished = self._transfers().write(
+                self._fd, ranges, memory, is_only_writer=is_only_writer
+            )
+            ranges = self._rest("writing", unfinished)
+        for offset, length, place in ranges:
             self.pwrite(offset, memory[place : place + length])
 
     def zero(self, *, offset: int, length: int) -> None:

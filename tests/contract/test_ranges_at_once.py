@@ -10,12 +10,14 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
+import numpy as np
 import pytest
 
 from mirrorlog.adapters import kernel_aio, range_transfers
 from mirrorlog.adapters.direct_device import DirectDevice
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kernel_aio import AioCommand, AioQueue, lent_queue
+from mirrorlog.consumers.range_reads import PageMemory
 from mirrorlog.domain.range_columns import Integers, RangeColumns
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.simulation.memory_devices import MemoryDevice
@@ -190,6 +192,39 @@ def test_a_system_without_such_calls_and_a_file_system_without_o_direct_do_witho
         file.pread_ranges(ranges, memory)
         assert memory == data
         without_aio(monkeypatch)
+
+
+def test_few_ranges_are_not_worth_a_queue(
+    file: FileDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small cycle took four times as long as its calls: most cycles of idle volumes are small."""
+    asked = list[int]()
+
+    def none(_command: AioCommand, results: Integers) -> None:
+        asked.append(len(results))
+
+    answering(monkeypatch, none)
+    for count in (3, 8, 9):
+        ranges = RangeColumns.of([(index * 2 * BLOCK, BLOCK) for index in range(count)])
+        memory = memory_of(Random(count).randbytes(ranges.size_bytes))
+        file.pwrite_ranges(ranges, memory, is_only_writer=False)
+        again = memory_of(bytes(len(memory)))
+        file.pread_ranges(ranges, again)
+        assert again == memory
+    assert asked in ([9, 9], [])  # none where the system has no such queue
+
+
+def test_memory_is_kept_and_large_pieces_are_huge_pages() -> None:
+    memory = PageMemory()
+    for size_bytes in (BLOCK, 1 << 20, 3 << 20):
+        with memory.lent(size_bytes) as first, memory.lent(size_bytes) as other:
+            assert min(len(first), len(other)) >= size_bytes
+            first[:], other[:] = b"a" * len(first), b"b" * len(other)
+            assert first[-1] == ord("a") and other[0] == ord("b")
+            address = np.frombuffer(first, np.uint8).ctypes.data
+            assert address % (BLOCK if size_bytes < 1 << 20 else 2 << 20) == 0
+        with memory.lent(size_bytes) as again:
+            assert again is other or again is first
 
 
 class _NoDirect:
