@@ -80,7 +80,7 @@ bench-host: setup ## what tracking costs a host, beside the same writes without 
 	$(BIN)/python benchmarks/bench_host.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
-bench-site: setup ## how fast a site copies what changed, beside a bare loop and other tools
+bench-site: setup $(PEERS)/blocksync/.venv/.ready ## how fast a site copies what changed, beside a bare loop and other tools
 	$(BIN)/python benchmarks/bench_site.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
@@ -101,6 +101,10 @@ bench-peers: $(PEERS)/quixstreams/.venv/.ready ## what bench-node compares with;
 $(PEERS)/quixstreams/.venv/.ready: $(PEERS)/quixstreams/requirements.txt
 	@$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q --disable-pip-version-check -r $< && touch $@ || \
 	  echo '######## quixstreams could not be installed and will be skipped' >&2
+
+$(PEERS)/blocksync/.venv/.ready: $(PEERS)/blocksync/requirements.txt
+	@$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q --disable-pip-version-check -r $< && touch $@ || \
+	  echo '######## blocksync could not be installed and will be skipped' >&2
 
 setup: $(VENV)/.ready
 

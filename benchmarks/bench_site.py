@@ -13,10 +13,12 @@ the same runs. Tools that look at the whole volume run after the other cases, on
 - mirrorlog: what a site calls for a cycle (consumers/resync), with its count of what was copied.
 - journal: the same with `--consistency crash`: the blocks are staged in a journal on the same disk,
   sealed, and then applied. Without the time of the proof, which is the hosts' heartbeats.
-- rsync, nbdcopy, qemu_img, cp: they have no list of changed blocks, so they look at the whole
-  volume. The time includes a sync of the secondary.
+- rsync, nbdcopy, qemu_img, cp, blocksync: they have no list of changed blocks, so they look at the
+  whole volume. The time includes a sync of the secondary.
 - sparse_loop, sparse_mirrorlog: the same runs of blocks, spread over a volume of 4 TiB that is
-  otherwise a hole.
+  otherwise a hole. Their ratios to `loop` and `mirrorlog` are in the result, too.
+
+blocksync (MIT, from PyPI) has an environment of its own, which `make bench-site` makes.
 
 The last line of stdout is one JSON object.
 """
@@ -39,8 +41,16 @@ from statistics import median
 from typing import Any, Final
 from uuid import UUID
 
-import numpy as np
 from bench_node import log_line
+from changed_files import (
+    BLOCK_BYTES,
+    VOLUME_BYTES,
+    Pair,
+    change_secondary,
+    check_equal,
+    draw_runs,
+    make_pair,
+)
 from pinned import ProgramFailed
 from results import machine, report_result
 
@@ -54,32 +64,13 @@ from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
 from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker
-from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.settings import Settings
 
-BLOCK_BYTES: Final = 4096
-VOLUME_BYTES: Final = 4 << 30
 SPARSE_BYTES: Final = 4 << 40
 RUNS: Final = 20_285
 DIRTY_BYTES: Final = 187_000_000
-_FILL_BYTES: Final = 4 << 20
-_SEED: Final = 12
 _ID: Final = "00000000-0000-0000-0000-000000000000"
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """A primary, a secondary, and the runs of blocks to copy.
-
-    runs: (offset, length) in bytes, ascending.
-    """
-
-    primary: Path
-    secondary: Path
-    size_bytes: int
-    runs: Sequence[tuple[int, int]]
-    blocks: BlockSet
 
 
 @dataclass(slots=True)
@@ -91,43 +82,6 @@ class Bench:
     seconds: dict[str, list[float]] = field(default_factory=dict)
     skipped: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
-
-
-def draw_runs(size_bytes: int, runs: int, dirty_bytes: int) -> list[tuple[int, int]]:
-    """Return `runs` runs of blocks that together have about `dirty_bytes` bytes; none touch."""
-    random = np.random.default_rng(_SEED)
-    lengths = random.geometric(runs * BLOCK_BYTES / dirty_bytes, runs)
-    free = size_bytes // BLOCK_BYTES - int(lengths.sum()) - runs
-    places = np.sort(random.integers(0, free + 1, runs))
-    firsts = places + np.arange(runs) + np.concatenate(([0], np.cumsum(lengths)[:-1]))
-    return [
-        (first * BLOCK_BYTES, length * BLOCK_BYTES)
-        for first, length in zip(firsts.tolist(), lengths.tolist(), strict=True)
-    ]
-
-
-def make_pair(folder: Path, size_bytes: int, runs: Sequence[tuple[int, int]]) -> Pair:
-    """Create both files. A volume of at most VOLUME_BYTES is written in full, others in its runs.
-
-    No block is zeros.
-    """
-    folder.mkdir()
-    random = np.random.default_rng(_SEED)
-    whole = [
-        (start, min(_FILL_BYTES, size_bytes - start)) for start in range(0, size_bytes, _FILL_BYTES)
-    ]
-    ranges = whole if size_bytes <= VOLUME_BYTES else runs
-    paths = folder / "primary.img", folder / "secondary.img"
-    for path in paths:
-        with path.open("wb") as file:
-            file.truncate(size_bytes)
-            for offset, length in ranges:
-                os.pwrite(file.fileno(), random.bytes(length), offset)
-            os.fsync(file.fileno())
-    blocks = BlockSet()
-    for offset, length in runs:
-        blocks.add_range(offset // BLOCK_BYTES, (offset + length) // BLOCK_BYTES)
-    return Pair(*paths, size_bytes, runs, blocks)
 
 
 def copy_by_loop(pair: Pair) -> None:
@@ -245,31 +199,21 @@ OWN_CASES: Final[Mapping[str, Callable[[Pair], None]]] = {
     "mirrorlog": copy_as_site,
     "journal": copy_through_journal,
 }
+_BLOCKSYNC: Final = Path(__file__).parent / "peers/blocksync/.venv/bin/python"
+_BLOCKSYNC_LINES: Final = """
+import sys
+from blocksync import local_to_local
+local_to_local(sys.argv[1], sys.argv[2], workers=4, wait=True)
+"""
 TOOLS: Final[Mapping[str, Sequence[str]]] = {
     "rsync": ("rsync", "--inplace", "--no-whole-file", "--ignore-times", "PRIMARY", "SECONDARY"),
     "nbdcopy": ("nbdcopy", "--flush", "PRIMARY", "SECONDARY"),
     "qemu_img": ("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", "PRIMARY", "SECONDARY"),
     "cp": ("cp", "PRIMARY", "SECONDARY"),
+    "blocksync": (str(_BLOCKSYNC), "-c", _BLOCKSYNC_LINES, "PRIMARY", "SECONDARY"),
 }
 SPARSE_CASES: Final = ("loop", "mirrorlog")
 CASES: Final = (*OWN_CASES, *TOOLS, *(f"sparse_{name}" for name in SPARSE_CASES))
-
-
-def change_secondary(pair: Pair) -> None:
-    """Write something else into the runs of the secondary, durably."""
-    with pair.secondary.open("r+b", 0) as secondary:
-        for offset, length in pair.runs:
-            os.pwrite(secondary.fileno(), b"\1" * length, offset)
-        os.fsync(secondary.fileno())
-
-
-def check_equal(pair: Pair) -> None:
-    """Raise ProgramFailed unless the secondary has the primary's bytes in all runs."""
-    with pair.primary.open("rb", 0) as primary, pair.secondary.open("rb", 0) as secondary:
-        for offset, length in pair.runs:
-            data = os.pread(primary.fileno(), length, offset)
-            if os.pread(secondary.fileno(), length, offset) != data:
-                raise ProgramFailed(f"the secondary differs at offset {offset}")
 
 
 def run_case(bench: Bench, name: str) -> None:
@@ -369,7 +313,8 @@ def _is_installed(bench: Bench, name: str) -> bool:
     tool = TOOLS.get(name)
     if tool is None or shutil.which(tool[0]) is not None:
         return True
-    bench.skipped.append(f"{name}: apt install rsync libnbd-bin qemu-utils")
+    how = "make bench-site" if name == "blocksync" else "apt install rsync libnbd-bin qemu-utils"
+    bench.skipped.append(f"{name}: {how}")
     return False
 
 
@@ -383,6 +328,10 @@ def _result(bench: Bench, repeat: int, *, short: bool) -> dict[str, Any]:
         if loop_s is None
         else {name: round(value / loop_s, 3) for name, value in medians.items()}
     )
+    for name in SPARSE_CASES:
+        if loop_s is not None and {name, f"sparse_{name}"} <= medians.keys():
+            ratio = medians[f"sparse_{name}"] / medians[name]
+            ratios[f"sparse_{name}_to_{name}"] = round(ratio, 3)
     return {
         "bench": "site",
         "cases": {
