@@ -14,6 +14,7 @@ In reading order:
 - journal_recovery.py: applies the sealed journals of a site, without Kafka
 - site_journals.py: the same for the journals in a site's folder
 - site_metrics.py: the metrics of a site
+- worker_metrics.py: the metrics of one of its workers
 - site_removal.py: removes a site that will never return
 - name_fence.py: one process at a time runs a site
 - site_addresses.py: where a site reaches primaries and keeps secondaries

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -26,7 +26,7 @@ from mirrorlog.consumers.site_journals import apply_sealed, open_journals
 from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.consumers.verify.wiring import serving_digests, site_digests
 from mirrorlog.domain.site_progress import check_site_name
-from mirrorlog.metric_samples import ExportingRole
+from mirrorlog.metric_samples import ExportingRole, MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.settings import Settings
 
@@ -106,12 +106,17 @@ def serving(
     settings: Settings,
     on_metrics: Callable[[str], None],
     is_held: Callable[[int], bool] = lambda _: True,
+    more_samples: Callable[[], MetricSamples] = lambda: (),
 ) -> Iterator[None]:
     """Serve what a process of a site serves, in threads: its metrics, and digests of its volumes.
 
     folder: of the site. is_held: returns whether this process works for a partition.
+    more_samples: returns metrics beside those of the site; any thread calls it.
     """
-    samples = partial(site_samples, site, settings.metrics_volumes)
+
+    def samples() -> MetricSamples:
+        return chain(site_samples(site, settings.metrics_volumes), more_samples())
+
     digests = site_digests(site.name, folder.absolute(), settings, is_held)
     with (
         serving_metrics(settings, ExportingRole.SITE, samples, on_metrics),

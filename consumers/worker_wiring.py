@@ -32,6 +32,7 @@ from mirrorlog.consumers.wiring import (
     run_rounds,
     serving,
 )
+from mirrorlog.consumers.worker_metrics import worker_samples
 from mirrorlog.consumers.workers.folder_locks import FolderLocks
 from mirrorlog.consumers.workers.group_files import GroupFiles
 from mirrorlog.consumers.workers.site_group import SiteGroup
@@ -40,6 +41,7 @@ from mirrorlog.consumers.workers.worker_share import WorkerShare
 from mirrorlog.consumers.workers.worker_status import OnShare, WorkerStatus, ignore_share
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.errors import BadUse
+from mirrorlog.metric_samples import MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.settings import Settings
 
@@ -80,7 +82,14 @@ def run_worker(
     calls = calls or WorkerCalls()
     with (
         open_worker(name, folder, settings, calls.on_change) as worker,
-        serving(worker.site, folder, settings, calls.on_metrics, worker.share.is_held),
+        serving(
+            worker.site,
+            folder,
+            settings,
+            calls.on_metrics,
+            worker.share.is_held,
+            worker.samples,
+        ),
     ):
 
         def is_stopped() -> bool:
@@ -99,6 +108,10 @@ class SiteWorker:
         self.share: Final = share
         self._partition_count: Final = partition_count
         self._told: tuple[frozenset[int], int] = (frozenset(), 0)
+
+    def samples(self) -> MetricSamples:
+        """Return the metrics of the worker. Any thread may call it."""
+        return worker_samples(self.site.name, self.share, len(self.site.secondaries))
 
     def tell(self, on_share: OnShare) -> None:
         """Call `on_share` if anything has changed since the last call."""

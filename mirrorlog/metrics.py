@@ -193,6 +193,45 @@ SITE_HEARTBEAT: Final = _gauge(
     "When the site last did a piece of work: a round of its loop, or a run of blocks. In seconds "
     "since 1970 by its clock. It stands still if a device or Kafka doesn't answer.",
 )
+SITE_WORKERS: Final = _gauge(
+    "site_workers",
+    _R.SITE,
+    "site",
+    "The number of workers of the site that lived at this worker's last look, twice a second. "
+    "Absent, as all metrics of workers, for a site in one process.",
+)
+SITE_PARTITIONS: Final = _gauge(
+    "site_partitions",
+    _R.SITE,
+    "site",
+    "The number of partitions that the workers share. If all workers together have fewer, nobody "
+    "works for the others: a worker that starts or hangs, or none.",
+)
+SITE_WORKER_PARTITIONS: Final = _gauge(
+    "site_worker_partitions",
+    _R.SITE,
+    "site worker",
+    "The number of partitions that this worker has locked. The label is its slot.",
+)
+SITE_WORKER_VOLUMES: Final = _gauge(
+    "site_worker_volumes",
+    _R.SITE,
+    "site worker",
+    "The number of volumes in the partitions of this worker.",
+)
+SITE_WORKER_TAKEN: Final = _counter(
+    "site_worker_taken_partitions_total",
+    _R.SITE,
+    "site worker",
+    "The partitions that this worker has locked since its start: those of its first share, and "
+    "those that another worker gave back or lost.",
+)
+SITE_WORKER_GIVEN_BACK: Final = _counter(
+    "site_worker_given_back_partitions_total",
+    _R.SITE,
+    "site worker",
+    "The partitions that this worker has given back to others since its start.",
+)
 
 # The node: of one worker.
 

@@ -14,7 +14,11 @@ _LOOK_S: Final = 0.5
 
 
 class WorkerShare:
-    """PartitionShare of one worker, by its locks."""
+    """PartitionShare of one worker, by its locks.
+
+    Attributes that any thread may read: partition_count, as it was at the last look; None before
+    the first. taken, given_back: how many partitions were locked and given back since the start.
+    """
 
     def __init__(
         self, locks: WorkerLocks, clock: Clock, partition_count: Callable[[], int]
@@ -28,6 +32,8 @@ class WorkerShare:
         self._held: frozenset[int] = frozenset()
         self._wanted: frozenset[int] = frozenset()
         self._live: frozenset[int] = frozenset((self.slot,))
+        self.partition_count: int | None = None
+        self.taken = self.given_back = 0
         self._looked_at_s = float("-inf")
 
     @property
@@ -55,6 +61,7 @@ class WorkerShare:
     def give_back(self, partitions: Collection[int]) -> None:
         """Unlock partitions."""
         self._held -= frozenset(partitions)
+        self.given_back += len(partitions)
         for partition in partitions:
             self._locks.unlock_partition(partition)
 
@@ -67,6 +74,7 @@ class WorkerShare:
             if self._locks.lock_partition(partition)
         )
         self._held |= taken
+        self.taken += len(taken)
         return taken
 
     def _look(self) -> None:
@@ -75,7 +83,8 @@ class WorkerShare:
             return
         self._looked_at_s = now_s
         self._live = self._locks.live_slots() | {self.slot}
-        owners = partition_owners(self._partition_count(), self._live)
+        count = self.partition_count = self._partition_count()
+        owners = partition_owners(count, self._live)
         self._wanted = frozenset(
             partition for partition, slot in enumerate(owners) if slot == self.slot
         )

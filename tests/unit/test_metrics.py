@@ -18,7 +18,10 @@ from mirrorlog.metric_samples import (
 from mirrorlog.metrics import METRICS, REPLICA_STATE_NUMBERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
-LABELS = {"volume", "site", "state", "rung", "node", "partition", "code", "tier", "role", "version"}
+LABELS = {
+    *("volume", "site", "state", "rung", "worker"),
+    *("node", "partition", "code", "tier", "role", "version"),
+}
 """All labels. Each has few values, or one a volume. None names a host or a block."""
 
 

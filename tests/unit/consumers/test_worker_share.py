@@ -8,14 +8,17 @@ from functools import partial
 
 import pytest
 from notation import volume
+from scraping import scrape
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
+from mirrorlog.consumers.worker_metrics import worker_samples
 from mirrorlog.consumers.workers.worker_share import WorkerShare
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.devices import Data
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
@@ -160,6 +163,44 @@ def test_one_worker_has_everything_and_a_second_one_gets_its_part() -> None:
     assert (first.share.held, second.share.held) == ({0, 1}, {2})
     assert (first.volumes(), second.volumes()) == ("abcd", "ef")
     assert first.share.worker_count() == second.share.worker_count() == 2
+
+
+def metrics_of(worker: Worker) -> dict[str, float]:
+    """Return the metrics of a worker, by the end of their names."""
+    page = scrape(
+        ExportingRole.SITE,
+        lambda: worker_samples("a", worker.share, len(worker.site.secondaries)),
+    )
+    labels = {("a",), ("a", str(worker.share.slot))}
+    found = dict[str, float]()
+    for name, series in page.items():
+        if name.startswith("mirrorlog_site_"):
+            assert series.keys() <= labels
+            (found[name.removeprefix("mirrorlog_site_")],) = series.values()
+    return found
+
+
+def test_the_metrics_of_workers_say_who_has_what_and_what_has_moved() -> None:
+    folder = Folder()
+    first = Worker(folder)
+    assert "partitions" not in metrics_of(first)  # nobody has looked how many there are
+    first.run(60)
+    second = Worker(folder)
+    run([first, second])
+    assert metrics_of(first) == {
+        "workers": 2,
+        "partitions": 3,
+        "worker_partitions": 2,
+        "worker_volumes": 4,
+        "worker_taken_partitions_total": 3,
+        "worker_given_back_partitions_total": 1,
+    }
+    second.kill()
+    first.run(60)
+    metrics = metrics_of(first)
+    assert (metrics["workers"], metrics["worker_partitions"]) == (1, 3)
+    assert metrics["worker_taken_partitions_total"] == 4
+    assert metrics["worker_given_back_partitions_total"] == 1
 
 
 def test_what_a_worker_left_is_loaded_and_not_copied_again() -> None:
