@@ -242,10 +242,35 @@ class _Reading:
             known.take_row(volumes_by_key.get(message.key or b""), message)
         start = self._first_unread(partition, known, volumes)
         keys = {volume.volume.encode() for volume in volumes} | {b""}
-        for message in self._messages(commands, partition, start=start, end=commands_end):  # 3
-            if (message.key or b"") in keys:
-                known.take_command(message)
+        try:
+            for message in self._messages(commands, partition, start=start, end=commands_end):  # 3
+                if (message.key or b"") in keys:
+                    known.take_command(message)
+        except OutOfRetention as error:
+            raise self._lost_error(partition, known, start) from error
         return known
+
+    def _lost_error(
+        self, partition: int, known: PartitionSessions, start: int | None
+    ) -> OutOfRetention:
+        """Return the error for commands that are gone and that the log doesn't hold."""
+        first_kept = self.ports.admin.first_position(self.topics.commands, partition)
+        log_end = (
+            f"the log ends at position {known.watermark.through}"
+            if known.watermark is not None
+            else "the log is empty"
+        )
+        return OutOfRetention(
+            f"{log_end}, and the commands are kept from position {first_kept} on: what lies "
+            "between was deleted, so nobody knows which hosts have the volume open, or what they "
+            "wrote",
+            where=f"volume {', '.join(sorted(known.volumes))}, topic {self.topics.commands}, "
+            f"partition {partition}, from position {'the oldest' if start is None else start}",
+            next="Start the node, or start it again: it finds this, renews the history of the "
+            "partition, and its sites copy its volumes in full. Then open the volume again. Keep "
+            "commands for longer than the longest time without a node, and never delete the topic "
+            f"{self.topics.changelog}.",
+        )
 
     def _first_unread(
         self, partition: int, known: PartitionSessions, volumes: Sequence[Volume]

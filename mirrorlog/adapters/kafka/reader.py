@@ -190,9 +190,11 @@ class KafkaReader:
         where = f"topic {event.topic()}, partition {event.partition()}, position {event.offset()}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise OutOfRetention(
-                "the topic no longer holds the position at which reading continues",
+                "the topic no longer holds the position at which reading continues: retention has "
+                "deleted it, or the topic was emptied or created again",
                 where=where,
-                next="A resync is needed.",
+                next="Start this again: it begins at what is kept, and says what it lacks. See why "
+                "the topic lost it: `mirrorlog doctor` compares its settings.",
             )
         if error.retriable() or error.code() in (
             KafkaError._ALL_BROKERS_DOWN,

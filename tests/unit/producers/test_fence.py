@@ -451,6 +451,24 @@ def test_sessions_that_only_the_log_holds(rig: Rig, case: str) -> None:
         assert rig.published() == "s2 open · s2 close"
 
 
+@pytest.mark.parametrize("log_end", [None, 3])
+def test_a_host_is_told_which_commands_are_gone_and_that_the_node_repairs_it(
+    rig: Rig, log_end: int | None
+) -> None:
+    for _ in range(10):
+        rig.broker.append(TOPICS.commands, 0, b"other", b"unreadable")
+    rig.broker.trim(TOPICS.commands, 0, 10)
+    if log_end is not None:
+        rig.log((watermark_key(0), Watermark(partition=0, through=log_end, at_us=0)))
+    with pytest.raises(OutOfRetention) as raised:
+        rig.open(rig.host("two", 2))
+    error = raised.value
+    ends = "the log is empty" if log_end is None else "the log ends at position 3"
+    assert error.what.startswith(f"{ends}, and the commands are kept from position 10 on")
+    assert error.where.startswith("volume v, topic mirrorlog.commands, partition 0, from position")
+    assert "renews the history of the partition" in error.next
+
+
 # What became of the commands topic, of which the log held the positions 0 to 9
 BREAKS = ("created again", "went back", "went back, and used its positions again")
 
