@@ -12,7 +12,7 @@ from typing import Final
 from mirrorlog.adapters.folders import create_folder
 from mirrorlog.adapters.secondary_marks import read_mark, write_marks
 from mirrorlog.consumers.kept_exports import KeptExports
-from mirrorlog.consumers.resync.secondaries import FoundSecondary
+from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volumes import Volume
@@ -26,6 +26,20 @@ def marks_folder(site_folder: Path) -> Path:
     with suppress(OSError):  # write_marks() reports a folder that can't be created
         create_folder(folder)
     return folder
+
+
+def export_mark_path(site_folder: Path, volume: Volume) -> Path:
+    """Return the path of the mark of a secondary beside which none can lie."""
+    return marks_folder(site_folder) / f"{volume.volume}.json"
+
+
+def with_mark(device: FoundDevice, site_folder: Path, volume: Volume) -> FoundSecondary:
+    """Return what was found at an export, with its mark, if the site's folder has one."""
+    try:
+        mark = read_mark(export_mark_path(site_folder, volume))
+    except StateDamaged as error:
+        return FoundSecondary(device=device, mark_damage=str(error))
+    return FoundSecondary(device=device, mark=mark)
 
 
 def lock_export(site_folder: Path, volume: str) -> int | None:
@@ -69,11 +83,7 @@ class SecondaryExports:
     def find(self, volume: Volume) -> FoundSecondary:
         """Look what is there, and change nothing."""
         device = self._exports.look(volume.volume, self._addresses.secondary(volume))
-        try:
-            mark = read_mark(self._mark_path(volume))
-        except StateDamaged as error:
-            return FoundSecondary(device=device, mark_damage=str(error))
-        return FoundSecondary(device=device, mark=mark)
+        return with_mark(device, self._addresses.folder, volume)
 
     def hold(self, volume: Volume) -> None:
         """Lock the secondary for this process.
@@ -123,11 +133,9 @@ class SecondaryExports:
     def write_marks(self, marks: Sequence[tuple[Volume, SecondaryMark]]) -> None:
         """Write these marks durably, each in place of the one before."""
         if marks:
-            write_marks({self._mark_path(volume): mark for volume, mark in marks})
+            folder = self._addresses.folder
+            write_marks({export_mark_path(folder, volume): mark for volume, mark in marks})
 
     def open(self, volume: Volume) -> BlockDevice:
         """Return the export, for writing, at which find() has looked."""
         return self._exports.open(volume.volume, self._addresses.secondary(volume))
-
-    def _mark_path(self, volume: Volume) -> Path:
-        return marks_folder(self._addresses.folder) / f"{volume.volume}.json"

@@ -13,7 +13,7 @@ from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.adapters.image_locks import ImageUser, lock_secondary
 from mirrorlog.adapters.secondary_marks import mark_path, read_mark, write_marks
 from mirrorlog.consumers.resync.secondaries import FoundSecondary
-from mirrorlog.consumers.secondary_exports import marks_folder
+from mirrorlog.consumers.secondary_exports import export_mark_path
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_primaries import SitePrimaries, found_device
 from mirrorlog.domain.secondary_marks import SecondaryMark
@@ -134,7 +134,7 @@ class SecondaryFiles:
     def _mark_path(self, secondary: Path, volume: Volume) -> Path:
         if not secondary.is_block_device():
             return mark_path(secondary)
-        return marks_folder(self._addresses.folder) / f"{volume.volume}.json"
+        return export_mark_path(self._addresses.folder, volume)
 
 
 def _lock(device: FileDevice) -> None:

@@ -16,6 +16,7 @@ from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
 from mirrorlog.consumers.site_devices import SiteDevices
+from mirrorlog.consumers.state.drill_holds import DrillHolds
 from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.site_progress import SiteState
@@ -63,6 +64,7 @@ class FileSiteRig:
             open_reader=broker.reader,
             clock=self.clock,
             journals=self.journals or NoJournals(),
+            held_for_drills=DrillHolds(self.folder).look,
         )
         self.site = Site(name, ports, self.settings)
         return self.site

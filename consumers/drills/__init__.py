@@ -2,6 +2,7 @@
 
 Files in reading order:
 
-- holding.py: holds a secondary still at a consistent position
+- still_secondaries.py: opens a secondary, and keeps its writers off
+- holding.py: holds it still at a consistent position
 - drill_copy.py: a copy of it, as a reflink where the file system can
 """

@@ -1,5 +1,8 @@
 """A copy of a secondary that is held still, in a file that lives as long as its drill.
 
+A file is copied by the kernel, as a reflink if possible. An NBD export is read through several
+connections at once.
+
 The file is locked (flock(2)) while its drill lives. What a drill left that was killed is removed
 before the next copy is made. nbdkit opens the file at each connection, so it needs a name.
 """
@@ -10,18 +13,25 @@ import errno
 import fcntl
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.range_locks import pieces
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.units import format_size
 
 _FICLONE: Final = 0x40049409  # _IOW(0x94, 9, int), linux/fs.h
 _PREFIX, _SUFFIX = "drill-", ".img"
 _PIECE_BYTES: Final = 8 << 20
+_READ_BYTES: Final = 1 << 20
+_READERS: Final = 8
+_ZEROS: Final = bytes(_READ_BYTES)
 _CANNOT_COPY_RANGE: Final = (errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
@@ -40,12 +50,12 @@ class DrillCopy:
 
 
 def copy_still(
-    device: FileDevice, folder: Path, *, on_piece: Callable[[], None] = lambda: None
+    device: BlockDevice, folder: Path, *, on_piece: Callable[[], None] = lambda: None
 ) -> DrillCopy:
     """Return a copy in `folder`, as a reflink if the file system can make one.
 
     Otherwise what the device has allocated is copied, and on_piece is called after each piece.
-    Raise DeviceFailed if there isn't enough space.
+    Raise DeviceFailed if there isn't enough space, or if the device fails.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -74,18 +84,44 @@ def remove_left_copies(folder: Path) -> None:
             path.unlink()
 
 
-def _fill(device: FileDevice, copy: DrillCopy, folder: Path, on_piece: Callable[[], None]) -> None:
-    with suppress(OSError):
-        fcntl.ioctl(copy.fd, _FICLONE, device.fileno())
-        copy.is_reflink = True
-        return
+def _fill(device: BlockDevice, copy: DrillCopy, folder: Path, on_piece: Callable[[], None]) -> None:
+    if isinstance(device, FileDevice):
+        with suppress(OSError):
+            fcntl.ioctl(copy.fd, _FICLONE, device.fileno())
+            copy.is_reflink = True
+            return
     _check_space(device, copy.fd, folder)
     os.ftruncate(copy.fd, device.size_bytes)
+    if not isinstance(device, FileDevice):
+        with FileDevice(copy.path, writable=True) as target:
+            _read_all(device, target, on_piece)
+        return
     for offset, length in device.allocated():
         _copy(device, copy.fd, offset, offset + length, on_piece)
 
 
-def _check_space(device: FileDevice, fd: int, folder: Path) -> None:
+def _read_all(device: BlockDevice, target: FileDevice, on_piece: Callable[[], None]) -> None:
+    """Copy what the device has allocated, in several threads. Zeros become holes."""
+
+    def copy_piece(piece: tuple[int, int]) -> None:
+        offset, length = piece
+        data = device.pread(offset=offset, length=length)
+        if data != _ZEROS[:length]:
+            target.pwrite(offset, data)
+
+    left = _pieces(device)
+    with ThreadPoolExecutor(_READERS) as readers:
+        while together := list(islice(left, 2 * _READERS)):
+            for _ in readers.map(copy_piece, together):
+                on_piece()
+
+
+def _pieces(device: BlockDevice) -> Iterator[tuple[int, int]]:
+    for offset, length in device.allocated():
+        yield from pieces(offset=offset, length=length, most_bytes=_READ_BYTES)
+
+
+def _check_space(device: BlockDevice, fd: int, folder: Path) -> None:
     needed_bytes = sum(length for _, length in device.allocated())
     stats = os.fstatvfs(fd)
     free_bytes = stats.f_bavail * stats.f_frsize

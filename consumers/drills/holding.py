@@ -2,12 +2,12 @@
 
 1. The drill asks the site to stop at its next consistent position (drill_holds.py). Until then,
    cycles and their proofs go on, so a drill never leaves a secondary inconsistent.
-2. It tries to lock the secondary (image_locks.lock_still). That fails while the site, a fork, a
-   host or QEMU has it open to write. From the lock on, nobody on this machine writes to it.
+2. It tries to lock the secondary (still_secondaries.py). That fails while somebody has it open to
+   write. From the lock on, nobody writes to it from whom a lock can keep it.
 3. It reads the state that the site has saved, and holds it against the mark of the secondary, so
-   that a file in its place isn't taken for it. A site saves that a cycle runs before it writes the
-   first block (InPlaceCycles.run, step 2). So if the state says that the secondary is consistent,
-   it is, and stays so for as long as the lock is held.
+   that something in its place isn't taken for it. A site saves that a cycle runs before it writes
+   the first block (InPlaceCycles.run, step 2). So if the state says that the secondary is
+   consistent, it is, and stays so for as long as the lock is held.
 4. Otherwise it gives the lock up, and tries again.
 """
 
@@ -16,15 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
-from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.adapters.image_locks import lock_still
 from mirrorlog.consumers.state.drill_holds import RENEW_S, DrillHolds
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice
 
 _POLL_S: Final = 0.05
 _GO_ON_S: Final = 0.5
@@ -43,7 +41,7 @@ class StillSecondary:
     `claims_nothing` says why. saved_at_us: when its site saved that, microseconds since 1970.
     """
 
-    device: FileDevice
+    device: BlockDevice
     position: int | None
     saved_at_us: int | None
     claims_nothing: str | None = None
@@ -53,13 +51,15 @@ class StillSecondary:
 class HoldPorts:
     """What holding needs.
 
-    path: of the secondary. look: returns what its site has saved of it, and why that isn't about
-    what is there (meet_saved). stopped: returns whether to give up.
+    where: the secondary, for people. open_still: opens and locks it; returns None if somebody has
+    it open to write. look: returns what its site has saved of it, and why that isn't about the
+    device that was opened (meet_saved). stopped: returns whether to give up.
     """
 
-    path: Path
+    where: str
     holds: DrillHolds
-    look: Callable[[], tuple[SecondaryState | None, str | None]]
+    open_still: Callable[[], BlockDevice | None]
+    look: Callable[[BlockDevice], tuple[SecondaryState | None, str | None]]
     clock: Clock
     sleep: Callable[[float], None]
     stopped: Callable[[], bool] = lambda: False
@@ -95,7 +95,7 @@ class DrillHold:
             self.renew()
             held = self._look()
             if held is None:
-                why = "a site, a fork, a host or QEMU has it open to write"
+                why = "a site, a promotion, a fork, a host or QEMU has it open to write"
             elif held.position is not None or force:
                 return held
             else:
@@ -105,24 +105,23 @@ class DrillHold:
             if self._ports.clock.monotonic_s() >= until_s:
                 raise self._not_held(why, wait_s)
             self._ports.sleep(_POLL_S)
-        raise NotHeld("the drill was stopped before it began", where=str(self._ports.path))
+        raise NotHeld("the drill was stopped before it began", where=self._ports.where)
 
     def _look(self) -> StillSecondary | None:
         """Return the secondary if it can be locked now; None if somebody writes to it."""
-        device = FileDevice(self._ports.path, writable=False)
+        device = self._ports.open_still()
+        if device is None:
+            return None
         try:
-            if lock_still(device.fileno()):
-                return _held(device, *self._ports.look())
+            return _held(device, *self._ports.look(device))
         except BaseException:
             device.close()
             raise
-        device.close()
-        return None
 
     def _not_held(self, why: str, wait_s: float) -> NotHeld:
         return NotHeld(
             f"the secondary could not be held at a consistent position within {wait_s:g} s: {why}",
-            where=f"volume {self._volume}, {self._ports.path}",
+            where=f"volume {self._volume}, {self._ports.where}",
             next="Wait longer (--wait), stop what writes to it, or see `mirrorlog status`. With "
             "--force, an inconsistent one is served once it is paused (`mirrorlog site pause`).",
         )
@@ -144,7 +143,7 @@ def holding(
         hold.end()
 
 
-def _held(device: FileDevice, state: SecondaryState | None, doubt: str | None) -> StillSecondary:
+def _held(device: BlockDevice, state: SecondaryState | None, doubt: str | None) -> StillSecondary:
     if doubt is not None:
         return StillSecondary(device, None, None, doubt)
     if state is None:

@@ -16,7 +16,7 @@ from mirrorlog.adapters.addresses import open_file, path_of
 from mirrorlog.adapters.secondary_marks import mark_path
 from mirrorlog.consumers.resync.samples import differing_samples, samples_without
 from mirrorlog.consumers.resync.secondaries import FoundSecondary
-from mirrorlog.consumers.secondary_exports import marks_folder
+from mirrorlog.consumers.secondary_exports import export_mark_path
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.state.secondary_state import Sample, SecondaryState
 from mirrorlog.domain.volumes import Volume
@@ -36,7 +36,7 @@ class BackingFiles(SecondaryFiles):
 
     def _mark_path(self, secondary: Path, volume: Volume) -> Path:
         del secondary
-        return marks_folder(self._addresses.folder) / f"{volume.volume}.json"
+        return export_mark_path(self._addresses.folder, volume)
 
 
 def is_backing_file(
@@ -49,7 +49,7 @@ def is_backing_file(
     path = path_of(address)
     if saved is None or saved.identity is None or saved.identity.lasting is not None:
         return False
-    has_mark = (marks_folder(folder) / f"{volume.volume}.json").exists()
+    has_mark = export_mark_path(folder, volume).exists()
     return has_mark and (path.is_block_device() or not mark_path(path).exists())
 
 

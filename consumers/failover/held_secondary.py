@@ -21,6 +21,7 @@ from mirrorlog.consumers.failover.backing_files import (
     read_samples,
 )
 from mirrorlog.consumers.resync.meeting import MeetingStep, meet, resumed
+from mirrorlog.consumers.resync.secondaries import FoundSecondary
 from mirrorlog.consumers.secondary_exports import lock_export
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_addresses import SiteAddresses
@@ -162,7 +163,7 @@ def _met(
     if saved is not None and is_backing_file(address, folder, volume, saved):
         kind, differing = BackingFiles, read_samples(address, saved)
     files = kind(addresses, SitePrimaries(addresses, marks))
-    saved, doubt = meet_saved(site, folder, volume, files)
+    saved, doubt = meet_saved(site, folder, volume, files.find)
     return HeldSecondary(address, device, saved, doubt, differing, files, marks)
 
 
@@ -208,17 +209,17 @@ def _locked(
 
 
 def meet_saved(
-    site: str, folder: Path, volume: Volume, files: SecondaryFiles
+    site: str, folder: Path, volume: Volume, find: Callable[[Volume], FoundSecondary]
 ) -> tuple[SecondaryState | None, str | None]:
     """Return the saved state as it is about what is there, and why it isn't if it isn't.
 
-    Nobody may write to the secondary meanwhile.
+    find: returns what is there. Nobody may write to the secondary meanwhile.
     """
     try:
         saved = SecondaryStateFiles(folder / "states").load(volume.volume)
     except StateDamaged as error:
         return None, str(error)
-    found = files.find(volume)
+    found = find(volume)
     mark_of = SecondaryMark(secondary_id=_ANY_ID, site=site, volume=volume.volume, epoch=0)
     meeting = meet(mark_of, volume, saved, found, primary=None, is_state_damaged=False)
     if meeting.step is MeetingStep.RESUME:

@@ -38,6 +38,7 @@ In reading order:
 - stopping: a flag that SIGTERM and SIGINT set.
 - waiting: until the secondaries of a volume hold all that was written to it.
 - detaching: a part that goes on in the background once it is ready.
+- drill_sources: what a drill serves, by the address of a secondary.
 - present: the overview of everything, read for one command.
 - status_view: the overview as JSON, and as tables.
 - verify_view: the report of a verification.

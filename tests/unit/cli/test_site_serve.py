@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from notation import volume
 
-from mirrorlog.cli.commands.site_serve import _path
 from mirrorlog.cli.support.context import Invocation
+from mirrorlog.cli.support.drill_sources import secondary_address
 from mirrorlog.cli.support.output import Output
 from mirrorlog.domain.volumes import Volume, VolumeState
 from mirrorlog.errors import BadUse
@@ -18,20 +18,21 @@ from mirrorlog.settings import load_settings
 CALL = Invocation(load_settings(None, {}), Output(), verbose=False)
 
 
-def path(described: Volume, folder: Path) -> Path:
-    return _path(CALL, described, "a", folder)
+def address(described: Volume, folder: Path) -> str:
+    return secondary_address(CALL, described, "a", folder)
 
 
 def test_a_secondary_that_is_there_is_served(tmp_path: Path) -> None:
     (tmp_path / "v.img").touch()
-    assert path(volume("v"), tmp_path) == tmp_path / "v.img"
+    assert address(volume("v"), tmp_path) == (tmp_path / "v.img").as_uri()
+    exported = replace(volume("v"), secondaries={"a": "nbd://h/v"})
+    assert address(exported, tmp_path) == "nbd://h/v"
 
 
 @pytest.mark.parametrize(
     ("change", "why"),
     [
         ({}, "there is no secondary"),
-        ({"secondaries": {"a": "nbd://h/v"}}, "can't be kept from its writers"),
         ({"state": VolumeState.RETIRED}, "there is no secondary"),
     ],
 )
@@ -39,4 +40,4 @@ def test_what_is_no_secondary_is_refused(
     change: dict[str, object], why: str, tmp_path: Path
 ) -> None:
     with pytest.raises(BadUse, match=why):
-        path(replace(volume("v"), **change), tmp_path)  # type: ignore[arg-type]
+        address(replace(volume("v"), **change), tmp_path)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from mirrorlog.adapters.image_locks import ImageUser, lock_image, lock_secondary
 from mirrorlog.consumers.drills import drill_copy
 from mirrorlog.consumers.drills.drill_copy import copy_still
 from mirrorlog.consumers.drills.holding import HoldPorts, NotHeld, holding
+from mirrorlog.consumers.drills.still_secondaries import open_still_file
 from mirrorlog.consumers.state.drill_holds import FORGOTTEN_S, DrillHolds
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung, SiteState
@@ -161,7 +162,15 @@ def ports(
 
     holds = DrillHolds(image.parent)
     clock = ManualClock(look_s=0.1)
-    return HoldPorts(path=image, holds=holds, look=look, clock=clock, sleep=lambda _: None, **more)
+    return HoldPorts(
+        where=str(image),
+        holds=holds,
+        open_still=lambda: open_still_file(image),
+        look=lambda _: look(),
+        clock=clock,
+        sleep=lambda _: None,
+        **more,
+    )
 
 
 def test_only_a_consistent_secondary_is_taken_and_the_site_goes_on_at_the_end(image: Path) -> None:

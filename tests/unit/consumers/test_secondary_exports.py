@@ -8,8 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from file_sites import BLOCK, MARKS, FileSiteRig
+from file_sites import BLOCK
 from nbd_servers import Nbdkit, skip_without
+from nbd_sites import NbdRig, consistent_rig
 from notation import PRIMARY_ID, promotion, volume
 
 from mirrorlog.adapters.file_device import FileDevice
@@ -19,75 +20,19 @@ from mirrorlog.consumers.failover.backing_files import doubt_of
 from mirrorlog.consumers.failover.claims import claim_of
 from mirrorlog.consumers.failover.held_secondary import HeldSecondary, hold_secondary
 from mirrorlog.consumers.kept_exports import KeptExports
-from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.site_addresses import SiteAddresses
-from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volume_states import apply
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
-from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.site_log import SiteLog
-
-
-class NbdRig(FileSiteRig):
-    """The rig of files, with a server before each file. The first site starts when they run."""
-
-    def __init__(self, folder: Path) -> None:
-        self.servers = [Nbdkit(folder / "one"), Nbdkit(folder / "two")]
-        skip_without(self.servers[0])
-        for server in self.servers:
-            server.image.parent.mkdir(parents=True)
-        self.addresses: SiteAddresses | None = None
-        super().__init__(folder)
-        self.primary_server, self.secondary_server = self.servers
-        self.primary, self.secondary = (server.image for server in self.servers)
-        for server in self.servers:
-            FileDevice.create(server.image, self.volume.size_bytes).close()
-            server.start()
-        self.addresses = SiteAddresses(
-            "a", self.folder, {"v": self.primary_server.uri}, {"v": self.secondary_server.uri}
-        )
-        self.start()
-
-    def devices(self, name: str) -> SiteDevices:
-        if self.addresses is None:
-            return super().devices(name)
-        return SiteDevices(self.addresses, MARKS)
-
-    def restart(self, server: Nbdkit) -> None:
-        server.kill()
-        server.start()
-
-    def site_log(self) -> SiteLog:
-        """Return the log as a promotion reads it."""
-        broker, topics = self.log.broker, self.log.topics
-        reader = LogReader(broker.reader(), broker, topics.changelog, [0], site="a")
-        while not reader.caught_up():
-            reader.poll(0, lambda record: record.volume == "v")
-        return SiteLog(reader.logs["v"], VolumeLog(), "a")
-
-    def look_again(self) -> Secondary:
-        """Let the time pass after which idle and stopped secondaries are looked at."""
-        self.clock.now_s += 31
-        return self.settle()
 
 
 @pytest.fixture
 def rig(tmp_path: Path) -> Iterator[NbdRig]:
     """A rig whose secondary has gone through two cycles and is consistent."""
-    rig = NbdRig(tmp_path)
-    rig.run()
-    rig.write(*range(8))
-    rig.settle()
-    rig.write(1, 2, 9)
-    assert rig.settle().state is SiteState.CONSISTENT and rig.is_equal()
-    yield rig
-    rig.stop()
-    for server in rig.servers:
-        server.kill()
+    with consistent_rig(tmp_path) as rig:
+        yield rig
 
 
 def test_a_site_continues_where_it_was(rig: NbdRig) -> None:
