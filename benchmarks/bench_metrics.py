@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 
 from mirrorlog.adapters.metrics_page import MetricsExporter
+from mirrorlog.consumers.resync.known_group import GroupFigures
 from mirrorlog.consumers.resync.reporting import ReportedReplica
 from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
@@ -35,6 +36,10 @@ class ManyVolumes:
     def reported(self) -> list[ReportedReplica]:
         """Return one report a volume."""
         return [_replica(number) for number in range(self.volumes)]
+
+    def group_figures(self) -> list[GroupFigures]:
+        """Return nothing: no volume is in a group."""
+        return []
 
 
 def _replica(number: int) -> ReportedReplica:

@@ -6,11 +6,12 @@ They are read from the reports, so a scrape computes nothing of the log and take
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, Protocol
 
 from mirrorlog import metrics
+from mirrorlog.consumers.resync.known_group import GroupFigures
 from mirrorlog.consumers.resync.log_lag import STALE_S
 from mirrorlog.consumers.resync.reporting import ReportedReplica
 from mirrorlog.domain.site_progress import Rung, SiteState
@@ -41,6 +42,9 @@ class ReportingSite(Protocol):
     def reported(self) -> Sequence[ReportedReplica]:
         """Return all secondaries as they were reported last."""
 
+    def group_figures(self) -> Sequence[GroupFigures]:
+        """Return what is exported of each consistency group."""
+
 
 def site_samples(site: ReportingSite, max_volumes: int) -> MetricSamples:
     """Yield the metrics of a site. Any thread may call it.
@@ -61,6 +65,9 @@ def site_samples(site: ReportingSite, max_volumes: int) -> MetricSamples:
     yield from _sums(site.name, replicas, unlisted=len(replicas) - len(listed))
     for replica in listed:
         yield from _replica(site.name, replica)
+    by_volume = {replica.progress.volume: replica for replica in replicas}
+    for group in sorted(site.group_figures(), key=_group_severity)[:max_volumes]:
+        yield from _group(site.name, group, by_volume)
 
 
 def _as_of_now(replica: ReportedReplica, now_us: int, complete_us: int | None) -> ReportedReplica:
@@ -86,6 +93,42 @@ def may_promote(replica: ReportedReplica) -> bool:
 
 def _severity(replica: ReportedReplica) -> tuple[bool, str]:
     return replica.progress.state in _WELL, replica.progress.volume
+
+
+def _group_severity(group: GroupFigures) -> tuple[bool, str]:
+    return group.is_at_point, group.name
+
+
+def _group(
+    site: str, group: GroupFigures, replicas: Mapping[str, ReportedReplica]
+) -> Iterator[MetricSample]:
+    """Yield the metrics of a consistency group. replicas: by volume."""
+    labels = (site, group.name)
+    at_us = _known_at_us(group, [replicas.get(name) for name in group.members])
+    if at_us is not None:
+        yield MetricSample(metrics.GROUP_COMMON_POINT, at_us / 1e6, labels)
+    yield MetricSample(metrics.GROUP_WITHOUT_POINT, not group.is_at_point, labels)
+    yield MetricSample(metrics.GROUP_POINTS, group.common_points, labels)
+    yield MetricSample(metrics.GROUP_UNPROVED, group.unproved_cycles, labels)
+
+
+def _known_at_us(group: GroupFigures, members: Sequence[ReportedReplica | None]) -> int | None:
+    """Return the newest time as of which the members are known to be consistent with each other.
+
+    While none lacks anything, all of them equal their primaries as of the earliest of the times at
+    which each was known to do so.
+    """
+    if not group.is_at_point:
+        return None
+    times = list[int]()
+    for member in members:
+        if member is None or member.consistent_at_us is None:
+            return group.common_point_at_us
+        progress = member.progress
+        if progress.state is not SiteState.CONSISTENT or progress.behind_blocks != 0:
+            return group.common_point_at_us
+        times.append(member.consistent_at_us)
+    return max(min(times), group.common_point_at_us or 0)
 
 
 def _is_lag_unknown(replica: ReportedReplica) -> bool:

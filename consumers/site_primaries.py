@@ -14,6 +14,7 @@ from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri, is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.consumers.group_snapshots import take_together
 from mirrorlog.consumers.kept_exports import KeptExports
+from mirrorlog.consumers.resync.retry_pace import RetryPace
 from mirrorlog.consumers.resync.secondaries import FoundDevice, TakenSnapshot
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.domain.primary_marks import PrimaryMark
@@ -32,8 +33,10 @@ _SNAPSHOT_S: Final = 3.0
 """How long a host may take to answer with a snapshot. The site's other volumes wait meanwhile."""
 _SLOW_S: Final = 1.0
 """A question for a snapshot that fails only after this time holds up other volumes."""
-_SILENCE_S: Final = 60.0
+_FIRST_SILENCE_S: Final = 3.0
 """For this long, no further snapshot is asked for at that server."""
+_MOST_SILENCE_S: Final = 60.0
+"""The same of a server that fails again and again."""
 
 
 class SitePrimaries:
@@ -46,8 +49,8 @@ class SitePrimaries:
         self._marks: Final = marks
         self._exports: Final = KeptExports(writable=False)
         self._clock: Final = clock or SystemClock()
-        self._silent: Final[dict[str, float]] = {}
-        """By server, until when no snapshot is asked for."""
+        self._slow: Final[dict[str, RetryPace]] = {}
+        """By server, when snapshots are asked for again."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -121,22 +124,30 @@ class SitePrimaries:
 
         Several threads may call it.
         """
+        self._check_not_slow(uri)
         begin_s = self._clock.monotonic_s()
-        if begin_s < self._silent.get(uri.server, 0.0):
-            raise DeviceFailed(
-                "its host didn't answer an earlier question for a snapshot in time",
-                where=f"{uri}, offset 0",
-                next=f"The site asks it again within {_SILENCE_S:g} s.",
-            )
         try:
             device = NbdDevice(uri, writable=False, reconnects=False, connect_s=_SNAPSHOT_S)
         except DeviceFailed:
             now_s = self._clock.monotonic_s()
             if now_s - begin_s >= _SLOW_S:
-                self._silent[uri.server] = now_s + _SILENCE_S
+                new = RetryPace(first_s=_FIRST_SILENCE_S, most_s=_MOST_SILENCE_S)
+                pace = self._slow.setdefault(uri.server, new)
+                if pace.is_over(begin_s):  # no other thread has noted it meanwhile
+                    pace.note_failed(now_s)
             raise
-        self._silent.pop(uri.server, None)
+        self._slow.pop(uri.server, None)
         return device
+
+    def _check_not_slow(self, uri: NbdUri) -> None:
+        """Raise DeviceFailed while no snapshot is asked for at that server."""
+        pace = self._slow.get(uri.server)
+        if pace is not None and not pace.is_over(self._clock.monotonic_s()):
+            raise DeviceFailed(
+                "its host didn't answer an earlier question for a snapshot in time",
+                where=f"{uri}, offset 0",
+                next=f"The site asks it again within {_MOST_SILENCE_S:g} s.",
+            )
 
     def take_snapshots(self, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
         """Take snapshots of primaries that were found, as of one moment; return them by volume.
@@ -149,6 +160,7 @@ class SitePrimaries:
             served = self._served(volume)
             if served is None:
                 raise DeviceFailed("it has no snapshots", where=f"{live.uri}, offset 0")
+            self._check_not_slow(live.uri)  # no other host is to hold its writers back for nothing
             exports[volume.volume] = (live.uri, served)
         opened = take_together(exports, str(uuid4()), self._open_snapshot)
         return {

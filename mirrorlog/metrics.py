@@ -233,6 +233,39 @@ SITE_WORKER_GIVEN_BACK: Final = _counter(
     "The partitions that this worker has given back to others since its start.",
 )
 
+# A site: one series a consistency group.
+
+GROUP_COMMON_POINT: Final = _gauge(
+    "group_common_point_timestamp_seconds",
+    _R.SITE,
+    "site group",
+    "The newest time, in seconds since 1970 by the site's clock, of which the secondaries of the "
+    "group are known to hold every write that was acknowledged before it, all at one common point. "
+    "While no member lacks anything it moves on as replica_last_consistent_timestamp_seconds does. "
+    "Now minus this is the age of the last common point. Absent if there is none or nobody knows.",
+)
+GROUP_WITHOUT_POINT: Final = _gauge(
+    "group_without_common_point",
+    _R.SITE,
+    "site group",
+    "1 unless all secondaries of the group are known to be at one common point.",
+    is_problem=True,
+)
+GROUP_POINTS: Final = _counter(
+    "group_common_points_total",
+    _R.SITE,
+    "site group",
+    "The common points that the group has reached since the site's start.",
+)
+GROUP_UNPROVED: Final = _counter(
+    "group_unproved_cycles_total",
+    _R.SITE,
+    "site group",
+    "The cycles of the group since the site's start that ended at no new common point: a member "
+    "was written to while it was read without a snapshot, a snapshot broke, or something failed.",
+    is_problem=True,
+)
+
 # The node: of one worker.
 
 NODE_COMMANDS: Final = _counter(

@@ -83,6 +83,11 @@ PROGRESS: Final = site_progress(
     next_action="wait",
     last_verified_at_us=5,
     last_verify_result="equal",
+    group="db",
+    group_reason="paused",
+    common_point_id=GENERATION,
+    common_point_position=8,
+    common_point_at_us=4,
 )
 LEASE: Final = SiteLease(
     site="a",

@@ -29,6 +29,8 @@ In reading order:
 - copy_batches.py: the batches in which it does that
 - batched_writes.py: copies all ranges of a batch with a few calls
 - group_step.py: what a site does with the members of a consistency group, as pure functions
+- known_group.py: what a site knows of one group while it runs
+- retry_pace.py: when it asks again for snapshots that were refused
 - group_cycles.py: cycles of groups, which move all members or none
 - group_journals.py: reads such a cycle into journals, commits all of them, and applies them
 - whole_copy.py: copies everything, in chunks

@@ -14,6 +14,7 @@ from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
 from mirrorlog.consumers.resync.group_journals import GroupCycleEndedError, GroupJournals
 from mirrorlog.consumers.resync.group_step import (
+    CommonMoment,
     GroupMode,
     GroupRule,
     MemberView,
@@ -26,9 +27,15 @@ from mirrorlog.consumers.resync.group_step import (
     snapshot_cycle,
 )
 from mirrorlog.consumers.resync.journaled_cycles import CommitName
+from mirrorlog.consumers.resync.known_group import (
+    GroupCycle,
+    GroupFigures,
+    KnownGroup,
+    figures_of,
+)
 from mirrorlog.consumers.resync.meetings import SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
-from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
+from mirrorlog.consumers.resync.secondaries import Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.staging_step import StageBlocks, StagingStep
 from mirrorlog.consumers.state.secondary_state import SecondaryState
@@ -42,43 +49,8 @@ log = logging.getLogger("mirrorlog.site")
 
 _HELD_S: Final = 10.0
 """How long the snapshots of a group may wait for the log to reach them."""
-_RETRY_S: Final = 30.0
-"""How long a site asks for no snapshots of a group after they were refused."""
 _LEAST_INTERVAL_S: Final = 1.0
 """The time between two attempts to read a group without snapshots, at least."""
-
-
-@dataclass(slots=True)
-class _Cycle:
-    """A cycle of a group that isn't applied yet.
-
-    point: the id of its common point. saved: by volume, the description and the state when it
-    began. taken: by volume, the snapshots to read; none if the primaries themselves were read into
-    the journals. until_s: when to give the snapshots up if the log hasn't reached them.
-    """
-
-    point: str
-    saved: Mapping[str, tuple[Volume, SecondaryState | None]]
-    taken: Mapping[str, TakenSnapshot]
-    until_s: float
-
-
-@dataclass(slots=True)
-class _KnownGroup:
-    """What is known of one group. members: the volumes, sorted by name.
-
-    refusal: why there were no snapshots at the last attempt; None if there were, or if it is time
-    to try again (snapshots_from_s). due_s: when the next cycle may begin. told: the reason that was
-    logged last.
-    """
-
-    name: str
-    members: Sequence[Volume] = ()
-    cycle: _Cycle | None = None
-    refusal: str | None = None
-    snapshots_from_s: float = 0.0
-    due_s: float = 0.0
-    told: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +84,8 @@ class GroupCycles:
     ) -> None:
         self._ports, self._journals = ports, journals
         self._meetings, self._logs, self._calls = meetings, logs, calls
-        self._groups: Final[dict[str, _KnownGroup]] = {}
+        self._groups: Final[dict[str, KnownGroup]] = {}
+        self._figures: Final[dict[str, GroupFigures]] = {}
 
     def follow(self, volumes: Iterable[Volume]) -> None:
         """Take the members of all groups: all volumes that name one and aren't retired."""
@@ -122,8 +95,9 @@ class GroupCycles:
                 members.setdefault(volume.group, []).append(volume)
         for name in self._groups.keys() - members.keys():
             self._drop(self._groups.pop(name))
+            self._figures.pop(name, None)
         for name, group_members in members.items():
-            group = self._groups.setdefault(name, _KnownGroup(name))
+            group = self._groups.setdefault(name, KnownGroup(name))
             group.members = sorted(group_members, key=lambda volume: volume.volume)
 
     def own_step(self, secondary: Secondary) -> Idle | None:
@@ -151,26 +125,32 @@ class GroupCycles:
         """Take the next step of each group. Return the volumes that need a step or a report."""
         touched = set[str]()
         for group in self._groups.values():
-            before = group.cycle
+            cycle, told = group.cycle, group.told
             try:
                 self._advance(group)
             except GroupCycleEndedError as error:
+                group.unproved_cycles += group.cycle is None
                 self._drop(group)
                 self._wait(group)
                 self._tell(group, f"group {group.name} reaches no new common point now: {error}")
-            if group.cycle is not before:
+            if group.cycle is not cycle or group.told != told:
                 touched |= {volume.volume for volume in group.members}
+            self._figures[group.name] = figures_of(group, self._views(group))
         return touched & self._ports.secondaries.keys()
+
+    def figures(self) -> list[GroupFigures]:
+        """Return what is exported of each group, as of the last round. Any thread may call it."""
+        return list(self._figures.values())
 
     def close(self) -> None:
         """Give up all snapshots."""
         for group in self._groups.values():
             self._drop(group)
 
-    def _advance(self, group: _KnownGroup) -> None:
+    def _advance(self, group: KnownGroup) -> None:
         """Take the next step of a group. Raise GroupCycleEndedError if its cycle ends there."""
         now_s = self._ports.clock.monotonic_s()
-        if now_s >= group.snapshots_from_s:
+        if group.snapshots.is_over(now_s):
             group.refusal = None
         rule = self._rule(group, refusal=None)
         if rule.mode is not GroupMode.TOGETHER:
@@ -183,27 +163,28 @@ class GroupCycles:
         elif now_s >= group.due_s:
             self._begin(group)
 
-    def _go_on(self, group: _KnownGroup, cycle: _Cycle) -> None:
+    def _go_on(self, group: KnownGroup, cycle: GroupCycle) -> None:
         """Go on with a cycle that has begun."""
         members = self._members(group)
         is_same = {each.volume.volume for each in members} == cycle.saved.keys()
         if not is_same or not all(self._is_as_it_was(each, cycle) for each in members):
             raise GroupCycleEndedError("a member was changed meanwhile")
-        commit = CommitName(group.name, cycle.point)
+        commit = CommitName(group.name, cycle.moment.id)
         if cycle.taken:
             states = self._read(members, cycle, commit)
         else:
-            states = self._proved(members, cycle.point)
+            states = self._proved(members, cycle.moment)
         if states is None:
             return
         self._journals.apply(states, commit)
         group.cycle = None
+        group.common_points += 1
         _close(cycle)
         self._wait(group)
         self._tell(group, None)
 
     def _read(
-        self, members: Sequence[Secondary], cycle: _Cycle, commit: CommitName
+        self, members: Sequence[Secondary], cycle: GroupCycle, commit: CommitName
     ) -> list[tuple[Secondary, SecondaryState]] | None:
         """Read the snapshots into the journals, once the log has reached them.
 
@@ -221,7 +202,7 @@ class GroupCycles:
         for secondary, cycle_input in inputs:
             name, saved = secondary.volume.volume, secondary.saved
             assert saved is not None
-            planned = snapshot_cycle(saved, cycle_input, exports[name], cycle.point)
+            planned = snapshot_cycle(saved, cycle_input, exports[name], cycle.moment)
             if isinstance(planned, str):
                 raise GroupCycleEndedError(f"{name}: {planned}")
             steps.append((secondary, planned.step))
@@ -230,21 +211,21 @@ class GroupCycles:
         return states
 
     def _proved(
-        self, members: Sequence[Secondary], point: str
+        self, members: Sequence[Secondary], moment: CommonMoment
     ) -> list[tuple[Secondary, SecondaryState]] | None:
         """Return the states that the journals prove; None as long as they prove nothing."""
         states = []
         for secondary in members:
             together = secondary.staged or secondary.saved
             assert together is not None
-            state = quiet_state(together, self._calls.cycle_input(secondary), point)
+            state = quiet_state(together, self._calls.cycle_input(secondary), moment)
             if isinstance(state, str):
                 raise GroupCycleEndedError(f"{secondary.volume.volume}: {state}")
             states.append((secondary, state))
         known = [(secondary, state) for secondary, state in states if state is not None]
         return known if len(known) == len(states) else None
 
-    def _begin(self, group: _KnownGroup) -> None:
+    def _begin(self, group: KnownGroup) -> None:
         """Begin a cycle: take snapshots, or stage the primaries themselves if there are none."""
         members = self._members(group)
         checks = [(secondary, _check_step(secondary)) for secondary in members]
@@ -254,23 +235,33 @@ class GroupCycles:
         if failed:
             raise GroupCycleEndedError(f"a primary can't be read: {failed[0][1]}")
         saved = {each.volume.volume: (each.volume, each.saved) for each in members}
-        cycle = _Cycle(self._ports.draw_id(), saved, {}, 0.0)
+        cycle = GroupCycle(self._moment(), saved, {}, 0.0)
         if group.refusal is None:
             group.refusal = self._take(members, cycle)
-            if group.refusal is not None:
-                group.snapshots_from_s = self._ports.clock.monotonic_s() + _RETRY_S
+            if group.refusal is None:
+                group.snapshots.note_done()
+            else:
+                is_lasting = not all(self._has_snapshots(each) for each in members)
+                now_s = self._ports.clock.monotonic_s()
+                group.snapshots.note_failed(now_s, is_lasting=is_lasting)
                 self._tell(group, self._rule(group, refusal=group.refusal).reason)
         if group.refusal is not None:
             if not keeps_point(self._views(group)) and self._has_changes(members):
                 self._wait(group)  # each is copied for itself
                 return
-            self._stage_quiet(members, CommitName(group.name, cycle.point))
+            self._stage_quiet(members, CommitName(group.name, cycle.moment.id))
+            # Each primary equals what was staged from here on until the commands' end is asked for.
+            cycle.moment = replace(cycle.moment, at_us=self._ports.clock.now_us())
         group.cycle = cycle
 
-    def _take(self, members: Sequence[Secondary], cycle: _Cycle) -> str | None:
+    def _moment(self) -> CommonMoment:
+        """Return the moment of a new cycle, which isn't before now."""
+        return CommonMoment(id=self._ports.draw_id(), at_us=self._ports.clock.now_us())
+
+    def _take(self, members: Sequence[Secondary], cycle: GroupCycle) -> str | None:
         """Take snapshots of all members at one moment; return why that can't be done."""
         for secondary in members:
-            if not self._ports.devices.has_snapshots(secondary.volume):
+            if not self._has_snapshots(secondary):
                 return (
                     f"the primary of {secondary.volume.volume} has no snapshots (`host serve` with "
                     "its native filter has them), so it moves only while all members are quiet"
@@ -281,6 +272,9 @@ class GroupCycles:
             return f"no snapshots of its members at one moment: {error}"
         cycle.until_s = self._ports.clock.monotonic_s() + _HELD_S
         return None
+
+    def _has_snapshots(self, secondary: Secondary) -> bool:
+        return self._ports.devices.has_snapshots(secondary.volume)
 
     def _stage_quiet(self, members: Sequence[Secondary], commit: CommitName) -> None:
         """Stage what the log names of all members, from the primaries themselves."""
@@ -293,7 +287,7 @@ class GroupCycles:
             steps.append((secondary, step.step))
         self._journals.stage(steps, {}, commit)
 
-    def _rule(self, group: _KnownGroup, *, refusal: str | None) -> GroupRule:
+    def _rule(self, group: KnownGroup, *, refusal: str | None) -> GroupRule:
         """Return the rule of a group. refusal: as in group_rule()."""
         return group_rule(
             group.name,
@@ -302,7 +296,7 @@ class GroupCycles:
             refusal=refusal,
         )
 
-    def _views(self, group: _KnownGroup) -> list[MemberView]:
+    def _views(self, group: KnownGroup) -> list[MemberView]:
         views = []
         for volume in group.members:
             secondary = self._ports.secondaries.get(volume.volume)
@@ -321,10 +315,10 @@ class GroupCycles:
             views.append(replace(view, is_promoted_here=is_promoted))
         return views
 
-    def _members(self, group: _KnownGroup) -> list[Secondary]:
+    def _members(self, group: KnownGroup) -> list[Secondary]:
         return [self._ports.secondaries[volume.volume] for volume in group.members]
 
-    def _needs_point(self, group: _KnownGroup) -> bool:
+    def _needs_point(self, group: KnownGroup) -> bool:
         """Return whether the members lack something, or are at no common point yet."""
         return common_point(self._views(group)) is None or self._has_changes(self._members(group))
 
@@ -339,18 +333,18 @@ class GroupCycles:
                 return True
         return False
 
-    def _is_as_it_was(self, secondary: Secondary, cycle: _Cycle) -> bool:
+    def _is_as_it_was(self, secondary: Secondary, cycle: GroupCycle) -> bool:
         known = cycle.saved.get(secondary.volume.volume)
         return known == (secondary.volume, secondary.saved)
 
-    def _wait(self, group: _KnownGroup) -> None:
+    def _wait(self, group: KnownGroup) -> None:
         """Let no cycle of the group begin for a while."""
         interval_s = self._ports.interval_s
         if group.refusal is not None:
             interval_s = max(interval_s, _LEAST_INTERVAL_S)
         group.due_s = self._ports.clock.monotonic_s() + interval_s
 
-    def _tell(self, group: _KnownGroup, reason: str | None) -> None:
+    def _tell(self, group: KnownGroup, reason: str | None) -> None:
         """Log and report why a group reaches no common point; None if it does."""
         if reason is not None and reason != group.told:
             log.warning("%s: %s", self._ports.site, reason)
@@ -360,18 +354,19 @@ class GroupCycles:
             if secondary is not None:
                 secondary.note_group(reason)
 
-    def _drop(self, group: _KnownGroup) -> None:
+    def _drop(self, group: KnownGroup) -> None:
         """Give up the cycle of a group, if there is one."""
         cycle, group.cycle = group.cycle, None
         if cycle is None:
             return
+        group.unproved_cycles += 1
         _close(cycle)
         if not cycle.taken:
             known = map(self._ports.secondaries.get, cycle.saved)
             self._journals.drop([each for each in known if each is not None])
 
 
-def _close(cycle: _Cycle) -> None:
+def _close(cycle: GroupCycle) -> None:
     for taken in cycle.taken.values():
         taken.device.close()
 

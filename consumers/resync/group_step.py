@@ -136,6 +136,21 @@ def member_step(rule: GroupRule, saved: SecondaryState | None, step: StagingStep
     return Idle(SiteState.CONSISTENT, rule.reason)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommonMoment:
+    """The moment of one cycle of a group.
+
+    id: of the common point, a canonical UUID. at_us: see CommonPoint.
+    """
+
+    id: str
+    at_us: int | None
+
+    def at(self, position: int) -> CommonPoint:
+        """Return the common point of a member that was at `position` then."""
+        return CommonPoint(self.id, position, self.at_us)
+
+
 @dataclass(frozen=True, slots=True)
 class MemberCycle:
     """What a cycle of the group does with one member.
@@ -149,12 +164,12 @@ class MemberCycle:
 
 
 def snapshot_cycle(
-    saved: SecondaryState, cycle_input: CycleInput, snapshot: SnapshotExport, point: str
+    saved: SecondaryState, cycle_input: CycleInput, snapshot: SnapshotExport, moment: CommonMoment
 ) -> MemberCycle | str:
     """Return what a cycle that reads snapshots does with a member; or why there can't be one.
 
-    saved: the secondary is consistent there. snapshot: of the member at the common point `point`,
-    up to which the log is complete.
+    saved: the secondary is consistent there. snapshot: of the member at `moment`, up to which the
+    log is complete.
     """
     position = snapshot.position
     is_newest = position == cycle_input.watermark
@@ -166,7 +181,7 @@ def snapshot_cycle(
     )
     if not is_believed(snapshot, at_point):
         return "another host may have written, or the volume's history isn't that of its host"
-    step, mark = next_step(saved, at_point), CommonPoint(point, position)
+    step, mark = next_step(saved, at_point), moment.at(position)
     if isinstance(step, Resync) and step.reads_snapshot:
         return MemberCycle(step, replace(step.done, common_point=mark))
     if not isinstance(step, Idle) or step.state is not SiteState.CONSISTENT:
@@ -187,14 +202,14 @@ def quiet_step(saved: SecondaryState, cycle_input: CycleInput) -> MemberCycle | 
 
 
 def quiet_state(
-    together: SecondaryState, cycle_input: CycleInput, point: str
+    together: SecondaryState, cycle_input: CycleInput, moment: CommonMoment
 ) -> SecondaryState | str | None:
     """Return the state to save of a member whose primary was quiet since it was staged.
 
     together: of the secondary and its journal. read_end of `cycle_input` was asked for after all
     members had been read. The primary then equals `together` at the moment when the last of these
     reads was over, if the log is settled since then, and names nothing above the position that was
-    read. If that holds for each member, that moment is the common point.
+    read. If that holds for each member, that is `moment`, the common point.
 
     Return None while it isn't known, and a reason if the primary wasn't quiet.
     """
@@ -214,7 +229,7 @@ def quiet_state(
             together, suspect_after=None, changed_through=None, rung=together.rung or Rung.CHANGED
         ),
         cycle_input,
-        CommonPoint(point, watermark),
+        moment.at(watermark),
     )
 
 

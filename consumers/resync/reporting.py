@@ -9,6 +9,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.consumers.resync.cycle_steps import CycleInput
 from mirrorlog.consumers.resync.next_action import next_action
 from mirrorlog.consumers.resync.secondary import Secondary
+from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import SiteProgress, SiteState, is_behind_known
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Publisher
@@ -57,7 +58,8 @@ class ProgressReporter:
     def is_due(self, secondary: Secondary) -> bool:
         """Return whether a report is due.
 
-        It is due after the interval, and at once when the secondary becomes consistent.
+        It is due after the interval, and at once when the secondary becomes consistent, or is at
+        another common point: the reports of a group's members are to name the same one.
         """
         last = self._last.get(secondary.volume.volume)
         if last is None or self._clock.monotonic_s() - last.at_s >= self._interval_s:
@@ -65,6 +67,9 @@ class ProgressReporter:
         if secondary.state is not SiteState.CONSISTENT or secondary.staged is not None:
             return False
         was_consistent = last.progress.state is SiteState.CONSISTENT
+        saved, point_id = secondary.saved, last.progress.common_point_id
+        if saved is not None and saved.common_point_id != point_id:
+            return True
         return not was_consistent or bool(last.progress.behind_blocks)
 
     def forget(self, volume: str) -> None:
@@ -135,7 +140,7 @@ def progress_of(
         # A host that reads of the watermark may fork again. It must not fork again before the
         # site has saved that the secondary is behind.
         watermark = applied
-    return SiteProgress(
+    progress = SiteProgress(
         site=site,
         volume=volume.volume,
         generation=volume.generation,
@@ -153,7 +158,7 @@ def progress_of(
         reason=secondary.status.reason
         or _log_lag_reason(cycle_input)
         or secondary.reason
-        or secondary.group_reason,
+        or _group_reason(secondary),
         secondary_id=secondary.reported_id,
         last_applied_at_us=secondary.applied_at_us if saved else None,
         next_action=next_action(
@@ -163,6 +168,33 @@ def progress_of(
             is_unanswered=cycle_input.unanswered_reason is not None,
             has_watermark=cycle_input.watermark is not None,
         ),
+    )
+    return _with_group(progress, secondary, saved)
+
+
+def _group_reason(secondary: Secondary) -> str | None:
+    return None if secondary.volume.group is None else secondary.group_reason
+
+
+def _with_group(
+    progress: SiteProgress, secondary: Secondary, saved: SecondaryState | None
+) -> SiteProgress:
+    """Return the progress with what is known of the volume's group.
+
+    saved: the saved state; None if it is about another history.
+    """
+    volume = secondary.volume
+    if volume.group is None or volume.is_retired:
+        return progress
+    is_at_point = saved is not None and saved.common_point_id is not None
+    point = saved.common_point if saved is not None and is_at_point else None
+    return replace(
+        progress,
+        group=volume.group,
+        group_reason=_group_reason(secondary),
+        common_point_id=None if point is None else point.id,
+        common_point_position=None if point is None else point.position,
+        common_point_at_us=None if point is None else point.at_us,
     )
 
 

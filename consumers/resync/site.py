@@ -8,6 +8,7 @@ from typing import Final
 
 from mirrorlog.consumers.resync.copy_pace import CopyPausedError
 from mirrorlog.consumers.resync.cycle_steps import Resync
+from mirrorlog.consumers.resync.known_group import GroupFigures
 from mirrorlog.consumers.resync.reporting import ReportedReplica, SiteSummary, summarize_site
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.secondary_reports import SecondaryReports
@@ -138,6 +139,10 @@ class Site:
     def reported(self) -> list[ReportedReplica]:
         """Return all secondaries as they were reported last. Any thread may call it."""
         return self._reporter.reported()
+
+    def group_figures(self) -> list[GroupFigures]:
+        """Return what is exported of each consistency group. Any thread may call it."""
+        return self._groups.figures()
 
     def log_complete_us(self, partition: int) -> int | None:
         """Return when the log was last known to hold all commands (LogWatch.complete_us)."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from mirrorlog.consumers.range_reads import read_ranges
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
+from mirrorlog.consumers.resync.retry_pace import RetryPace
 from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.staging_step import InPlace, StageBlocks, StagingStep
@@ -28,8 +29,10 @@ log = logging.getLogger("mirrorlog.site")
 
 _HELD_S: Final = 10.0
 """How long a snapshot may wait for the log to reach it."""
-_RETRY_S: Final = 30.0
+_FIRST_RETRY_S: Final = 3.0
 """How long a site asks for no snapshot after one was refused."""
+_MOST_RETRY_S: Final = 30.0
+"""The same while they are refused again and again."""
 
 
 @dataclass(slots=True)
@@ -50,7 +53,7 @@ class SnapshotReads:
         self._secondaries, self._clock, self._interval_s = secondaries, clock, interval_s
         self._held: Final[dict[str, _Held]] = {}
         self._proved_s: Final[dict[str, float]] = {}
-        self._not_before_s: Final[dict[str, float]] = {}
+        self._refused: Final[dict[str, RetryPace]] = {}
 
     def note_saved(self, secondary: Secondary) -> None:
         """Note when the secondary is proved consistent: its state was just saved."""
@@ -69,16 +72,18 @@ class SnapshotReads:
             return
         if saved.is_unproved_copy:
             return  # snapshot_step() would refuse it
-        now_s = self._clock.monotonic_s()
+        now_s, refused = self._clock.monotonic_s(), self._refused.get(name)
         due_s = self._proved_s.setdefault(name, now_s) + self._interval_s
-        if now_s < max(due_s, self._not_before_s.get(name, now_s)):
+        if now_s < due_s or (refused is not None and not refused.is_over(now_s)):
             return
         try:
             taken = self._secondaries.take_snapshot(volume)
         except DeviceFailed as error:
             log.warning("%s: no snapshot of the primary: %s", name, error)
-            self._not_before_s[name] = now_s + _RETRY_S
+            pace = RetryPace(first_s=_FIRST_RETRY_S, most_s=_MOST_RETRY_S)
+            self._refused.setdefault(name, pace).note_failed(self._clock.monotonic_s())
             return
+        self._refused.pop(name, None)
         self._held[name] = _Held(taken, self._clock.monotonic_s() + _HELD_S)
 
     def with_snapshot(
@@ -130,7 +135,7 @@ class SnapshotReads:
         """Forget a volume that the site works for no more."""
         self.drop(volume)
         self._proved_s.pop(volume, None)
-        self._not_before_s.pop(volume, None)
+        self._refused.pop(volume, None)
 
     def drop_late(self) -> set[str]:
         """Give up the snapshots that the log hasn't reached in time; return their volumes."""

@@ -72,15 +72,19 @@ class CommonPoint:
     """A moment at which all members of a consistency group were read.
 
     id: a canonical UUID, the same for all members. position: of this volume at that moment.
+    at_us: a time by the site's clock, in microseconds since 1970: every write that was acknowledged
+    before it is in the members. None if nobody knows one.
     """
 
     id: str
     position: int
+    at_us: int | None = None
 
     def __post_init__(self) -> None:
         if str(UUID(self.id)) != self.id:
             raise ValueError(f"'{self.id}' isn't a UUID in canonical form")
         _check_number("position", self.position, BEFORE_FIRST)
+        _check_number("at_us", self.at_us, 0)
 
 
 @dataclass(frozen=True, slots=True)

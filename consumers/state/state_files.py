@@ -1,13 +1,14 @@
 """Where a site keeps the states of its secondaries: one small file per volume.
 
-Format, version 6: a line of mirrorlog/adapters/sealed_json.py, with the fields of SecondaryState,
+Format, version 7: a line of mirrorlog/adapters/sealed_json.py, with the fields of SecondaryState,
 `format` and `version`. `identity` is an object with the fields of SecondaryIdentity, or null.
-`samples` is a list of [offset, length, digest], `common_point` is [id, position] or null. A file
-that differs from this in any byte is damaged, so that no reader has to guess what it meant.
+`samples` is a list of [offset, length, digest], `common_point` is [id, position, at_us] or null. A
+file that differs from this in any byte is damaged, so that no reader has to guess what it meant.
 
-Version 5 has no `common_point`, version 4 no `copied_bytes` either, version 3 no `history_id` and
-no `anchor`, version 2 no `identity` and no `samples`, and version 1 no `changed_through`. A state
-without these is written in the older version.
+In version 6 `common_point` has no `at_us`. Version 5 has no `common_point`, version 4 no
+`copied_bytes` either, version 3 no `history_id` and no `anchor`, version 2 no `identity` and no
+`samples`, and version 1 no `changed_through`. A state without these is written in the older
+version.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 FORMAT: Final = "mirrorlog.secondary_state"
-FORMAT_VERSION: Final = 6
+FORMAT_VERSION: Final = 7
 _ADDED_FIELDS: Final = {
     2: ("changed_through",),
     3: ("identity", "samples"),
@@ -62,17 +63,21 @@ def encode_state(state: SecondaryState) -> bytes:
         **{field.name: getattr(state, field.name) for field in fields(SecondaryState)},
         "identity": None if state.identity is None else asdict(state.identity),
         "samples": [[sample.offset, sample.length, sample.digest] for sample in state.samples],
-        "common_point": None if point is None else [point.id, point.position],
+        "common_point": None if point is None else _point_fields(point),
     }
     for name in _NEWER_FIELDS[version]:
         del payload[name]
     return sealed_line(payload)
 
 
+def _point_fields(point: CommonPoint) -> list[object]:
+    return [point.id, point.position, *([] if point.at_us is None else [point.at_us])]
+
+
 def _oldest_version(state: SecondaryState) -> int:
     """Return the oldest version that can hold the state."""
     if state.common_point is not None:
-        return 6
+        return 6 if state.common_point.at_us is None else 7
     if state.copied_bytes is not None:
         return 5
     if state.history_id is not None or state.anchor is not None:

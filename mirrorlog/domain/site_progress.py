@@ -85,6 +85,14 @@ class SiteProgress:
     next_action: what an operator can do; None if nothing is to be done, and from older sites.
     last_verified_at_us, last_verify_result: when the secondary was last compared with the primary,
         and what that found. None if it never happened.
+    group: the volume's consistency group, as the site knows it. None if it is in none, and from
+        older sites, as all that follows.
+    group_reason: why the group reaches no new common point at the site; None if it does.
+    common_point_id: the UUID of the common point at which the secondary is. Members of the group
+        that report the same one are consistent with each other. None if it is at none.
+    common_point_position: the volume's position at that point.
+    common_point_at_us: every write that was acknowledged before this time, by the site's clock, is
+        in the common point. None if that time isn't known.
     """
 
     site: str
@@ -109,6 +117,11 @@ class SiteProgress:
     next_action: str | None = None
     last_verified_at_us: int | None = None
     last_verify_result: str | None = None
+    group: str | None = None
+    group_reason: str | None = None
+    common_point_id: str | None = None
+    common_point_position: int | None = None
+    common_point_at_us: int | None = None
 
 
 def check_site_name(name: str) -> str:

@@ -10,6 +10,7 @@ In reading order:
 - sites.py: which sites live
 - replicas.py: one row for each secondary
 - verified.py: what the last verification of each secondary found
+- groups.py: one row for each consistency group at each site
 - hosts.py: one row for each volume that a host has open
 - nodes.py: the workers of the node, and the partitions that none of them has
 - overview.py: all of it together

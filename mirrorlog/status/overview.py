@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirrorlog.reading.present_state import PresentState
+from mirrorlog.status.groups import GroupStatus, evaluate_groups
 from mirrorlog.status.health import Health, Thresholds, worst
 from mirrorlog.status.hosts import HostStatus, evaluate_hosts
 from mirrorlog.status.nodes import (
@@ -40,6 +41,7 @@ class Overview:
 
     at_us: int
     replicas: Sequence[ReplicaStatus]
+    groups: Sequence[GroupStatus]
     sites: Sequence[SiteStatus]
     hosts: Sequence[HostStatus]
     nodes: Sequence[NodeStatus]
@@ -79,6 +81,7 @@ def evaluate(
         state.verifications.values(),
         now_us,
     )
+    groups = evaluate_groups(state.volumes, heard, sites, now_us, volume=volume)
     host_reports = (each for each in state.hosts.values() if volume in (None, each.report.volume))
     hosts = evaluate_hosts(host_reports, now_us, thresholds)
     nodes = evaluate_nodes(state.nodes.values(), now_us, thresholds)
@@ -86,6 +89,7 @@ def evaluate(
     if state.reports_error is None:
         partitions = evaluate_partitions(nodes, partition_count)
     levels = [row.health for row in replicas]
+    levels += [row.health for row in groups]
     levels += [row.health for row in sites]
     levels += [row.health for row in hosts]
     levels += [node.health for node in nodes if node.report.partitions]
@@ -98,6 +102,7 @@ def evaluate(
     return Overview(
         at_us=now_us,
         replicas=replicas,
+        groups=groups,
         sites=sites,
         hosts=hosts,
         nodes=nodes,

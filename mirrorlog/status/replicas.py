@@ -53,6 +53,7 @@ class ReplicaStatus:
         SiteProgress.
     heartbeat_age_s: the time since the newest sign of life of the site.
     last_verify_at_us, last_verify: the last comparison with the primary, and its result.
+    group, common_point_id, common_point_position, common_point_at_us: as in SiteProgress.
     """
 
     volume: str
@@ -77,6 +78,10 @@ class ReplicaStatus:
     rung: str | None
     reason: str | None
     next_action: str | None
+    group: str | None
+    common_point_id: str | None
+    common_point_position: int | None
+    common_point_at_us: int | None
 
 
 def evaluate_replicas(
@@ -147,6 +152,10 @@ def _row(
         rung=None if report.rung is None else str(report.rung),
         reason=reason,
         next_action=next_action,
+        group=report.group,
+        common_point_id=report.common_point_id,
+        common_point_position=report.common_point_position,
+        common_point_at_us=report.common_point_at_us,
     )
 
 
@@ -287,4 +296,8 @@ def _without_report(
         rung=None,
         reason=reason,
         next_action=next_action,
+        group=None,
+        common_point_id=None,
+        common_point_position=None,
+        common_point_at_us=None,
     )

@@ -159,7 +159,7 @@ def sealed(**changes: object) -> bytes:
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        (sealed(version=7), "version 7"),
+        (sealed(version=8), "version 8"),
         (sealed(version=3), "checksum"),
         (sealed(version=2), "checksum"),
         (sealed(version=True), "version True"),
@@ -294,6 +294,27 @@ def test_version_6_stays_readable(rig: Rig) -> None:
     rig.put("vol1", content)
     assert rig.store.load("vol1") == state
     assert encode_state(state) == content
+
+
+def test_version_7_stays_readable(rig: Rig) -> None:
+    point = CommonPoint("1f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10", 41, 5)
+    content = (
+        b'{"anchor":null,"applied_position":41,"changed_through":null,"common_point":["1'
+        b'f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10",41,5],"consistent_position":41,"copied_by'
+        b'tes":null,"crc32":825964626,"cycle_through":null,"format":"mirrorlog.secondary'
+        b'_state","generation":"6f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","history_id":null,'
+        b'"identity":{"epoch":7,"lasting":"inode 12 generation 3","primary":"inode 9","s'
+        b'econdary_id":"0f1c1d36-3a0f-4d5e-9c55-0c5a7c8a9d10","size_bytes":1048576},"run'
+        b'g":"changed","samples":[[4096,512,"abababababababababababababababab"]],"suspec'
+        b't_after":null,"updated_at_us":2,"version":7,"volume":"vol1"}'
+        b"\n"
+    )
+    rig.put("vol1", content)
+    assert rig.store.load("vol1") == replace(FULL, common_point=point)
+    assert encode_state(replace(FULL, common_point=point)) == content
+    rig.put("vol1", content.replace(b",41,5]", b",41,6]"))
+    with pytest.raises(StateDamaged):
+        rig.store.load("vol1")
 
 
 def test_a_common_point_counts_where_the_secondary_is_consistent_at_it() -> None:

@@ -105,9 +105,9 @@ def write_both(world: World) -> None:
     world.fold_and_commit()
 
 
-def ready_world(*, has_snapshots: bool = True) -> World:
+def ready_world(*, has_snapshots: bool = True, **settings: object) -> World:
     """Return a world whose group is at a common point, and was written to since."""
-    world = group_world(3, has_snapshots=False)
+    world = group_world(3, has_snapshots=False, **settings)
     world.hold_primaries_still()
     if has_snapshots:
         world.use_snapshots(always=True)
@@ -258,3 +258,69 @@ def test_a_member_that_isnt_copied_here_leaves_the_others_to_themselves() -> Non
     assert world.site.secondary_equals_primary("v")
     report = world.site.site.progress(world.site.site.secondaries["v"])
     assert "volume u isn't copied by this process" in (report.reason or "")
+
+
+def reported_points(world: World) -> set[str | None]:
+    """Return the common points that the site's last reports on the members name."""
+    reports = {each.progress.volume: each.progress for each in world.site.site.reported()}
+    return {reports[name].common_point_id for name in MEMBERS}
+
+
+def test_the_reports_of_the_members_name_their_common_point() -> None:
+    world = ready_world(site_report_s=1e6)  # so nothing is reported just because it is time
+    before_us = world.site.clock.now_us()
+    run_to_point(world)
+    assert reported_points(world) == {point_of(world)}
+    for each in world.site.site.reported():
+        report = each.progress
+        if report.volume not in MEMBERS:
+            assert (report.group, report.common_point_id) == (None, None)
+            continue
+        state = world.site.states.load(report.volume)
+        assert state is not None and state.common_point is not None
+        assert (report.group, report.group_reason) == ("db", None)
+        assert report.common_point_position == state.common_point.position
+        assert report.common_point_at_us == state.common_point.at_us
+        assert before_us <= (report.common_point_at_us or 0) <= world.site.clock.now_us()
+
+
+def test_a_report_says_why_the_group_reaches_no_new_point_although_nothing_is_written() -> None:
+    world = ready_world()
+    run_to_point(world)
+    run_rounds(world, 5)
+    world.site.secondaries.missing.add("u")
+    run_rounds(world, 100)
+    reports = {each.progress.volume: each.progress for each in world.site.site.reported()}
+    assert "the secondary of u can't be used now" in (reports["v"].group_reason or "")
+    assert reports["v"].common_point_id == point_of(world)
+    (figures,) = world.site.site.group_figures()
+    assert not figures.is_at_point
+    world.site.secondaries.missing.clear()
+    run_to_point(world)
+    run_rounds(world, 5)
+    (figures,) = world.site.site.group_figures()
+    assert figures.is_at_point and figures.common_point_at_us is not None
+    assert figures.common_points > 0
+
+
+@pytest.mark.parametrize("failures", [1, 2])
+def test_snapshots_that_fail_once_or_twice_are_asked_for_again_within_seconds(
+    failures: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = ready_world()
+    world.site.clock.look_s = 0.01
+    before, failed_at_s, take = point_of(world), list[float](), MemorySecondaries.take_snapshots
+
+    def fail(self: MemorySecondaries, volumes: Sequence[Volume]) -> dict[str, TakenSnapshot]:
+        if len(failed_at_s) < failures:
+            failed_at_s.append(world.site.clock.now_s)
+            raise DeviceFailed("the host is slow", where="memory, offset 0")
+        return take(self, volumes)
+
+    monkeypatch.setattr(MemorySecondaries, "take_snapshots", fail)
+    for _ in range(1000):
+        write_both(world)  # so it is never quiet
+        run_rounds(world, 1)
+        if point_of(world) != before:
+            break
+    assert world.site.clock.now_s - failed_at_s[0] < 5 * 2**failures  # by the site's own clock

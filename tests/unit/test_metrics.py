@@ -19,10 +19,10 @@ from mirrorlog.metrics import METRICS, REPLICA_STATE_NUMBERS
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 LABELS = {
-    *("volume", "site", "state", "rung", "worker"),
+    *("volume", "group", "site", "state", "rung", "worker"),
     *("node", "partition", "code", "tier", "role", "version"),
 }
-"""All labels. Each has few values, or one a volume. None names a host or a block."""
+"""All labels. Each has few values, or one a volume or group. None names a host or a block."""
 
 
 def table_of(role: ExportingRole) -> str:

@@ -37,6 +37,8 @@ def _details(overview: Overview) -> Iterable[str]:
     for row in overview.replicas:
         name = f"volume {row.volume}" + (f" at {row.site}" if row.site else "")
         found.append((row.health, f"{name}: {row.reason or _lag_text(row.lag.lag_s)}"))
+    for group in overview.groups:
+        found.append((group.health, f"group {group.group} at {group.site}: {group.reason}"))
     found += [(row.health, f"site {row.site}: {row.reason}") for row in overview.sites]
     for host in overview.hosts:
         name = f"host {host.report.host} on {host.report.volume}"

@@ -10,6 +10,7 @@ from typing import Any
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.output import Output
 from mirrorlog.cli.support.tables import Column, print_table, table_lines
+from mirrorlog.status.groups import GroupStatus
 from mirrorlog.status.health import Health
 from mirrorlog.status.hosts import HostStatus
 from mirrorlog.status.nodes import NodeStatus
@@ -49,6 +50,7 @@ def overview_fields(overview: Overview) -> dict[str, Any]:
         "at": format_time(overview.at_us),
         "health": overview.health.name,
         "volumes": [replica_fields(row) for row in overview.replicas],
+        "groups": [_group_fields(row) for row in overview.groups],
         "sites": [site_fields(row) for row in overview.sites],
         "hosts": [_host_fields(row) for row in overview.hosts],
         "nodes": [_node_fields(row) for row in overview.nodes],
@@ -92,6 +94,25 @@ def replica_fields(row: ReplicaStatus) -> dict[str, Any]:
         "last_verify_at": _time(row.last_verify_at_us),
         "last_verify": row.last_verify,
         "rung": row.rung,
+        "reason": row.reason,
+        "next_action": row.next_action,
+        "group": row.group,
+        "common_point_id": row.common_point_id,
+        "common_point_position": row.common_point_position,
+        "common_point_at": _time(row.common_point_at_us),
+    }
+
+
+def _group_fields(row: GroupStatus) -> dict[str, Any]:
+    return {
+        "group": row.group,
+        "site": row.site,
+        "health": row.health.name,
+        "is_whole": row.is_whole,
+        "common_point_id": row.common_point_id,
+        "common_point_at": _time(row.common_point_at_us),
+        "common_point_age_s": row.common_point_age_s,
+        "members": [asdict(member) for member in row.members],
         "reason": row.reason,
         "next_action": row.next_action,
     }
@@ -203,7 +224,10 @@ def _site_cells(row: SiteStatus) -> list[str]:
 
 
 def summary_lines(overview: Overview) -> Iterable[str]:
-    """Yield what is below the table of secondaries: sites, hosts, the node, the quarantine."""
+    """Yield what is below the table: groups, sites, hosts, the node, the quarantine."""
+    for group in overview.groups:
+        name = f"group {group.group} at {group.site}"
+        yield _line(name, group.health, _group_text(group), group)
     for site in overview.sites:
         yield _line(f"site {site.site}", site.health, f"{site.life}, {_counts(site.volumes)}", site)
     for host in overview.hosts:
@@ -235,7 +259,26 @@ def summary_lines(overview: Overview) -> Iterable[str]:
     yield f"everything together: {overview.health.name}"
 
 
-def _line(name: str, health: Health, text: str, row: SiteStatus | HostStatus | NodeStatus) -> str:
+def _group_text(row: GroupStatus) -> str:
+    """Return where the members of a group are."""
+    places = [(each.volume, each.common_point_position) for each in row.members]
+    members = ", ".join(
+        f"{name} {_UNKNOWN if position is None else f'@{position}'}" for name, position in places
+    )
+    if row.common_point_id is None:
+        where = "at no common point" if row.is_whole is False else f"common point {_UNKNOWN}"
+    else:
+        age_s, verb = row.common_point_age_s, "at" if row.is_whole else "reported at"
+        when = "an unknown time"
+        if age_s is not None:
+            when = f"{_local(row.common_point_at_us)}, {format_duration(age_s)} ago"
+        where = f"{verb} one common point of {when}"
+    return f"{where}: {members}"
+
+
+def _line(
+    name: str, health: Health, text: str, row: GroupStatus | SiteStatus | HostStatus | NodeStatus
+) -> str:
     more = "" if row.reason is None else f": {row.reason}. {row.next_action or ''}".rstrip()
     return f"{name}: {health.name}, {text}{more}"
 

@@ -424,6 +424,7 @@ site_progress.v3    b501527e2b653cf5
 site_progress.v4    5ac171bc919abbae
 site_progress.v5    5358f58d0760d0a0
 site_progress.v6    d7dd64ba255e2dd4
+site_progress.v7    df04ac4f08a3ff69
 tracking_command.v1 2ed6c02cfc5b0391
 tracking_command.v2 f94a14090abfff97
 tracking_command.v3 915375bbf6a2f0fa

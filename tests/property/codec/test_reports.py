@@ -36,11 +36,13 @@ GOLDEN = {
         "c301fc1922fa6869c75b026e02040214687474703a2f2f6e3a3106302e310406060208020e02040200000000"
         "0000e03f020a020c02067768790802000000000000000002040601",
     ),
-    "site_progress.v6": (
+    "site_progress.v7": (
         PROGRESS,
-        "c301d7dd64ba255e2dd4026102764831313131313131312d313131312d343131312d383131312d3131313131"
-        "3131313131313104020866756c6c0212000214020202804002000000000000e03f048080010e020677687902"
-        "06616263020000000000029040020000000000001040020c020877616974020a020a657175616c",
+        "c301df04ac4f08a3ff69026102764831313131313131312d313131312d343131312d383131312d31313131"
+        "313131313131313104020866756c6c0212000214020202804002000000000000e03f048080010e02067768"
+        "790206616263020000000000029040020000000000001040020c020877616974020a020a657175616c0204"
+        "6462020c706175736564024831313131313131312d313131312d343131312d383131312d31313131313131"
+        "313131313102100208",
     ),
 }
 
@@ -52,10 +54,26 @@ def test_the_bytes_of_a_report_never_change(name: str) -> None:
     assert decode(bytes.fromhex(golden), type(report)) == report
 
 
-def test_a_report_of_the_version_before_is_read() -> None:
-    golden = GOLDEN["site_progress.v6"][1]
-    before = golden.replace("c301d7dd64ba255e2dd4", "c3015358f58d0760d0a0")
-    assert decode(bytes.fromhex(before), SiteProgress) == PROGRESS
+BEFORE_GROUPS = replace(
+    PROGRESS,
+    group=None,
+    group_reason=None,
+    common_point_id=None,
+    common_point_position=None,
+    common_point_at_us=None,
+)
+GOLDEN_V6 = (
+    "c301d7dd64ba255e2dd4026102764831313131313131312d313131312d343131312d383131312d31313131"
+    "313131313131313104020866756c6c0212000214020202804002000000000000e03f048080010e02067768"
+    "790206616263020000000000029040020000000000001040020c020877616974020a020a657175616c"
+)
+
+
+@pytest.mark.parametrize("fingerprint", ["d7dd64ba255e2dd4", "5358f58d0760d0a0"])
+def test_a_report_of_an_older_version_is_read(fingerprint: str) -> None:
+    """Versions 5 and 6 have the same fields: version 6 added a state."""
+    before = GOLDEN_V6.replace("d7dd64ba255e2dd4", fingerprint)
+    assert decode(bytes.fromhex(before), SiteProgress) == BEFORE_GROUPS
 
 
 @given(
@@ -136,5 +154,24 @@ def test_the_new_fields_of_a_sites_report_read_back(
         next_action=next_action,
         last_verified_at_us=last_verified_at_us,
         last_verify_result=last_verify_result,
+    )
+    assert decode(encode(report), SiteProgress) == report
+
+
+@given(st.none() | TEXT, st.none() | TEXT, st.none() | TEXT, UNKNOWN_NUMBER, UNKNOWN_NUMBER)
+def test_the_group_of_a_sites_report_reads_back(
+    group: str | None,
+    group_reason: str | None,
+    point_id: str | None,
+    position: int | None,
+    at_us: int | None,
+) -> None:
+    report = replace(
+        PROGRESS,
+        group=group,
+        group_reason=group_reason,
+        common_point_id=point_id,
+        common_point_position=position,
+        common_point_at_us=at_us,
     )
     assert decode(encode(report), SiteProgress) == report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -9,6 +10,7 @@ from notation import GENERATION, record, site_progress, volume
 from scraping import exported_names, scrape
 
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
+from mirrorlog.consumers.resync.known_group import GroupFigures
 from mirrorlog.consumers.resync.reporting import ProgressReporter, ReportedReplica
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.site_metrics import site_samples
@@ -65,22 +67,41 @@ class Site:
         assert partition == 3
         return self.complete_us
 
+    groups: Sequence[GroupFigures] = ()
+
     def reported(self) -> list[ReportedReplica]:
         return self.replicas
 
+    def group_figures(self) -> Sequence[GroupFigures]:
+        return self.groups
 
-def page_of(*replicas: ReportedReplica, limit: int = 10) -> dict[str, dict[tuple[str, ...], float]]:
-    return scrape(ExportingRole.SITE, lambda: site_samples(Site(list(replicas)), limit))
+
+GROUP = GroupFigures(
+    name="db",
+    members=["v", "w"],
+    is_at_point=True,
+    common_point_at_us=7_000_000,
+    common_points=3,
+    unproved_cycles=0,
+)
+
+
+def page_of(
+    *replicas: ReportedReplica, limit: int = 10, groups: Sequence[GroupFigures] = ()
+) -> dict[str, dict[tuple[str, ...], float]]:
+    site = Site(list(replicas), groups=groups)
+    return scrape(ExportingRole.SITE, lambda: site_samples(site, limit))
 
 
 def test_every_metric_of_a_site_is_exported() -> None:
     roles = (ExportingRole.SITE, ExportingRole.EVERY)
     names = {metric.name for metric in METRICS if metric.role in roles}
-    assert exported_names(page_of(replica(eta_s=9.0))) == names - OF_WORKERS
+    page = page_of(replica(eta_s=9.0), groups=[GROUP])
+    assert exported_names(page) == names - OF_WORKERS
 
 
 def test_a_consistent_secondary_has_no_problem() -> None:
-    page = page_of(replica())
+    page = page_of(replica(), groups=[GROUP])
     for metric in METRICS:
         if metric.is_problem and metric.role is ExportingRole.SITE:
             assert set(page[metric.name].values()) == {0.0}, metric.name
@@ -88,6 +109,35 @@ def test_a_consistent_secondary_has_no_problem() -> None:
     assert page["mirrorlog_replica_last_applied_timestamp_seconds"] == {("a", "v"): 5}
     # It equalled the primary when the log was complete: an idle volume is up to date, not stale.
     assert page["mirrorlog_replica_last_consistent_timestamp_seconds"] == {("a", "v"): NOW_S - 10}
+
+
+def test_the_common_point_of_a_group_ages_from_the_first_member_that_lacks_something() -> None:
+    def time_of(*replicas: ReportedReplica, group: GroupFigures = GROUP) -> float | None:
+        page = page_of(*replicas, groups=[group])
+        times = page.get("mirrorlog_group_common_point_timestamp_seconds", {})
+        assert page["mirrorlog_group_without_common_point"] == {
+            ("a", "db"): float(not group.is_at_point)
+        }
+        return times.get(("a", "db"))
+
+    idle, behind = replica(volume="v"), replica(volume="w", behind_blocks=1, lag_s=2.0)
+    assert time_of(idle, replica(volume="w")) == NOW_S - 10
+    assert time_of(idle, behind) == 7
+    assert time_of(idle, replica(volume="w", state=SiteState.STOPPED)) == 7
+    assert time_of(idle) == 7  # nothing is known of the other member
+    untimed = replace(GROUP, common_point_at_us=None)
+    assert time_of(idle, behind, group=untimed) is None
+    assert time_of(idle, replica(volume="w"), group=untimed) == NOW_S - 10
+    assert time_of(idle, replica(volume="w"), group=replace(GROUP, is_at_point=False)) is None
+
+
+def test_the_cycles_of_a_group_are_counted_and_groups_without_a_point_come_first() -> None:
+    apart = replace(GROUP, name="other", is_at_point=False, unproved_cycles=2)
+    page = page_of(groups=[GROUP, apart])
+    assert page["mirrorlog_group_common_points_total"] == {("a", "db"): 3, ("a", "other"): 3}
+    assert page["mirrorlog_group_unproved_cycles_total"] == {("a", "db"): 0, ("a", "other"): 2}
+    page = page_of(groups=[GROUP, apart], limit=1)
+    assert page["mirrorlog_group_without_common_point"] == {("a", "other"): 1}
 
 
 def test_what_a_comparison_found_equal_is_counted() -> None:

@@ -13,6 +13,7 @@ from notation import site_progress, volume
 from reports import LEASE
 from scraping import scrape
 
+from mirrorlog.consumers.resync.known_group import GroupFigures
 from mirrorlog.consumers.resync.reporting import ReportedReplica
 from mirrorlog.consumers.site_metrics import site_samples
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
@@ -38,6 +39,9 @@ class Site:
 
     def log_complete_us(self, partition: int) -> int | None:
         return NOW_US
+
+    def group_figures(self) -> list[GroupFigures]:
+        return []
 
     def reported(self) -> list[ReportedReplica]:
         size_bytes = volume().size_bytes
