@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from file_sites import MARKS, FileSiteRig
 from nbd_servers import Nbdkit, skip_without
@@ -62,10 +63,13 @@ class NbdRig(FileSiteRig):
         return self.settle()
 
 
+RigT = TypeVar("RigT", bound=NbdRig)
+
+
 @contextmanager
-def consistent_rig(folder: Path) -> Iterator[NbdRig]:
+def consistent_rig(folder: Path, kind: type[RigT] = NbdRig) -> Iterator[RigT]:  # type: ignore[assignment]
     """Yield a rig whose secondary has gone through two cycles and is consistent."""
-    rig = NbdRig(folder)
+    rig = kind(folder)
     rig.run()
     rig.write(*range(8))
     rig.settle()

@@ -9,5 +9,6 @@ docs/decisions/failing-over.md says why it is done in this way. In reading order
 - held_secondary.py: a secondary from which its site keeps off
 - backing_files.py: the file behind a secondary that its site reaches as an NBD export
 - rejoining.py: the state with which a former primary becomes a secondary
+- exported_copies.py: a former primary that its site is to reach as an NBD export
 - former_primary.py: a former primary on this machine becomes the secondary of a site
 """

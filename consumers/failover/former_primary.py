@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -11,7 +11,10 @@ from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import create_folder
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.adapters.secondary_marks import write_marks
+from mirrorlog.consumers.failover.exported_copies import ExportedCopy
 from mirrorlog.consumers.failover.rejoining import promotion_that_ended, rejoining_state
+from mirrorlog.consumers.secondary_exports import export_mark_path
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_primaries import SitePrimaries
@@ -80,11 +83,11 @@ def check_former(
 
 def check_no_other(volume: Volume, address: str, *, site: str, folder: Path) -> None:
     """Raise BadUse if the site keeps another secondary of the volume than that at the address."""
-    path = path_of(address)
     described = volume.secondaries.get(site)
     own = folder / f"{volume.volume}.img"
-    is_other = described is not None and place_of(described) != place_of(address)
-    if is_other or (described is None and own.exists() and place_of(str(own)) != str(path)):
+    place = place_of(address)
+    is_other = described is not None and place_of(described) != place
+    if is_other or (described is None and own.exists() and place_of(str(own)) != place):
         raise BadUse(
             f"the site keeps another secondary of the volume, at {described or own}",
             where=f"volume {volume.volume} at {site}",
@@ -100,6 +103,7 @@ def become_secondary(
     folder: Path,
     copies_all: bool,
     marks: PrimaryMarkFiles,
+    export: ExportedCopy | None = None,
 ) -> None:
     """Turn a former primary into the secondary of a site.
 
@@ -109,8 +113,9 @@ def become_secondary(
     3. It loses the mark of a primary. Only now the site doesn't keep off it any more, and a crash
        before leaves a former primary, which rejoins again.
 
-    volume: it names the device as the site's secondary (check_no_other). Every write to the device
-    must be named by the log, unless `copies_all`. Raise DeviceFailed.
+    volume: it names the device, or its export, as the site's secondary (check_no_other). Every
+    write to the device must be named by the log, unless `copies_all`. export: by which the site
+    reaches it; None if it is on the site's machine. Raise DeviceFailed.
     """
     device, name = former.device, volume.volume
     addresses = SiteAddresses(site, folder)
@@ -120,13 +125,17 @@ def become_secondary(
         secondary_id=str(uuid4()),
         epoch=0,
         size_bytes=device.size_bytes,
-        lasting=device.identity.lasting,
+        lasting=device.identity.lasting if export is None else None,
     )
     state = SecondaryState(name, volume.generation, identity=identity)
     if former.promotion is not None and not copies_all:
         state = rejoining_state(volume, former.promotion, identity) or state
-    files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
     mark = SecondaryMark(secondary_id=identity.secondary_id, site=site, volume=name, epoch=0)
-    files.write_marks([(volume, mark)])  # 1
+    if export is None:
+        files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
+        files.write_marks([(volume, mark)])  # 1
+    else:
+        write_marks({export_mark_path(folder, volume): mark})  # 1
+        state = replace(state, samples=export.samples)
     SecondaryStateFiles(folder / "states").save(state)  # 2
     marks.remove(device)  # 3

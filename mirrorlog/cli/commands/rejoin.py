@@ -34,6 +34,14 @@ def rejoin(
         str | None,
         typer.Option("--host", help="The host that wrote to it, if that isn't host-VOLUME."),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            help="The NBD export by which the site reaches the former primary, which is served "
+            "here.",
+        ),
+    ] = None,
     copy_all: Annotated[
         bool,
         typer.Option("--all", help="Copy everything, and not only what both sides wrote."),
@@ -53,10 +61,20 @@ def rejoin(
        a primary.
 
     If this is interrupted, repeat it. Then run the site; it goes on after each interruption.
+
+    With --address, the site writes to the copy through that NBD export. Samples of the copy tell it
+    whether the export is the right one. The folder may be carried to the site's machine.
     """
     call = at_source(invocation(context))
     with open_plan(
-        call, name, site=site, folder=folder, copy=copy, copies_all=copy_all, host=host
+        call,
+        name,
+        site=site,
+        folder=folder,
+        copy=copy,
+        copies_all=copy_all,
+        host=host,
+        export=address,
     ) as plan:
         if plan.needs_all and not copy_all and not dry_run:
             raise plan.unknown_error()

@@ -6,13 +6,20 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from uuid import uuid4
 
 from mirrorlog.adapters.addresses import open_primary, parse_file_address
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd, parse_nbd_uri
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.describing import publish_changed
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.cli.support.volume_view import volume_fields
+from mirrorlog.consumers.failover.exported_copies import (
+    ExportedCopy,
+    check_exported,
+    copy_samples,
+)
 from mirrorlog.consumers.failover.former_primary import (
     FormerPrimary,
     become_secondary,
@@ -25,6 +32,7 @@ from mirrorlog.domain.promotions import Promotion
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, MirrorlogError
+from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.durable.disk_folder import DiskFolder
 from mirrorlog.producers.wiring import HostWiring, default_host_name
@@ -112,9 +120,9 @@ def publish_secondary(settings: Settings, volume: Volume, site: str, address: st
 class RejoinPlan:
     """What a rejoin does.
 
-    former: the former primary, open and locked. address: of it. named_after: the log names above
-    this position all in which it differs from the primary; None if nobody knows that. copies_all:
-    everything is copied.
+    former: the former primary, open and locked. address: of it on this machine. export: by which
+    its site reaches it; None if it is here. named_after: the log names above this position all in
+    which it differs from the primary; None if nobody knows that. copies_all: everything is copied.
     """
 
     volume: Volume
@@ -125,6 +133,12 @@ class RejoinPlan:
     named_after: int | None
     copies_all: bool
     marks: PrimaryMarkFiles
+    export: ExportedCopy | None = None
+
+    @property
+    def kept_at(self) -> str:
+        """The address by which the site reaches the copy."""
+        return self.address if self.export is None else self.export.address
 
     @property
     def parted_position(self) -> int | None:
@@ -187,11 +201,12 @@ def open_plan(
     copy: str | None = None,
     copies_all: bool = False,
     host: str | None = None,
+    export: str | None = None,
 ) -> Iterator[RejoinPlan]:
     """Lock the former primary, and check that it can rejoin as the secondary of a site.
 
     copy: its address; None: the one that it had. copies_all: as the user asked. host: that wrote to
-    it; None: this machine's.
+    it; None: this machine's. export: the NBD URI by which the site reaches it; None: it is here.
     Raise BadUse if it can't, UnknownVolume, DeviceFailed and KafkaFailed.
     """
     folder = folder.absolute()
@@ -202,6 +217,7 @@ def open_plan(
             where=f"volume {name} at {site}",
             next="Name the site that is to keep the former primary.",
         )
+    check_copy(copy, export, site, volume)
     address = parse_file_address(copy or former_address(volume)).uri
     marks = PrimaryMarkFiles(call.settings.primary_marks_dir)
     with open_primary(address, exclusive=True) as device:
@@ -209,12 +225,57 @@ def open_plan(
         if former.promotion is None and copy is not None:
             promotion = first_primary_promotion(call, volume, former.mark, host)
             former = replace(former, promotion=promotion)
-        check_no_other(volume, address, site=site, folder=folder)
+        check_no_other(volume, export or address, site=site, folder=folder)
+        exported = None if export is None else sampled(call, volume, device, export)
         named_after = None
         if former.promotion is not None:
             named_after = volume.parted_after(former.promotion.former_generation)
         copies_all = copies_all or named_after is None
-        yield RejoinPlan(volume, site, folder, address, former, named_after, copies_all, marks)
+        yield RejoinPlan(
+            volume, site, folder, address, former, named_after, copies_all, marks, exported
+        )
+
+
+def check_copy(copy: str | None, export: str | None, site: str, volume: Volume) -> None:
+    """Raise BadUse unless the copy is named as a file or device, and its export as an NBD URI."""
+    if copy is not None and is_nbd(copy):
+        uri = parse_nbd_uri(copy)
+        raise BadUse(
+            "nothing tells through an NBD export that it is the former primary, or that its host "
+            "has left it",
+            where=f"volume {volume.volume}, {uri}",
+            next=f"Run this where its server has the file: --copy FILE --address {uri}. Or compare "
+            f"everything: `mirrorlog site run {site} --secondary {volume.volume}={uri} "
+            "--checksum`.",
+        )
+    if export is not None and not is_nbd(export):
+        raise BadUse(
+            "this isn't the address of an NBD export",
+            where=f"volume {volume.volume}, {export}",
+            next="Without --address, the site finds the former primary at its path.",
+        )
+
+
+def sampled(call: Invocation, volume: Volume, device: BlockDevice, export: str) -> ExportedCopy:
+    """Return the export of a copy with samples of it, after a look whether it serves the copy.
+
+    Raise BadUse if it serves something else, or if the copy holds nothing by which to tell it.
+    """
+    samples = copy_samples(device, str(uuid4()))
+    if not samples:
+        raise BadUse(
+            "the copy holds zeros alone, so nothing would tell its export from another one",
+            where=f"volume {volume.volume}",
+            next=f"Use it as a new secondary: `mirrorlog site run SITE --secondary "
+            f"{volume.volume}={parse_nbd_uri(export)}`.",
+        )
+    exported = ExportedCopy(export, samples)
+    if (unknown := check_exported(exported, volume)) is not None:
+        call.output.print_note(
+            f"the export can't be looked at now ({unknown}). Its site looks whether it holds what "
+            "this copy holds when it connects"
+        )
+    return exported
 
 
 def rejoin_by(
@@ -229,7 +290,7 @@ def rejoin_by(
     if not plan.copies_all and promotion is not None and not is_published:
         name = host or default_host_name(volume.volume)
         publish_leftovers(call, volume, plan.address, plan.former.mark, promotion, name)  # 2
-    volume = publish_secondary(call.settings, volume, plan.site, plan.address)  # 3
+    volume = publish_secondary(call.settings, volume, plan.site, plan.kept_at)  # 3
     become_secondary(
         plan.former,
         volume,
@@ -237,6 +298,7 @@ def rejoin_by(
         folder=plan.folder,
         copies_all=plan.copies_all,
         marks=plan.marks,
+        export=plan.export,
     )  # 4
     return volume
 
@@ -255,7 +317,9 @@ def print_rejoined(call: Invocation, plan: RejoinPlan, volume: Volume) -> None:
     how = f"what changed after position {plan.parted_position}"
     if plan.copies_all:
         how = "a copy of everything"
+    where = "here" if plan.export is None else "where this folder is, or carry it there"
     call.output.print_text(
-        f"{plan.address} is the secondary of volume {volume.volume} at site {plan.site} now, and "
-        f"follows by {how}. Run the site here: `mirrorlog site run {plan.site} --dir {plan.folder}`"
+        f"{plan.kept_at} is the secondary of volume {volume.volume} at site "
+        f"{plan.site} now, and follows by {how}. Run the site {where}: "
+        f"`mirrorlog site run {plan.site} --dir {plan.folder}`"
     )

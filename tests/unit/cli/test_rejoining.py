@@ -13,12 +13,14 @@ from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.output import Output
 from mirrorlog.cli.support.rejoining import (
     HostNotRecovered,
+    check_copy,
     first_primary_promotion,
     has_leftovers,
 )
 from mirrorlog.domain.primary_marks import PrimaryMark
 from mirrorlog.domain.volume_states import apply
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadUse
 from mirrorlog.producers.durable.activity_format import (
     ActivityEntry,
     ActivityOp,
@@ -85,3 +87,18 @@ def test_the_first_primary_is_known_by_what_its_host_knew_where_the_copies_parte
         entries.append(ActivityEntry(ActivityOp.KNOWN, "v", position=known))
     found = first_primary_promotion(call(tmp_path, *entries), promoted(), MARK, None)
     assert (found == promoted().promotions[0]) is is_it
+
+
+@pytest.mark.parametrize(
+    ("copy", "export", "why"),
+    [
+        ("nbd://h/v", None, "--copy FILE --address nbd://h:10809/v"),
+        (None, "/tmp/v.img", "isn't the address of an NBD export"),
+    ],
+)
+def test_a_copy_is_named_as_a_file_and_its_export_as_one(
+    copy: str | None, export: str | None, why: str
+) -> None:
+    with pytest.raises(BadUse, match=why):
+        check_copy(copy, export, "a", volume())
+    check_copy("/tmp/v.img", "nbds://h/v", "a", volume())
