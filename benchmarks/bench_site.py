@@ -60,6 +60,7 @@ from mirrorlog.consumers.journal.apply_journal import apply_journal
 from mirrorlog.consumers.journal.journal_folder import JournalFolder
 from mirrorlog.consumers.journal.journal_format import JournalHeader
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
+from mirrorlog.consumers.range_reads import PageMemory
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
 from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
@@ -125,6 +126,12 @@ def _settings() -> Settings:
     return Settings()
 
 
+@cache
+def _memory() -> PageMemory:
+    """Return the memory of the batches. A site keeps it from cycle to cycle."""
+    return PageMemory()
+
+
 def _plan(settings: Settings) -> CopyPlan:
     meter = CopyMeter(time.monotonic(), None)
 
@@ -137,6 +144,7 @@ def _plan(settings: Settings) -> CopyPlan:
         on_copied=on_copied,
         tasks=TaskThreads(settings.site_copy_threads),
         is_only_writer=True,
+        memory=_memory(),
     )
 
 

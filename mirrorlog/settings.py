@@ -207,7 +207,7 @@ class Settings(BaseSettings):
     """A site mirrors the volumes whose names match one of these patterns. Without patterns it
     mirrors those whose descriptions name it, and those whose descriptions name no site."""
     site_report_s: float = Field(default=1.0, gt=0)
-    site_copy_bytes: int = Field(default=1 << 20, ge=4096)
+    site_copy_bytes: int = Field(default=2 << 20, ge=4096)
     """Blocks are read and written in batches of up to this number of bytes."""
     site_chunk_bytes: int = Field(default=1 << 28, ge=4096)
     """After so many bytes, a copy of everything saves how far it is. A new start goes on there."""
