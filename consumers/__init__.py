@@ -22,7 +22,7 @@ In reading order:
 - site_primaries.py: primaries, for reading
 - group_snapshots.py: snapshots of several primaries at one moment
 - secondary_files.py: secondaries as files and block devices of this machine
-- range_reads.py: reads batches of ranges to memory, from any device
+- range_reads.py: reads batches of ranges to memory from any device, and makes ranges zeros
 - secondary_exports.py: secondaries that are NBD exports
 - kept_exports.py: connections to NBD exports that outlast a cycle
 - journal/: the redo journal, in which a cycle is staged and then applied as a whole

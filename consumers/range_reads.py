@@ -1,4 +1,4 @@
-"""Memory for batches of ranges, and reading them from any device."""
+"""Memory for batches of ranges, and reading and zeroing them on any device."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import mmap
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, Protocol
 
 import numpy as np
 
 from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.ports.devices import BlockDevice, ReadsRange, ReadsRanges
+from mirrorlog.ports.devices import BlockDevice, CopyTarget, Data, ReadsRanges, ZeroesRanges
 
 _PAGE_BYTES: Final = 4096
 _HUGE_PAGE_BYTES: Final = 2 << 20
@@ -60,18 +60,41 @@ def _new_memory(size_bytes: int) -> memoryview:
     return memoryview(pages)[start : start + size_bytes]
 
 
-def read_ranges(
-    device: BlockDevice, pread: ReadsRange, ranges: RangeColumns, memory: memoryview
-) -> None:
-    """Read all ranges to their places in `memory`, at once if the device can.
+class CopySource(Protocol):
+    """Reads a primary for a copy. Any number of threads may call it."""
 
-    pread: reads the device. If that isn't the device's own, it sees each range: it may measure.
-    """
-    if isinstance(device, ReadsRanges) and pread == device.pread:
-        device.pread_ranges(ranges, memory)
+    def pread(self, *, offset: int, length: int) -> Data:
+        """Return exactly `length` bytes. Raise DeviceFailed."""
+        ...
+
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Read all ranges in full to their places in `memory`. Raise DeviceFailed."""
+        ...
+
+
+class DeviceReader:
+    """Reads a device as it is."""
+
+    def __init__(self, device: BlockDevice) -> None:
+        self._device: Final = device
+        self.pread: Final = device.pread
+
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Do as CopySource says, at once if the device can."""
+        if isinstance(self._device, ReadsRanges):
+            self._device.pread_ranges(ranges, memory)
+            return
+        for offset, length, place in ranges:
+            memory[place : place + length] = self.pread(offset=offset, length=length)
+
+
+def zero_ranges(target: CopyTarget, ranges: RangeColumns) -> None:
+    """Make all ranges zeros, at once if the target can."""
+    if isinstance(target, ZeroesRanges):
+        target.zero_ranges(ranges)
         return
-    for offset, length, place in ranges:
-        memory[place : place + length] = pread(offset=offset, length=length)
+    for offset, length, _ in ranges:
+        target.zero(offset=offset, length=length)
 
 
 def has_whole_pages(volume: Volume) -> bool:

@@ -15,7 +15,7 @@ from mirrorlog.consumers.journal.journal_format import (
     read_columns,
     read_entries,
 )
-from mirrorlog.consumers.range_reads import PageMemory
+from mirrorlog.consumers.range_reads import PageMemory, zero_ranges
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.devices import BlockDevice, StartsWriteback, WritesRanges
 from mirrorlog.ports.folders import StateFile
@@ -71,8 +71,7 @@ class _Writes:
         columns = read_columns(self._file.pread, self._journal.journal_id, place)
         if columns is None:
             raise _not_as_sealed(self._journal, place)
-        for offset, length, _ in columns.zeros:
-            self._secondary.zero(offset=offset, length=length)
+        zero_ranges(self._secondary, columns.zeros)
         written, data = columns.written, columns.data
         if not len(written):
             return 0, 0

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.consumers.range_reads import PageMemory
+from mirrorlog.consumers.range_reads import PageMemory, zero_ranges
 from mirrorlog.consumers.resync.copy_batches import CopiedBatch, CopyBatch
 from mirrorlog.consumers.resync.samples import sample_digest
 from mirrorlog.domain.range_columns import RangeColumns
@@ -48,8 +48,7 @@ class BatchedWrites:
             are_zeros = _zeros(ranges, memory)
             to_write = ranges
             if are_zeros.any():
-                for offset, length, _ in ranges.where(are_zeros):
-                    self._target.zero(offset=offset, length=length)
+                zero_ranges(self._target, ranges.where(are_zeros))
                 to_write = ranges.where(~are_zeros)
             if len(to_write):
                 self._ranges.pwrite_ranges(to_write, memory, is_only_writer=self._is_only_writer)

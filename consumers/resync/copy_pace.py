@@ -7,10 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from mirrorlog.consumers.range_reads import CopySource, DeviceReader
 from mirrorlog.consumers.resync.copy_rate import RateSchedule, TokenBucket
-from mirrorlog.consumers.resync.copy_yield import YieldState, after_read
+from mirrorlog.consumers.resync.copy_yield import PrimaryRead, YieldState, after_read
+from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.devices import BlockDevice, Data, ReadsRange
+from mirrorlog.ports.devices import BlockDevice, Data
 
 
 class CopyPausedError(Exception):
@@ -58,7 +60,7 @@ class CopyPace:
         self._worker_count: Final = worker_count
         self._bucket: Final = TokenBucket()
         self._load = YieldState()
-        self._reads: Final[deque[tuple[int, float]]] = deque(maxlen=_MAX_READS)
+        self._reads: Final[deque[PrimaryRead]] = deque(maxlen=_MAX_READS)
 
     def rate_bytes_s(self) -> int | None:
         """Return the bytes per second that this process may copy now; None for no limit."""
@@ -73,20 +75,12 @@ class CopyPace:
         yielding = int(self._load.rate_bytes_s)
         return yielding if limit is None else min(yielding, limit)
 
-    def reads(self, primary: BlockDevice) -> ReadsRange:
+    def reads(self, primary: BlockDevice) -> CopySource:
         """Return what reads the primary for a copy. An adaptive rate measures how long it takes."""
-        pread = primary.pread
+        reader = DeviceReader(primary)
         if not self._schedule.is_adaptive:
-            return pread
-        reads, now_s = self._reads, self._clock.monotonic_s
-
-        def measured(*, offset: int, length: int) -> Data:
-            begin_s = now_s()
-            data = pread(offset=offset, length=length)
-            reads.append((length, now_s() - begin_s))
-            return data
-
-        return measured
+            return reader
+        return _MeasuredReader(reader, self._reads.append, self._clock.monotonic_s)
 
     def batch_bytes(self, most_bytes: int) -> int:
         """Return how many bytes a batch should have at most, so that a slow copy isn't jerky."""
@@ -112,7 +106,29 @@ class CopyPace:
         """Let the reads of the primary that have ended change the adaptive rate."""
         now_s = self._clock.monotonic_s()
         while self._reads:
-            size_bytes, latency_s = self._reads.popleft()
-            self._load = after_read(
-                self._load, size_bytes=size_bytes, latency_s=latency_s, now_s=now_s
-            )
+            self._load = after_read(self._load, self._reads.popleft(), now_s=now_s)
+
+
+class _MeasuredReader:
+    """A CopySource that measures how long each call of another one takes."""
+
+    def __init__(
+        self,
+        reader: CopySource,
+        note: Callable[[PrimaryRead], None],
+        now_s: Callable[[], float],
+    ) -> None:
+        self._reader, self._note, self._now_s = reader, note, now_s
+
+    def pread(self, *, offset: int, length: int) -> Data:
+        """Read as CopySource says."""
+        begin_s = self._now_s()
+        data = self._reader.pread(offset=offset, length=length)
+        self._note(PrimaryRead(length, 1, self._now_s() - begin_s))
+        return data
+
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        """Read as CopySource says: at once, and measured as one read."""
+        begin_s = self._now_s()
+        self._reader.pread_ranges(ranges, memory)
+        self._note(PrimaryRead(ranges.size_bytes, len(ranges), self._now_s() - begin_s))

@@ -28,7 +28,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, Protocol, TypeAlias
 
-from mirrorlog.consumers.range_reads import PageMemory, has_whole_pages, read_ranges
+from mirrorlog.consumers.range_reads import (
+    CopySource,
+    DeviceReader,
+    PageMemory,
+    has_whole_pages,
+)
 from mirrorlog.consumers.resync.batched_writes import BatchedWrites
 from mirrorlog.consumers.resync.copy_batches import CopiedBatch, CopyBatch, batches_of_blocks
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
@@ -78,7 +83,7 @@ class CopyPlan:
     on_copied: OnCopied
     tasks: TaskRunner = field(default_factory=OneAtATime)
     pace: Callable[[int], None] = lambda _: None
-    reads: Callable[[BlockDevice], ReadsRange] = lambda primary: primary.pread
+    reads: Callable[[BlockDevice], CopySource] = DeviceReader
     is_only_writer: bool = False
     memory: PageMemory = field(default_factory=PageMemory)
 
@@ -149,7 +154,7 @@ def restore_changed(
         is_large = len(blocks) * volume.block_size >= _DIRECT_BYTES
         is_only_writer = is_large and plan.is_only_writer and has_whole_pages(volume)
         writes = BatchedWrites(secondary, secondary, plan.memory, is_only_writer=is_only_writer)
-        copy = partial(writes.copy, partial(read_ranges, primary, plan.reads(primary)))
+        copy = partial(writes.copy, plan.reads(primary).pread_ranges)
     copied_bytes = run_batches(primary, secondary, volume, plan, batches, writer, copy)
     return Copied(Rung.CHANGED, len(blocks), copied_bytes)
 
@@ -212,7 +217,7 @@ def run_batches(
 
     writer: of the secondary. copy: copies a batch; None: `writer` does it range by range.
     """
-    copy = copy or partial(_copy, plan.reads(primary), writer)
+    copy = copy or partial(_copy, plan.reads(primary).pread, writer)
     copied_bytes = 0
 
     def on_done(done: CopiedBatch) -> None:

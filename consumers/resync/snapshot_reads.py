@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
 
-from mirrorlog.consumers.range_reads import read_ranges
+from mirrorlog.consumers.range_reads import DeviceReader
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle, Resync
 from mirrorlog.consumers.resync.retry_pace import RetryPace
 from mirrorlog.consumers.resync.secondaries import Secondaries, TakenSnapshot
@@ -181,12 +181,12 @@ class SnapshotPrimary(ClosesOnExit):
         """Do as ReadsRanges says; any thread."""
         if not self.is_broken:
             try:
-                read_ranges(self._snapshot, self._snapshot.pread, ranges, memory)
+                DeviceReader(self._snapshot).pread_ranges(ranges, memory)
                 return
             except DeviceFailed as error:
                 self.is_broken = True
                 log.warning("the snapshot of a primary broke: %s", error)
-        read_ranges(self._live, self._live.pread, ranges, memory)
+        DeviceReader(self._live).pread_ranges(ranges, memory)
 
     def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
         return self._live.allocated(start)

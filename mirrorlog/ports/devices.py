@@ -171,6 +171,19 @@ class WritesRanges(Protocol):
 
 
 @runtime_checkable
+class ZeroesRanges(Protocol):
+    """A CopyTarget that makes many ranges zeros at once."""
+
+    def zero_ranges(self, ranges: RangeColumns) -> None:
+        """Make all ranges zeros, as zero(). Raise DeviceFailed. Their places mean nothing.
+
+        No two ranges overlap. The error names the first range that failed; any of the others may
+        have been written.
+        """
+        ...
+
+
+@runtime_checkable
 class StartsWriteback(Protocol):
     """A BlockDevice that can begin to make a range durable before its flush() is called."""
 

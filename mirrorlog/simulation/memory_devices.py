@@ -132,6 +132,11 @@ class MemoryDevice(ClosesOnExit):
             self._begin("zero", offset=offset, length=length)
             self._disk.change(_Change(offset, length, None))
 
+    def zero_ranges(self, ranges: RangeColumns) -> None:
+        """Do as ZeroesRanges says, range by range."""
+        for offset, length, _ in ranges:
+            self.zero(offset=offset, length=length)
+
     def flush(self) -> None:
         with self._disk.lock:
             self._check_open(0)

@@ -1,4 +1,4 @@
-"""Many ranges of an NBD export are read with many requests under way on one connection."""
+"""Many ranges of an NBD export are read and written with many requests under way at a time."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import mmap
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from typing import TypeAlias
 
 import pytest
 from nbd_servers import Nbdkit, NbdServer, QemuNbd, skip_without
@@ -15,18 +16,29 @@ from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
 from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.simulation.memory_devices import MemoryDevice
 
 BLOCK = 4096
 SIZE = 1024 * BLOCK
 BAD_BLOCK = 40
+Target: TypeAlias = NbdDevice | MemoryDevice
 
 
-def open_export(server: NbdServer, *, request_s: float = 60) -> NbdDevice:
-    return NbdDevice(parse_nbd_uri(server.uri), writable=False, request_s=request_s)
+def open_export(server: NbdServer, *, writable: bool = False, request_s: float = 60) -> NbdDevice:
+    return NbdDevice(parse_nbd_uri(server.uri), writable=writable, request_s=request_s)
 
 
 def memory_for(ranges: RangeColumns) -> memoryview:
     return memoryview(mmap.mmap(-1, ranges.size_bytes))
+
+
+def draw(random: Random, unit: int) -> RangeColumns:
+    """Return ranges of multiples of `unit` bytes; none overlap."""
+    cuts = sorted(random.sample(range(SIZE // unit + 1), 6 * IN_FLIGHT))
+    return RangeColumns.of(
+        (start * unit, (end - start) * unit)
+        for start, end in zip(cuts[::2], cuts[1::2], strict=True)
+    )
 
 
 @pytest.fixture(params=[Nbdkit, QemuNbd])
@@ -42,11 +54,7 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[NbdServer
 @pytest.mark.parametrize("unit", [BLOCK, 512, 1])
 def test_ranges_at_once_are_the_same_as_one_by_one(server: NbdServer, unit: int) -> None:
     random, content = Random(unit), server.image.read_bytes()
-    cuts = sorted(random.sample(range(SIZE // unit + 1), 6 * IN_FLIGHT))
-    ranges = RangeColumns.of(
-        (start * unit, (end - start) * unit)
-        for start, end in zip(cuts[::2], cuts[1::2], strict=True)
-    )
+    ranges = draw(random, unit)
     memory = memory_for(ranges)
     with open_export(server) as device:
         for _ in range(2):
@@ -54,6 +62,81 @@ def test_ranges_at_once_are_the_same_as_one_by_one(server: NbdServer, unit: int)
             for offset, length, place in ranges:
                 assert memory[place : place + length] == content[offset : offset + length]
             memory[:] = bytes(len(memory))
+
+
+@pytest.fixture(params=["nbdkit", "nbdkit without zero", "qemu-nbd", "memory"])
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    """Yield a device of zeros to write to. Where it is an export, it has one connection only."""
+    if request.param == "memory":
+        yield MemoryDevice(SIZE)
+        return
+    options, kind = (), QemuNbd
+    if request.param.startswith("nbdkit"):
+        options, kind = ("--filter=nozero",) if "without" in request.param else (), Nbdkit
+    server = kind(tmp_path, *options)
+    skip_without(kind)
+    server.image.write_bytes(bytes(SIZE))
+    server.start()
+    with open_export(server, writable=True) as device:
+        yield device
+        device.flush()
+        content = device.pread(offset=0, length=SIZE)
+    assert server.image.read_bytes() == content
+    server.kill()
+
+
+@pytest.mark.parametrize("unit", [BLOCK, 512, 1])
+def test_ranges_are_written_and_zeroed_at_once_and_nothing_else(target: Target, unit: int) -> None:
+    random, model = Random(unit), bytearray(SIZE)
+    for _ in range(2):
+        written, zeroed = draw(random, unit), draw(random, unit)
+        memory = memory_for(written)
+        memory[:] = random.randbytes(len(memory))
+        target.pwrite_ranges(written, memory, is_only_writer=False)
+        for offset, length, place in written:
+            model[offset : offset + length] = memory[place : place + length]
+        memory[:] = bytes(len(memory))  # the memory is the caller's again
+        target.zero_ranges(zeroed)
+        for offset, length, _ in zeroed:
+            model[offset : offset + length] = bytes(length)
+        assert target.pread(offset=0, length=SIZE) == model
+
+
+def test_a_write_outside_or_to_an_export_for_reading_changes_nothing(server: NbdServer) -> None:
+    content, before = server.image.read_bytes(), RangeColumns.of([(0, BLOCK)])
+    outside = RangeColumns.of([(0, BLOCK), (SIZE - 1, BLOCK)])
+    with open_export(server, writable=True) as device:
+        for write in (
+            lambda: device.pwrite_ranges(outside, memory_for(outside), is_only_writer=True),
+            lambda: device.zero_ranges(outside),
+        ):
+            with pytest.raises(DeviceFailed, match="aren't all inside"):
+                write()
+    with open_export(server) as device:
+        with pytest.raises(DeviceFailed, match="reading only"):
+            device.pwrite_ranges(before, memory_for(before), is_only_writer=True)
+        with pytest.raises(DeviceFailed, match="reading only"):
+            device.zero_ranges(before)
+    assert server.image.read_bytes() == content
+
+
+def test_after_a_server_died_with_ranges_unflushed_no_flush_succeeds(server: NbdServer) -> None:
+    ranges = RangeColumns.of([(block * BLOCK, BLOCK) for block in range(2 * IN_FLIGHT)])
+    for zeroes in (False, True):
+        with open_export(server, writable=True) as device:
+            if zeroes:
+                device.zero_ranges(ranges)
+            else:
+                device.pwrite_ranges(ranges, memory_for(ranges), is_only_writer=False)
+            server.kill()
+            server.start()
+            for call in (  # the first one finds the loss; no later one goes over a new connection
+                lambda: device.pread(offset=0, length=1),
+                lambda: device.pread(offset=0, length=1),
+                device.flush,
+            ):
+                with pytest.raises(DeviceFailed):
+                    call()
 
 
 def test_a_range_outside_is_refused(server: NbdServer) -> None:
@@ -94,6 +177,24 @@ def test_a_sector_that_fails_is_named_and_the_connection_goes_on(tmp_path: Path)
         server.kill()
 
 
+def test_a_sector_that_can_not_be_written_is_named_and_all_others_are_tried(
+    tmp_path: Path,
+) -> None:
+    server = FailingSector(tmp_path)
+    skip_without(Nbdkit)
+    server.start()
+    try:
+        ranges = RangeColumns.of([(block * 8 * BLOCK, BLOCK) for block in range(10)])
+        with open_export(server, writable=True) as device:
+            for _ in range(2):  # the connection goes on
+                with pytest.raises(DeviceFailed) as caught:
+                    device.pwrite_ranges(ranges, memory_for(ranges), is_only_writer=False)
+                assert caught.value.where.endswith(f", offset {BAD_BLOCK * BLOCK}")
+            device.flush()
+    finally:
+        server.kill()
+
+
 class FailingSector(Nbdkit):
     """A server of `x` whose block BAD_BLOCK can't be read."""
 
@@ -101,6 +202,10 @@ class FailingSector(Nbdkit):
         read = (
             f"if [ $4 -eq {BAD_BLOCK * BLOCK} ]; then echo EIO planned >&2; exit 1; fi; "
             "head -c $3 /dev/zero | tr '\\0' x"
+        )
+        write = (
+            f"cat >/dev/null; if [ $4 -eq {BAD_BLOCK * BLOCK} ]; then echo EIO planned >&2; "
+            "exit 1; fi"
         )
         return [
             "nbdkit",
@@ -110,4 +215,8 @@ class FailingSector(Nbdkit):
             "eval",
             f"get_size=echo {SIZE}",
             f"pread={read}",
+            f"pwrite={write}",
+            "can_write=exit 0",
+            "can_flush=exit 0",
+            "flush=exit 0",
         ]

@@ -4,5 +4,6 @@
 - libnbd.py: the functions of the C library, by ctypes
 - nbd_connection.py: one connection, on which each request has a deadline
 - connection_pool.py: the connections of one device, and what losing one of them means
+- export_calls.py: calls over these connections, and what their failures mean
 - nbd_device.py: the BlockDevice
 """

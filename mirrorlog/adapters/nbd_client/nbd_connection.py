@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
 from mirrorlog.adapters.nbd_client.libnbd import (
     BASE_ALLOCATION,
@@ -28,6 +28,8 @@ from mirrorlog.errors import BadUse
 
 IN_FLIGHT: Final = 128
 """How many requests of one call are under way at most. Servers handle 16 or more at a time."""
+Request: TypeAlias = tuple[int, int, int]
+"""An address in memory, which the caller keeps; an offset on the export; a length, at least 1."""
 _KEEP_ALIVE_S: Final = 30
 _PROBE_S: Final = 10
 _PROBES: Final = 3
@@ -149,21 +151,51 @@ class NbdConnection:
             self._library.nbd_aio_pread(self._handle, address, length, offset, NO_COMPLETION, 0)
         )
 
-    def pread_many(self, requests: Sequence[tuple[int, int, int]]) -> list[RequestFailed | None]:
-        """Read many ranges, of which up to IN_FLIGHT are under way at a time.
-
-        requests: (address, offset, length) of each, as pread() takes them. Return, for each, how it
-        failed; None if it didn't. Raise RequestFailed if the connection is lost.
-        """
+    def pread_many(self, requests: Sequence[Request]) -> list[RequestFailed | None]:
+        """Read many ranges to their memory; see _many."""
         pread, handle = self._library.nbd_aio_pread, self._handle
+        return self._many(
+            requests,
+            lambda address, offset, length: pread(
+                handle, address, length, offset, NO_COMPLETION, 0
+            ),
+        )
+
+    def pwrite_many(self, requests: Sequence[Request]) -> list[RequestFailed | None]:
+        """Write many ranges from their memory; see _many. None of them overlap."""
+        pwrite, handle = self._library.nbd_aio_pwrite, self._handle
+        return self._many(
+            requests,
+            lambda address, offset, length: pwrite(
+                handle, address, length, offset, NO_COMPLETION, 0
+            ),
+        )
+
+    def zero_many(self, requests: Sequence[Request]) -> list[RequestFailed | None]:
+        """Make many ranges zeros, as zero() does; see _many. Their addresses mean nothing."""
+        zero, handle = self._library.nbd_aio_zero, self._handle
+        return self._many(
+            requests,
+            lambda _, offset, length: zero(handle, length, offset, NO_COMPLETION, 0),
+        )
+
+    def _many(
+        self, requests: Sequence[Request], send: Callable[[int, int, int], int]
+    ) -> list[RequestFailed | None]:
+        """Carry out many requests, of which up to IN_FLIGHT are under way at a time.
+
+        send: called with the address, offset and length of each. Return, for each, how it failed;
+        None if it didn't. Raise RequestFailed if the connection is lost: then any of them may have
+        been carried out.
+        """
         failures: list[RequestFailed | None] = [None] * len(requests)
         under_way: dict[int, int] = {}  # by cookie, the index of the request
         left = iter(enumerate(requests))
         until_s = time.monotonic() + self._deadline_s
         while True:
-            for index, (address, offset, length) in islice(left, IN_FLIGHT - len(under_way)):
+            for index, request in islice(left, IN_FLIGHT - len(under_way)):
                 try:
-                    cookie = self._check(pread(handle, address, length, offset, NO_COMPLETION, 0))
+                    cookie = self._check(send(*request))
                 except RequestFailed as error:
                     failures[index] = _unless_lost(error)
                 else:

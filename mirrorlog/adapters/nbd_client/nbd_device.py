@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import errno
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
+from mirrorlog.adapters.nbd_client.export_calls import ExportCalls, failed, is_unable
 from mirrorlog.adapters.nbd_client.libnbd import STATE_ZERO
-from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestFailed
+from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, Request, RequestFailed
 from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri
 from mirrorlog.adapters.range_locks import RangeLocks, pieces
 from mirrorlog.errors import BadUse, DeviceFailed
@@ -30,19 +30,6 @@ CONNECTIONS: Final = 16
 _TRANSFER_BYTES: Final = 4 << 20
 _ZERO_BYTES: Final = 256 << 20
 _ASKED_BYTES: Final = (1 << 32) - (1 << 20)
-_NO_ZERO: Final = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
-_LOST: Final = (
-    "Look whether the server runs and can be reached from here. The next attempt connects again."
-)
-_ADVICE: Final = {
-    errno.EBADF: "Open the device again, and repeat the writes since the last flush.",
-    errno.ENOSPC: "Free space at the server, then repeat.",
-    errno.EPERM: "Let the server export it for writing.",
-    errno.EIO: "The server's storage reports an error. Look at the server's log.",
-    errno.ESTALE: "Open it again. Look whether the server exports the right thing.",
-}
-
-_R = TypeVar("_R")
 
 
 class NbdDevice(ClosesOnExit):
@@ -81,7 +68,8 @@ class NbdDevice(ClosesOnExit):
         try:
             self._pool: Final = ConnectionPool(connect, most=connections, reconnects=reconnects)
         except RequestFailed as error:
-            raise self._failure("connecting", 0, error) from error
+            raise failed(self.address, "connecting", 0, error) from error
+        self._calls: Final = ExportCalls(self.address, self._pool)
         first = self._pool.first
         self._size_bytes: Final = first.size_bytes
         self._alignment: Final = first.block_bytes
@@ -134,7 +122,7 @@ class NbdDevice(ClosesOnExit):
     def pread(self, *, offset: int, length: int) -> bytearray:
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
         if not length:
-            self._check_open(offset)
+            self._calls.check_open(offset)
             return bytearray()
         first, end = self._outwards(offset=offset, length=length)
         data = bytearray(end - first)
@@ -145,21 +133,14 @@ class NbdDevice(ClosesOnExit):
 
     def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
         """Do as ReadsRanges says. Many requests are under way at a time, on one connection."""
-        columns = list(ranges)
-        longest = max((length for _, length, _ in columns), default=0)
-        is_simple = ranges.are_multiples_of(self._alignment) and longest <= self._transfer_bytes
-        if not is_simple or not ranges.are_inside(self._size_bytes):
-            for offset, length, place in columns:
+        self._calls.check_open(0)
+        self._check_ranges(ranges)
+        if not ranges.are_multiples_of(self._alignment):
+            for offset, length, place in ranges:
                 memory[place : place + length] = self.pread(offset=offset, length=length)
             return
-        kept = ctypes.c_char.from_buffer(memory)
-        address = ctypes.addressof(kept)
-        requests = [(address + place, offset, length) for offset, length, place in columns]
-        first = columns[0][0] if columns else 0
-        failures = self._ask("reading", first, partial(NbdConnection.pread_many, requests=requests))
-        for (offset, _, _), failure in zip(columns, failures, strict=True):
-            if failure is not None:
-                raise self._failure("reading", offset, failure) from failure
+        requests = self._requests(ranges, memory, self._transfer_bytes)
+        self._calls.ask_many("reading", requests, NbdConnection.pread_many)
 
     def pwrite(self, offset: int, data: Data) -> None:
         view = memoryview(data).cast("B")
@@ -173,6 +154,38 @@ class NbdDevice(ClosesOnExit):
                 block[offset - first : offset - first + len(view)] = view
                 view = memoryview(block)
             self._write_from(view, first)
+
+    def pwrite_ranges(
+        self, ranges: RangeColumns, memory: memoryview, *, is_only_writer: bool
+    ) -> None:
+        """Do as WritesRanges says. Many requests are under way at a time, on one connection."""
+        del is_only_writer
+        self._check_write(offset=0, length=0)
+        self._check_ranges(ranges)
+        if not ranges.are_multiples_of(self._alignment):
+            for offset, length, place in ranges:
+                self.pwrite(offset, memory[place : place + length])
+            return
+        requests = self._requests(ranges, memory, self._transfer_bytes)
+        with self._held(ranges):
+            self._calls.write_many("writing", requests, NbdConnection.pwrite_many)
+
+    def zero_ranges(self, ranges: RangeColumns) -> None:
+        """Do as ZeroesRanges says. Many requests are under way at a time, on one connection."""
+        self._check_write(offset=0, length=0)
+        self._check_ranges(ranges)
+        if self._can_zero and ranges.are_multiples_of(self._alignment):
+            requests = self._requests(ranges, None, _ZERO_BYTES)
+            try:
+                with self._held(ranges):
+                    self._calls.write_many("zeroing", requests, NbdConnection.zero_many)
+                return
+            except DeviceFailed as error:
+                if not is_unable(error):
+                    raise
+                self._can_zero = False
+        for offset, length, _ in ranges:
+            self.zero(offset=offset, length=length)
 
     def zero(self, *, offset: int, length: int) -> None:
         self._check_write(offset=offset, length=length)
@@ -188,17 +201,17 @@ class NbdDevice(ClosesOnExit):
         self.pwrite(end, bytes(offset + length - end))
 
     def flush(self) -> None:
-        self._check_open(0)
+        self._calls.check_open(0)
         acknowledged = self._pool.begin_flush()
         try:
-            self._ask("flushing", 0, NbdConnection.flush, oldest=True)
+            self._calls.ask("flushing", 0, NbdConnection.flush, oldest=True)
         except DeviceFailed as error:
             self._pool.note_flush_failed(f"an earlier flush failed: {error.what}")
             raise
         self._pool.end_flush(acknowledged)
 
     def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
-        self._check_open(start)
+        self._calls.check_open(start)
         if not self._pool.first.knows_allocation:
             if start < self._size_bytes:
                 yield start, self._size_bytes - start
@@ -207,7 +220,7 @@ class NbdDevice(ClosesOnExit):
         position = start // self._alignment * self._alignment
         while position < self._size_bytes:
             length = min(_ASKED_BYTES, self._size_bytes - position)
-            extents = self._ask(
+            extents = self._calls.ask(
                 "looking for data",
                 position,
                 partial(NbdConnection.extents, offset=position, length=length),
@@ -250,7 +263,7 @@ class NbdDevice(ClosesOnExit):
         memory = ctypes.c_char.from_buffer(data)
         address = ctypes.addressof(memory)
         for start, length in self._transfers(offset=offset, length=len(data)):
-            self._ask(
+            self._calls.ask(
                 "reading",
                 start,
                 partial(
@@ -273,7 +286,7 @@ class NbdDevice(ClosesOnExit):
             request = partial(
                 NbdConnection.pwrite, address=address + start - offset, offset=start, length=length
             )
-            self._write("writing", start, request)
+            self._calls.write("writing", start, request)
         del kept
 
     def _transfers(self, *, offset: int, length: int) -> Iterator[tuple[int, int]]:
@@ -284,57 +297,42 @@ class NbdDevice(ClosesOnExit):
     def _zero_piece(self, *, offset: int, length: int) -> None:
         if self._can_zero:
             try:
-                self._write(
+                self._calls.write(
                     "zeroing", offset, partial(NbdConnection.zero, offset=offset, length=length)
                 )
                 return
             except DeviceFailed as error:
-                cause = error.__cause__
-                if not isinstance(cause, RequestFailed) or cause.code not in _NO_ZERO:
+                if not is_unable(error):
                     raise
                 self._can_zero = False
         zeros = memoryview(bytearray(min(length, self._transfer_bytes)))
         for start, piece in self._transfers(offset=offset, length=length):
             self._write_from(zeros[:piece], start)
 
-    def _write(self, doing: str, offset: int, request: Callable[[NbdConnection], None]) -> None:
-        losses = self._pool.begin_write()
-        self._ask(doing, offset, request)
-        self._pool.end_write(losses)
+    def _requests(
+        self, ranges: RangeColumns, memory: memoryview | None, most_bytes: int
+    ) -> list[Request]:
+        """Return the requests for ranges and their places in `memory`, which the caller keeps."""
+        start = 0 if memory is None else ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        if not len(ranges) or int(ranges.lengths.max()) <= most_bytes:
+            return [(start + place, offset, length) for offset, length, place in ranges]
+        return [
+            (start + place + piece - offset, piece, size)
+            for offset, length, place in ranges
+            for piece, size in pieces(offset=offset, length=length, most_bytes=most_bytes)
+        ]
 
-    def _ask(
-        self,
-        doing: str,
-        offset: int,
-        request: Callable[[NbdConnection], _R],
-        *,
-        oldest: bool = False,
-    ) -> _R:
-        """Carry out a request on a connection of its own. Raise DeviceFailed.
+    def _held(self, ranges: RangeColumns) -> AbstractContextManager[None]:
+        """Keep off writes that read a whole aligned block before they change a part of it."""
+        if self._alignment == 1 or not len(ranges):
+            return nullcontext()
+        ends = ranges.offsets + ranges.lengths
+        return self._ranges.held(first=int(ranges.offsets.min()), end=int(ends.max()))
 
-        oldest: see ConnectionPool.take.
-        """
-        try:
-            connection = self._pool.take(oldest=oldest)
-            try:
-                result = request(connection)
-            except RequestFailed as error:
-                if error.is_lost:
-                    self._pool.discard(connection, str(error))
-                else:
-                    self._pool.give_back(connection)
-                raise
-            except BaseException:
-                self._pool.discard(connection, "the request was interrupted")
-                raise
-        except RequestFailed as error:
-            raise self._failure(doing, offset, error) from error
-        self._pool.give_back(connection)
-        return result
-
-    def _check_open(self, offset: int) -> None:
-        if (why := self._pool.broken) is not None:
-            raise self._failure("using it", offset, RequestFailed(why, errno.EBADF, is_lost=False))
+    def _check_ranges(self, ranges: RangeColumns) -> None:
+        if not ranges.are_inside(self._size_bytes):
+            for offset, length, _ in ranges:
+                check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
 
     def _check_write(self, *, offset: int, length: int) -> None:
         if not self._writable:
@@ -344,12 +342,4 @@ class NbdDevice(ClosesOnExit):
                 next="Open it for writing.",
             )
         check_range(self.address, size_bytes=self._size_bytes, offset=offset, length=length)
-        self._check_open(offset)
-
-    def _failure(self, doing: str, offset: int, error: RequestFailed) -> DeviceFailed:
-        return DeviceFailed(
-            f"{doing} failed: {error}",
-            where=f"{self.address}, offset {offset}",
-            next=_ADVICE.get(error.code)
-            or (_LOST if error.is_lost else "Look at the server's log, then repeat."),
-        )
+        self._calls.check_open(offset)

@@ -9,10 +9,11 @@ from mirrorlog.consumers.resync.copy_rate import parse_rates
 from mirrorlog.consumers.resync.copy_yield import (
     FIRST_BYTES_S,
     LEAST_BYTES_S,
+    PrimaryRead,
     YieldState,
     after_read,
 )
-from mirrorlog.ports.devices import Data
+from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
@@ -41,12 +42,8 @@ class Primary:
         until_s = self.now_s + seconds
         while self.now_s < until_s:
             self.now_s += self.read_bytes / (self.state.rate_bytes_s * part)
-            self.state = after_read(
-                self.state,
-                size_bytes=self.read_bytes,
-                latency_s=self.latency_s(),
-                now_s=self.now_s,
-            )
+            read = PrimaryRead(self.read_bytes, 1, self.latency_s())
+            self.state = after_read(self.state, read, now_s=self.now_s)
         return self.state.rate_bytes_s
 
 
@@ -68,21 +65,19 @@ def test_one_slow_read_is_no_load() -> None:
     state = YieldState()
     for number in range(400):
         latency_s = 2.0 if number % 10 == 3 else 0.001
-        now_s = (number + 1) * 0.02
-        state = after_read(state, size_bytes=MIB, latency_s=latency_s, now_s=now_s)
+        read = PrimaryRead(MIB, 1, latency_s)
+        state = after_read(state, read, now_s=(number + 1) * 0.02)
     assert state.rate_bytes_s >= FIRST_BYTES_S
 
 
-def test_reads_of_different_sizes_are_not_held_against_each_other() -> None:
+@pytest.mark.parametrize("of_size", [True, False])
+def test_reads_of_different_kinds_are_not_held_against_each_other(of_size: bool) -> None:
     state = YieldState()
     for number in range(2000):
-        is_large = number // 100 % 2 == 1
-        state = after_read(
-            state,
-            size_bytes=8 * MIB if is_large else 4096,
-            latency_s=0.08 if is_large else 0.0001,
-            now_s=(number + 1) * 0.02,
-        )
+        slow = PrimaryRead(8 * MIB, 1, 0.08) if of_size else PrimaryRead(MIB, 256, 0.08)
+        quick = PrimaryRead(4096, 1, 0.0001) if of_size else PrimaryRead(MIB, 1, 0.0001)
+        read = slow if number // 100 % 2 else quick
+        state = after_read(state, read, now_s=(number + 1) * 0.02)
     assert state.rate_bytes_s >= FIRST_BYTES_S
 
 
@@ -100,19 +95,31 @@ def test_storage_that_became_slower_for_good_is_the_quietest_after_a_while() -> 
 
 
 class SlowDevice(MemoryDevice):
-    """A device whose reads take a time by the clock."""
+    """A device whose calls for reading take a time by the clock."""
 
     def __init__(self, size_bytes: int, clock: ManualClock) -> None:
         super().__init__(size_bytes)
-        self.clock, self.read_s = clock, 0.001
+        self.clock, self.read_s, self.calls = clock, 0.001, 0
 
-    def pread(self, *, offset: int, length: int) -> Data:
-        self.clock.now_s += self.read_s
+    def pread(self, *, offset: int, length: int) -> bytes:
+        self._pass()
         return super().pread(offset=offset, length=length)
 
+    def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+        self._pass()
+        for offset, length, place in ranges:
+            memory[place : place + length] = super().pread(offset=offset, length=length)
 
+    def _pass(self) -> None:
+        self.clock.now_s += self.read_s
+        self.calls += 1
+
+
+@pytest.mark.parametrize("is_at_once", [True, False])
 @pytest.mark.parametrize(("text", "is_slower"), [("auto", True), ("64MiB/s", False)])
-def test_a_pace_measures_the_reads_of_the_primary(text: str, is_slower: bool) -> None:
+def test_a_pace_measures_the_reads_of_the_primary(
+    text: str, is_slower: bool, is_at_once: bool
+) -> None:
     clock = ManualClock()
     device = SlowDevice(MIB, clock)
 
@@ -120,12 +127,17 @@ def test_a_pace_measures_the_reads_of_the_primary(text: str, is_slower: bool) ->
         clock.now_s += seconds
 
     pace = CopyPace(parse_rates(text), clock, sleep)
-    read = pace.reads(device)
+    reader = pace.reads(device)
+    ranges = RangeColumns.of((offset, MIB // 16) for offset in range(0, MIB, MIB // 16))
+    memory = memoryview(bytearray(MIB))
 
     def copy(batches: int) -> int | None:
         for _ in range(batches):
             pace.wait(MIB, lambda: None)
-            read(offset=0, length=MIB)
+            if is_at_once:
+                reader.pread_ranges(ranges, memory)
+            else:
+                reader.pread(offset=0, length=MIB)
         return pace.rate_bytes_s()
 
     quiet = copy(150)
@@ -133,6 +145,7 @@ def test_a_pace_measures_the_reads_of_the_primary(text: str, is_slower: bool) ->
     busy = copy(50)
     assert quiet is not None and busy is not None
     assert (busy < quiet / 2) == is_slower
+    assert device.calls == 200
 
 
 def test_an_adaptive_rate_keeps_its_limit() -> None:

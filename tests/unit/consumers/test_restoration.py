@@ -9,15 +9,17 @@ from random import Random
 import pytest
 
 from mirrorlog.adapters.task_threads import TaskThreads
+from mirrorlog.consumers.range_reads import DeviceReader
+from mirrorlog.consumers.resync.copy_batches import batches_of_blocks
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.restoration import Copied, CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
 from mirrorlog.consumers.resync.whole_copy import WholeCopy, copy_whole
 from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.ports.devices import BlockDevice, Data, ReadsRange
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 from mirrorlog.simulation.memory_devices import MemoryDevice, failing
 
@@ -218,17 +220,17 @@ def test_a_copy_that_compares_writes_what_differs_and_counts_it(runner: TaskRunn
     assert differing_samples(devices.secondary, devices.samples.samples) == ()
 
 
-def test_what_stands_in_front_of_the_primary_sees_each_range() -> None:
-    devices, seen = Devices(), list[tuple[int, int]]()
+def test_what_reads_the_primary_gets_the_ranges_of_a_batch_at_once() -> None:
+    devices, seen = Devices(), list[int]()
 
-    def reads(primary: BlockDevice) -> ReadsRange:
-        def pread(*, offset: int, length: int) -> Data:
-            seen.append((offset, length))
-            return primary.pread(offset=offset, length=length)
+    class Reader(DeviceReader):
+        def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
+            seen.append(len(ranges))
+            super().pread_ranges(ranges, memory)
 
-        return pread
-
-    plan = replace(devices.plan(TaskThreads(3)), reads=reads)
-    copied = restore_changed(devices.primary, devices.secondary, VOLUME, devices.blocks, plan)
+    plan = replace(devices.plan(TaskThreads(3)), reads=Reader)
+    restore_changed(devices.primary, devices.secondary, VOLUME, devices.blocks, plan)
     assert devices.secondary.snapshot() == devices.expected()
-    assert sum(length for _, length in seen) == copied.bytes
+    batches = list(batches_of_blocks(VOLUME, devices.blocks, devices.samples, BATCH))
+    assert sorted(seen) == sorted(len(batch.ranges) for batch in batches)
+    assert max(seen) > 1

@@ -1,0 +1,110 @@
+"""Calls of an export over the connections of a pool, and what their failures mean to a caller."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias, TypeVar
+
+from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
+from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, Request, RequestFailed
+from mirrorlog.errors import DeviceFailed
+
+_NO_ZERO: Final = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_LOST: Final = (
+    "Look whether the server runs and can be reached from here. The next attempt connects again."
+)
+_ADVICE: Final = {
+    errno.EBADF: "Open the device again, and repeat the writes since the last flush.",
+    errno.ENOSPC: "Free space at the server, then repeat.",
+    errno.EPERM: "Let the server export it for writing.",
+    errno.EIO: "The server's storage reports an error. Look at the server's log.",
+    errno.ESTALE: "Open it again. Look whether the server exports the right thing.",
+}
+
+_R = TypeVar("_R")
+CarryOut: TypeAlias = Callable[[NbdConnection, Sequence[Request]], "list[RequestFailed | None]"]
+"""Carries out many requests of one kind, as NbdConnection.pread_many."""
+
+
+class ExportCalls:
+    """Carries out calls of any number of threads, each on a connection of its own.
+
+    Every method raises DeviceFailed. `doing` is what the error says of the call, as "reading".
+    """
+
+    def __init__(self, address: str, pool: ConnectionPool) -> None:
+        self._address: Final = address
+        self._pool: Final = pool
+
+    def write(self, doing: str, offset: int, request: Callable[[NbdConnection], None]) -> None:
+        """Carry out one write."""
+        losses = self._pool.begin_write()
+        self.ask(doing, offset, request)
+        self._pool.end_write(losses)
+
+    def write_many(self, doing: str, requests: Sequence[Request], carry_out: CarryOut) -> None:
+        """Carry out many writes as ask_many does. After a failure, any of them may be done."""
+        losses = self._pool.begin_write()
+        self.ask_many(doing, requests, carry_out)
+        self._pool.end_write(losses)
+
+    def ask_many(self, doing: str, requests: Sequence[Request], carry_out: CarryOut) -> None:
+        """Carry out many requests on one connection. The error names the first that failed."""
+        if not requests:
+            return
+        failures = self.ask(
+            doing, requests[0][1], lambda connection: carry_out(connection, requests)
+        )
+        for (_, offset, _), failure in zip(requests, failures, strict=True):
+            if failure is not None:
+                raise failed(self._address, doing, offset, failure) from failure
+
+    def ask(
+        self,
+        doing: str,
+        offset: int,
+        request: Callable[[NbdConnection], _R],
+        *,
+        oldest: bool = False,
+    ) -> _R:
+        """Carry out a request. oldest: see ConnectionPool.take."""
+        try:
+            connection = self._pool.take(oldest=oldest)
+            try:
+                result = request(connection)
+            except RequestFailed as error:
+                if error.is_lost:
+                    self._pool.discard(connection, str(error))
+                else:
+                    self._pool.give_back(connection)
+                raise
+            except BaseException:
+                self._pool.discard(connection, "the request was interrupted")
+                raise
+        except RequestFailed as error:
+            raise failed(self._address, doing, offset, error) from error
+        self._pool.give_back(connection)
+        return result
+
+    def check_open(self, offset: int) -> None:
+        """Raise DeviceFailed if every further call fails."""
+        if (why := self._pool.broken) is not None:
+            error = RequestFailed(why, errno.EBADF, is_lost=False)
+            raise failed(self._address, "using it", offset, error)
+
+
+def failed(address: str, doing: str, offset: int, error: RequestFailed) -> DeviceFailed:
+    """Return the error for a request that failed."""
+    return DeviceFailed(
+        f"{doing} failed: {error}",
+        where=f"{address}, offset {offset}",
+        next=_ADVICE.get(error.code)
+        or (_LOST if error.is_lost else "Look at the server's log, then repeat."),
+    )
+
+
+def is_unable(error: DeviceFailed) -> bool:
+    """Return whether a server refused to zero because it can't do that."""
+    cause = error.__cause__
+    return isinstance(cause, RequestFailed) and cause.code in _NO_ZERO
