@@ -20,6 +20,15 @@ def other_members(volume: Volume, volumes: Iterable[Volume], site: str) -> list[
     ]
 
 
+def members_elsewhere(volume: Volume, volumes: Iterable[Volume]) -> list[Volume]:
+    """Return the other members of the volume's group whose primary isn't at its site, by name.
+
+    Return none if the volume's primary is at no site: it was never promoted, or was moved since.
+    """
+    site = volume.primary_site
+    return [] if site is None else other_members(volume, volumes, site)
+
+
 def group_doubt(
     saved: SecondaryState | None, others: Iterable[Volume], states: SecondaryStateStore
 ) -> str | None:

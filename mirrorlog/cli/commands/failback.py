@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +13,8 @@ from mirrorlog.adapters.addresses import open_primary
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.group_moves import members_to_move, parting_cost
+from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.moving import check_sessions
 from mirrorlog.cli.support.promoting import (
@@ -31,7 +34,10 @@ from mirrorlog.cli.support.rejoining import (
 )
 from mirrorlog.cli.support.site_addresses import SecondaryOption, with_addresses
 from mirrorlog.cli.support.waiting import wait_until_site_proves
-from mirrorlog.consumers.failover.held_secondary import hold_secondary
+from mirrorlog.consumers.failover.claims import SecondaryClaim
+from mirrorlog.consumers.failover.group_claims import other_members
+from mirrorlog.consumers.failover.held_secondary import HeldSecondary, hold_secondary
+from mirrorlog.consumers.failover.lost_writes import LostWrites
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
@@ -62,6 +68,18 @@ def failback(
         ),
     ] = None,
     address: AddressOption = None,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--group",
+            help="Move all members of its consistency group. {volume} in an address stands for the "
+            "name of each.",
+        ),
+    ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Move it although the other members of its group stay."),
+    ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     timeout: Annotated[str, typer.Option(help="Wait this long for the site.")] = "5min",
@@ -69,7 +87,8 @@ def failback(
     """Make a site's secondary the primary in the planned order, without loss.
 
     Run it where the secondary is. It brings a volume back after a failover, and moves it to a site
-    while all is well.
+    while all is well. A member of a consistency group moves with --group, or after the others: each
+    step below is then done for all members before the next one begins.
 
     1. Stop: no host may have the volume open. End it first; this checks it.
     2. Drain: the site, which runs, proves that its secondary equals the primary as of the last
@@ -81,34 +100,74 @@ def failback(
     call = at_source(invocation(context))
     call = with_addresses(call, check_site_name(site), folder, [], secondary or [])
     volume, timeout_s = find_volume(call.settings, name), parse_duration_s(timeout)
-    former_name = former_site or volume.primary_site
-    if former_folder is not None and former_name is None:
-        raise BadUse(
-            "the former primary is that of no site yet",
-            where=f"volume {name}",
-            next="Say with --former-site which site keeps it from now on.",
-        )
-    check_sessions(call.settings, volume, ())  # 1
+    volumes = load_volumes(call.settings).values()
+    moved = members_to_move(volume, volumes, site, whole=whole, may_part=force or dry_run)
+    _check_address(moved, address)
     if former_folder is not None:
-        _check_settled(call, volume)
-    cost = (
-        f"The secondary of site {site} is then the primary of volume {name}, and {volume.primary} "
-        "follows it. Nothing is lost."
-    )
+        _check_former_sites(moved, former_site)
+    _check_stopped(call, moved, is_former_here=former_folder is not None)  # 1
+    left = [each for each in other_members(volume, volumes, site) if each not in moved]
+    cost = " ".join(filter(None, [*_costs(moved, site), parting_cost(volume, left, site)]))
     if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
         return
-    if volume.primary_site != site:
-        wait_until_site_proves(call.settings, name, site, timeout_s)  # 2
-    _promote(call, volume, site, folder.absolute(), timeout_s, address)  # 3
-    if former_folder is not None and former_name is not None:
-        with open_plan(call, name, site=former_name, folder=former_folder) as plan:  # 4
-            if plan.needs_all:
-                raise plan.unknown_error()
-            rejoin_by(call, plan, None, is_published=True)
-        call.output.print_text(
-            f"{plan.address} follows as the secondary of site {former_name}: "
-            f"`mirrorlog site run {former_name} --dir {former_folder}`"
+    for each in moved:
+        if each.primary_site != site:
+            wait_until_site_proves(call.settings, each.volume, site, timeout_s)  # 2
+    done = _promote(call, moved, site, folder.absolute(), timeout_s, address)  # 3
+    together = {"schema_version": 1, "group": volume.group, "volumes": done}
+    call.output.print_json(together if whole else done[0])
+    if former_folder is not None:
+        for each in moved:
+            _follow(call, each, former_site or each.primary_site or "", former_folder)  # 4
+
+
+def _costs(moved: Sequence[Volume], site: str) -> list[str]:
+    return [
+        f"The secondary of site {site} is then the primary of volume {each.volume}, and "
+        f"{each.primary} follows it. Nothing is lost."
+        for each in moved
+    ]
+
+
+def _check_address(moved: Sequence[Volume], address: str | None) -> None:
+    """Raise BadUse if several volumes would have one address."""
+    if len(moved) > 1 and address is not None and "{volume}" not in address:
+        raise BadUse(
+            "one address can't be that of several volumes",
+            where=address,
+            next="Write {volume} where the name of each volume stands.",
         )
+
+
+def _check_stopped(call: Invocation, moved: Sequence[Volume], *, is_former_here: bool) -> None:
+    """Raise BadUse if a host has a volume open, and HostNotRecovered as _check_settled()."""
+    for each in moved:
+        check_sessions(call.settings, each, ())
+        if is_former_here:
+            _check_settled(call, each)
+
+
+def _check_former_sites(moved: Sequence[Volume], former_site: str | None) -> None:
+    """Raise BadUse if it isn't known which site keeps a former primary."""
+    for each in moved:
+        if former_site is None and each.primary_site is None:
+            raise BadUse(
+                "the former primary is that of no site yet",
+                where=f"volume {each.volume}",
+                next="Say with --former-site which site keeps it from now on.",
+            )
+
+
+def _follow(call: Invocation, volume: Volume, site: str, folder: Path) -> None:
+    """Let the former primary of a volume rejoin as the secondary of a site."""
+    with open_plan(call, volume.volume, site=site, folder=folder) as plan:
+        if plan.needs_all:
+            raise plan.unknown_error()
+        rejoin_by(call, plan, None, is_published=True)
+    call.output.print_text(
+        f"{plan.address} follows as the secondary of site {site}: "
+        f"`mirrorlog site run {site} --dir {folder}`"
+    )
 
 
 def _check_settled(call: Invocation, volume: Volume) -> None:
@@ -127,32 +186,62 @@ def _check_settled(call: Invocation, volume: Volume) -> None:
 
 def _promote(
     call: Invocation,
-    volume: Volume,
+    volumes: Sequence[Volume],
     site: str,
     folder: Path,
     timeout_s: float,
     address: str | None,
-) -> None:
-    """Promote the secondary if that loses nothing. Raise NotConsistent otherwise."""
-    with hold_secondary(site, folder, volume, call.settings, patience_s=timeout_s) as held:
-        if volume.primary_site == site:
-            finish_promotion(call, volume, held, lost=None, is_again=True)
-            return
-        claim, lost = assess(call, volume, site, held, timeout_s)
-        if claim.consistent_position is None or lost is None or lost.blocks:
-            raise NotConsistent(
-                f"the promotion would lose something, so nothing was done. {claim.reason or ''}"
-                f"{lost_in_words(volume, lost)}".strip(),
-                where=f"volume {volume.volume} at {site}",
-                next="See that no host writes to the volume, then repeat this.",
+) -> list[dict[str, object]]:
+    """Promote the secondaries if that loses nothing; return what was done, as JSON has it.
+
+    Nothing is promoted before each of them is held and was found to lose nothing. Raise
+    NotConsistent otherwise.
+    """
+    done = []
+    with ExitStack() as stack:
+        held = [
+            stack.enter_context(
+                hold_secondary(site, folder, each, call.settings, patience_s=timeout_s)
             )
-        check_sessions(call.settings, volume, ())
-        promoted = publish_promotion(
-            call.settings,
-            volume,
-            site=site,
-            address=published_address(held.address, address),
-            claim=claim,
-            timeout_s=timeout_s,
+            for each in volumes
+        ]
+        losses = [
+            None
+            if volume.primary_site == site
+            else _assess(call, volume, site, secondary, timeout_s)
+            for volume, secondary in zip(volumes, held, strict=True)
+        ]
+        for volume, loss in zip(volumes, losses, strict=True):
+            if loss is not None:
+                check_sessions(call.settings, volume, ())
+        for volume, secondary, loss in zip(volumes, held, losses, strict=True):
+            if loss is None:
+                done.append(finish_promotion(call, volume, secondary, lost=None, is_again=True))
+                continue
+            claim, lost = loss
+            named = None if address is None else address.replace("{volume}", volume.volume)
+            promoted = publish_promotion(
+                call.settings,
+                volume,
+                site=site,
+                address=published_address(secondary.address, named),
+                claim=claim,
+                timeout_s=timeout_s,
+            )
+            done.append(finish_promotion(call, promoted, secondary, lost=lost, is_again=False))
+    return done
+
+
+def _assess(
+    call: Invocation, volume: Volume, site: str, held: HeldSecondary, timeout_s: float
+) -> tuple[SecondaryClaim, LostWrites]:
+    """Return what a secondary is worth. Raise NotConsistent if its promotion loses something."""
+    claim, lost = assess(call, volume, site, held, timeout_s)
+    if claim.consistent_position is None or lost is None or lost.blocks:
+        raise NotConsistent(
+            f"the promotion would lose something, so nothing was done. {claim.reason or ''}"
+            f"{lost_in_words(volume, lost)}".strip(),
+            where=f"volume {volume.volume} at {site}",
+            next="See that no host writes to the volume, then repeat this.",
         )
-        finish_promotion(call, promoted, held, lost=lost, is_again=False)
+    return claim, lost

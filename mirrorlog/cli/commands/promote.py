@@ -80,7 +80,7 @@ def promote(
         site, folder.absolute(), volume, call.settings, patience_s=timeout_s
     ) as held:  # 1
         if volume.primary_site == site:
-            finish_promotion(call, volume, held, lost=None, is_again=True)
+            call.output.print_json(finish_promotion(call, volume, held, lost=None, is_again=True))
             return
         claim, lost = assess(call, volume, site, held, timeout_s)  # 2
         others, doubt = assess_group(call, volume, site, folder, held, may_be_mirror=dry_run)
@@ -110,4 +110,4 @@ def promote(
             claim=claim,
             timeout_s=timeout_s,
         )  # 3
-        finish_promotion(call, volume, held, lost=lost, is_again=False)
+        call.output.print_json(finish_promotion(call, volume, held, lost=lost, is_again=False))

@@ -9,8 +9,11 @@ import typer
 
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.group_moves import check_whole, splitting_cost
+from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.rejoining import open_plan, print_rejoined, rejoin_by
+from mirrorlog.consumers.failover.group_claims import members_elsewhere
 
 app = typer.Typer()
 
@@ -46,6 +49,10 @@ def rejoin(
         bool,
         typer.Option("--all", help="Copy everything, and not only what both sides wrote."),
     ] = False,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Do it although its consistency group is split."),
+    ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
 ) -> None:
@@ -53,6 +60,10 @@ def rejoin(
 
     Its site then copies exactly the blocks that either side wrote since the two copies parted. What
     was written to it alone is lost: `mirrorlog divergence` lists it.
+
+    A member of a consistency group waits until all members were promoted at one site: before that,
+    this copy may be the only one that is of one moment with the other primaries. --force gives that
+    up.
 
     1. The former primary is locked: no host writes to it any more.
     2. What its host left unpublished is published, so that the log names all that it wrote.
@@ -78,7 +89,13 @@ def rejoin(
     ) as plan:
         if plan.needs_all and not copy_all and not dry_run:
             raise plan.unknown_error()
-        if not is_confirmed(call, name, plan.cost(), yes=yes, dry_run=dry_run):
+        volumes = load_volumes(call.settings).values()
+        if not force and not dry_run:
+            check_whole(plan.volume, volumes, plan.address)
+        cost = plan.cost()
+        if others := members_elsewhere(plan.volume, volumes):
+            cost += f" Its group is split: {splitting_cost(plan.volume, others)}"
+        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
             return
         volume = rejoin_by(call, plan, host)
     print_rejoined(call, plan, volume)

@@ -14,6 +14,7 @@ In reading order:
 - volume_view: a volume's description as a row, as lines and as fields.
 - describing: changes of a volume's description that the command line publishes itself.
 - moving: which sessions have a volume open, and its new address.
+- group_moves: whether a member of a consistency group may move or rejoin without the others.
 - promoting: the command that promotes a secondary, and what it loses.
 - rejoining: what the host of a former primary left, and the description of its site.
 - primaries: which file or device becomes the primary of a volume.

@@ -236,8 +236,8 @@ def finish_promotion(
     *,
     lost: LostWrites | None,
     is_again: bool,
-) -> None:
-    """Do steps 4 and 5 of `promote`, and say what was done.
+) -> dict[str, object]:
+    """Do steps 4 and 5 of `promote`, and say what was done. Return the same as JSON has it.
 
     Step 5 is left out if step 4 was done before: a host may have used the primary since.
     """
@@ -259,15 +259,6 @@ def finish_promotion(
     if held.become_primary(volume):  # 4
         note = _open_once(call, volume, held)  # 5
     promotion = volume.promotions[-1] if volume.promotions else None
-    call.output.print_json(
-        {
-            "schema_version": 1,
-            **volume_fields(volume),
-            "position": None if promotion is None else promotion.position,
-            "parted_position": None if promotion is None else promotion.parted_position,
-            "lost": lost_fields(lost),
-        }
-    )
     since = "" if promotion is None else f" since position {promotion.position}"
     what = "is the primary already" if is_again else "is the primary"
     words = "" if is_again else f" {lost_in_words(volume, lost)}"
@@ -277,6 +268,13 @@ def finish_promotion(
         f"Start its host here: `mirrorlog host serve {name}{where}`. On the former primary's "
         f"machine: `mirrorlog rejoin {name} --site SITE --dir DIR`.{note}"
     )
+    return {
+        "schema_version": 1,
+        **volume_fields(volume),
+        "position": None if promotion is None else promotion.position,
+        "parted_position": None if promotion is None else promotion.parted_position,
+        "lost": lost_fields(lost),
+    }
 
 
 def _open_once(call: Invocation, volume: Volume, held: HeldSecondary) -> str:
