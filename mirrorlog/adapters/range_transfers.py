@@ -5,6 +5,7 @@ What the kernel doesn't carry out in full is returned to the caller, with its er
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -20,6 +21,7 @@ from mirrorlog.domain.range_columns import Integers, RangeColumns
 ALIGNMENT_BYTES: Final = max(4096, mmap.PAGESIZE)
 """Past the page cache, each range has this alignment on the device and in memory. So no page holds
 a part of a range and something that is written through the page cache."""
+_BTRFS: Final = 0x9123683E  # linux/magic.h
 _UNABLE: Final = (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS, errno.EAGAIN)
 
 
@@ -77,6 +79,9 @@ class RangeTransfers:
             return None
         with self._lock:
             if self._direct_fd is None and self._may_be_direct:
+                if _file_system(fd) == _BTRFS:
+                    self._may_be_direct = False  # it takes longer there (past-the-page-cache.md)
+                    return None
                 try:
                     # The file that is open, and not what is at its path by now.
                     self._direct_fd = os.open(
@@ -85,6 +90,15 @@ class RangeTransfers:
                 except OSError:
                     self._may_be_direct = False
             return self._direct_fd
+
+
+def _file_system(fd: int) -> int | None:
+    """Return the magic number of the file system of an open file; None if the system can't say."""
+    call = getattr(ctypes.CDLL(None), "fstatfs", None)
+    answer = (ctypes.c_long * 64)()  # a struct statfs begins with f_type
+    if call is None or call(fd, ctypes.byref(answer)) != 0:
+        return None
+    return answer[0] & 0xFFFFFFFF
 
 
 def _transfer(command: AioCommand, fd: int, ranges: RangeColumns, memory: memoryview) -> Unfinished:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import mmap
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -225,6 +226,30 @@ def test_memory_is_kept_and_large_pieces_are_huge_pages() -> None:
             assert address % (BLOCK if size_bytes < 1 << 20 else 2 << 20) == 0
         with memory.lent(size_bytes) as again:
             assert again is other or again is first
+
+
+def test_on_btrfs_writes_go_through_the_page_cache(
+    file: FileDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There, a write past the cache makes an extent of its own, and takes longer."""
+    opened = list[str]()
+    real = os.open
+
+    def noting(path: str, flags: int) -> int:
+        opened.append(path)
+        return real(path, flags)
+
+    monkeypatch.setattr(range_transfers.os, "open", noting)
+    ranges = RangeColumns.of([(index * 2 * BLOCK, BLOCK) for index in range(20)])
+    memory = memory_of(Random(3).randbytes(ranges.size_bytes))
+    for magic, times in ((0x9123683E, 0), (0xEF53, 1)):
+        monkeypatch.setattr(range_transfers, "_file_system", lambda _, magic=magic: magic)
+        with FileDevice(Path(file.address), writable=True) as device:
+            opened.clear()
+            device.pwrite_ranges(ranges, memory, is_only_writer=True)
+            again = memory_of(bytes(len(memory)))
+            device.pread_ranges(ranges, again)
+            assert again == memory and len(opened) == times
 
 
 class _NoDirect:
