@@ -35,15 +35,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
-from uuid import UUID
 
 from bench_node import log_line
 from changed_files import (
-    BLOCK_BYTES,
     VOLUME_BYTES,
     Pair,
     change_secondary,
@@ -53,25 +50,13 @@ from changed_files import (
 )
 from pinned import ProgramFailed
 from results import machine, report_result
+from site_cycle import copy_between, site_settings, stage_and_apply
 
 from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.adapters.task_threads import TaskThreads
-from mirrorlog.consumers.journal.apply_journal import apply_journal
-from mirrorlog.consumers.journal.journal_folder import JournalFolder
-from mirrorlog.consumers.journal.journal_format import JournalHeader
-from mirrorlog.consumers.journal.journal_writer import JournalWriter
-from mirrorlog.consumers.range_reads import PageMemory
-from mirrorlog.consumers.resync.copy_counts import CopyCounts
-from mirrorlog.consumers.resync.copy_speed import CopyMeter
-from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
-from mirrorlog.consumers.resync.samples import SampleTaker
-from mirrorlog.domain.volumes import Volume
-from mirrorlog.settings import Settings
 
 SPARSE_BYTES: Final = 4 << 40
 RUNS: Final = 20_285
 DIRTY_BYTES: Final = 187_000_000
-_ID: Final = "00000000-0000-0000-0000-000000000000"
 
 
 @dataclass(slots=True)
@@ -107,83 +92,19 @@ def copy_in_kernel(pair: Pair) -> None:
         os.fdatasync(target)
 
 
-def _volume(pair: Pair) -> Volume:
-    return Volume(
-        volume="bench",
-        size_bytes=pair.size_bytes,
-        generation=_ID,
-        block_size=BLOCK_BYTES,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=False,
-        primary=pair.primary.as_uri(),
-    )
-
-
-@cache
-def _settings() -> Settings:
-    """Return the settings of a site. A site reads them once, so no run counts that."""
-    return Settings()
-
-
-@cache
-def _memory() -> PageMemory:
-    """Return the memory of the batches. A site keeps it from cycle to cycle."""
-    return PageMemory()
-
-
-def _plan(settings: Settings) -> CopyPlan:
-    meter = CopyMeter(time.monotonic(), None)
-
-    def on_copied(counts: CopyCounts) -> None:
-        meter.note_copied(counts.read_bytes, time.monotonic())
-
-    return CopyPlan(
-        batch_bytes=settings.site_copy_bytes,
-        samples=SampleTaker("bench"),
-        on_copied=on_copied,
-        tasks=TaskThreads(settings.site_copy_threads),
-        is_only_writer=True,
-        memory=_memory(),
-    )
-
-
 def copy_as_site(pair: Pair) -> None:
     """Copy the runs as a site does."""
     with (
         FileDevice(pair.primary, writable=False) as primary,
         FileDevice(pair.secondary, writable=True) as secondary,
     ):
-        restore_changed(primary, secondary, _volume(pair), pair.blocks, _plan(_settings()))
+        copy_between(primary, secondary, pair)
 
 
 def copy_through_journal(pair: Pair) -> None:
     """Copy the runs as a site does that stages its cycles in a journal."""
-    settings = _settings()
-    journals = JournalFolder(pair.secondary.parent / "journals")
-    file = journals.create("bench")
-    header = JournalHeader(
-        site="bench",
-        volume="bench",
-        generation=_ID,
-        history_id=None,
-        secondary_id=_ID,
-        epoch=0,
-        after=0,
-        description=b"",
-    )
-    try:
-        writer = JournalWriter(file, header, UUID(_ID), max_bytes=settings.site_journal_bytes)
-        with FileDevice(pair.primary, writable=False) as primary:
-            restore_changed(primary, writer, _volume(pair), pair.blocks, _plan(settings))
-        journal = writer.seal(through=1, state=b"")
-        with FileDevice(pair.secondary, writable=True) as secondary:
-            tasks = TaskThreads(settings.site_copy_threads)
-            apply_journal(journal, file, secondary, tasks, lambda: None, has_whole_pages=True)
-        journals.clear("bench")
-    finally:
-        file.close()
-        journals.close()
+    with FileDevice(pair.primary, writable=False) as primary:
+        stage_and_apply(primary, pair)
 
 
 def by_tool(*command: str) -> Callable[[Pair], None]:
@@ -269,7 +190,7 @@ def main() -> int:
         parser.error(f"there is no case {', '.join(sorted(unknown))}")
     scale, repeat = (16, 1) if arguments.short else (1, arguments.repeat)
     began_s = time.monotonic()
-    _settings()
+    site_settings()
     with ExitStack() as cleanup:
         folder = Path(
             cleanup.enter_context(

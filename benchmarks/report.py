@@ -255,6 +255,46 @@ def site(result: Result) -> str:
     return f"{caption(text)}\n\n{table(head, rows)}"
 
 
+_LINK_ROWS: Final = {
+    "link": "limit: one plain TCP connection",
+    "one_at_a_time": "one request at a time",
+    "mirrorlog": "**mirrorlog**",
+    "journal": "**mirrorlog, through a journal**",
+    "host": "**mirrorlog**, the primary served by `mirrorlog host serve`",
+    "limited": "mirrorlog with `--max-rate 60MB/s`",
+    "auto": "mirrorlog with `--max-rate auto`",
+    "to_export": "**mirrorlog**, to a secondary at the far end",
+}
+
+
+def link(result: Result) -> str:
+    """Return the table of bench_link.py."""
+    rows = []
+    for name, label in _LINK_ROWS.items():
+        if name not in result["cases"]:
+            continue
+        case = result["cases"][name]
+        spread = f"{min(case['runs']):.1f} – {max(case['runs']):.1f}"
+        share = f"{result['shares'][name]:.3f}"
+        wire = [f"{case['wire']:.3f}", f"{case['wire_in_frames']:.3f}"]
+        rows.append([label, f"{case['median']:.1f}", spread, share, *wire])
+    head = [
+        "copy, until it is durable",
+        "MB/s",
+        "slowest – fastest",
+        "of the line's",
+        "bytes on the wire, of those changed",
+        f"with headers of {result['mtu_bytes']:,} bytes",
+    ]
+    text = (
+        f"{result['dirty_bytes'] / 1e6:.0f} MB in {result['dirty_runs']:,} runs of a volume of "
+        f"{result['volume_bytes'] >> 30} GiB, {result['round_trip_s'] * 1000:.0f} ms for a round "
+        f"trip, {result['rate_bits_s'] / 1e9:g} Gbit/s, {result['congestion_control']}, medians of "
+        f"{result['repeat']}. {machine_line(result)}"
+    )
+    return f"{caption(text)}\n\n{table(head, rows)}"
+
+
 TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "node": node,
     "recovery": recovery,
@@ -262,6 +302,7 @@ TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "host": host,
     "cli": cli,
     "site": site,
+    "link": link,
 }
 
 

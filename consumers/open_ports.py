@@ -130,6 +130,7 @@ def site_ports(
         digests=_asked_digests(name, settings, admin, publisher, stack),
         held_for_drills=DrillHolds(folder).look,
         task_runner=TaskThreads(settings.site_copy_threads),
+        remote_task_runner=TaskThreads(settings.site_remote_copy_threads),
         tracer=open_tracer("site"),
     )
 

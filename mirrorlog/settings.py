@@ -224,6 +224,9 @@ class Settings(BaseSettings):
     primary's own load, or by the local time of the day `08:00-18:00=auto,else=max`."""
     site_copy_threads: int = Field(default=4, ge=1, le=64)
     """How many batches a site copies at once."""
+    site_remote_copy_threads: int = Field(default=16, ge=1, le=64)
+    """The same if the primary or the secondary is reached over a network. What is under way hides
+    its delay: as many batches should hold what the line carries in a round trip, twice."""
     site_consistency: Literal["crash", "eventual"] = "eventual"
     """`crash`: a cycle is staged in a journal and then applied as a whole, so a secondary that was
     consistent once stays at a consistent position. `eventual`: a cycle is applied while it is read,

@@ -68,6 +68,7 @@ class CycleCopier:
     ) -> None:
         self._settings, self._pace = settings, pace
         self._clock, self._tasks, self._digests = ports.clock, ports.task_runner, ports.digests
+        self._remote_tasks: Final = ports.remote_task_runner
         self._meetings, self._logs, self._seeds = meetings, logs, seeds
         self._save, self._on_step = save, on_step
         self._memory: Final = PageMemory()
@@ -200,6 +201,7 @@ class CycleCopier:
             samples=samples,
             on_copied=on_copied,
             tasks=self._tasks,
+            remote_tasks=self._remote_tasks,
             reads=self._pace.reads,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
             is_only_writer=self._logs.of(secondary.volume.volume).fork is None,

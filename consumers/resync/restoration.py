@@ -48,6 +48,7 @@ from mirrorlog.ports.devices import (
     ReadsRange,
     StartsWriteback,
     WritesRanges,
+    is_remote,
 )
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 
@@ -72,6 +73,7 @@ class CopyPlan:
     batch_bytes: the most that one task reads and writes at a time.
     samples: takes samples of what is written.
     tasks: runs the copying of the batches.
+    remote_tasks: runs it if a side is on another machine, with more at once; None for `tasks`.
     pace: called with the bytes of each batch before it is read. It waits, or raises.
     reads: returns what reads the primary. Several tasks call that at once.
     is_only_writer: nobody else writes to the secondary while it is copied.
@@ -82,6 +84,7 @@ class CopyPlan:
     samples: SampleTaker
     on_copied: OnCopied
     tasks: TaskRunner = field(default_factory=OneAtATime)
+    remote_tasks: TaskRunner | None = None
     pace: Callable[[int], None] = lambda _: None
     reads: Callable[[BlockDevice], CopySource] = DeviceReader
     is_only_writer: bool = False
@@ -237,7 +240,10 @@ def run_batches(
                 plan.pace(batch.size_bytes)
             yield partial(_zero, batch, writer) if batch.is_zeroing else partial(copy, batch)
 
-    plan.tasks.run(copies(), on_done)
+    tasks = plan.tasks
+    if plan.remote_tasks is not None and (is_remote(primary) or is_remote(secondary)):
+        tasks = plan.remote_tasks
+    tasks.run(copies(), on_done)
     secondary.flush()
     return copied_bytes
 

@@ -40,6 +40,7 @@ class SitePorts:
     held_for_drills: returns the volumes whose secondaries drills hold, as of now.
     sleep: waits so many seconds.
     task_runner: runs the tasks that copy a cycle's blocks.
+    remote_task_runner: the same if a side is on another machine; None for task_runner.
     journals: keeps the journals of cycles.
     digests: asks for digests of primaries before a comparison reads them; None: it reads them all.
     share: the partitions for which this process works. LogReader reads the others no more.
@@ -65,6 +66,7 @@ class SitePorts:
     held_for_drills: Callable[[], frozenset[str]] = frozenset
     sleep: Callable[[float], None] = time.sleep
     task_runner: TaskRunner = field(default_factory=OneAtATime)
+    remote_task_runner: TaskRunner | None = None
     journals: JournalStore = field(default_factory=NoJournals)
     digests: PrimaryComparison | None = None
     tracer: Tracer | None = None

@@ -22,7 +22,7 @@ from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.closing import ClosesOnExit
-from mirrorlog.ports.devices import BlockDevice, Data, DeviceIdentity
+from mirrorlog.ports.devices import BlockDevice, Data, DeviceIdentity, is_remote
 from mirrorlog.tracking_log.heads import Watermark
 
 log = logging.getLogger("mirrorlog.site")
@@ -166,6 +166,11 @@ class SnapshotPrimary(ClosesOnExit):
     @property
     def identity(self) -> DeviceIdentity:
         return self._live.identity
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the primary is on another machine."""
+        return is_remote(self._live)
 
     def pread(self, *, offset: int, length: int) -> Data:
         """Read from the snapshot; any thread."""

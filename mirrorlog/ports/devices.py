@@ -207,6 +207,16 @@ class ForgetsCache(Protocol):
         ...
 
 
+@runtime_checkable
+class MayBeRemote(Protocol):
+    """A BlockDevice that may be on another machine."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether each request crosses a network. More of them under way hide its delay."""
+        ...
+
+
 class DeviceOpener(Protocol):
     """Opens the device at an address."""
 
@@ -216,6 +226,11 @@ class DeviceOpener(Protocol):
         Raise BadUse for an invalid address, DeviceFailed if no device can be opened there.
         """
         ...
+
+
+def is_remote(device: object) -> bool:
+    """Return whether the device is known to be on another machine."""
+    return isinstance(device, MayBeRemote) and device.is_remote
 
 
 def check_range(address: str, *, size_bytes: int, offset: int, length: int) -> None:

@@ -99,6 +99,11 @@ class NbdDevice(ClosesOnExit):
         return DeviceIdentity(storage=self.uri.place)
 
     @property
+    def is_remote(self) -> bool:
+        """Whether the server is reached over a network, and not at a Unix socket."""
+        return not self.uri.is_unix
+
+    @property
     def description(self) -> str | None:
         """What the server says of the export; None: nothing."""
         return self._pool.first.description

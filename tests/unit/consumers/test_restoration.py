@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from random import Random
+from typing import TypeVar
 
 import pytest
 
@@ -23,6 +24,7 @@ from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 from mirrorlog.simulation.memory_devices import MemoryDevice, failing
 
+T = TypeVar("T")
 BLOCK = 4096
 BLOCKS = 200
 SIZE = BLOCKS * BLOCK - 1000
@@ -234,3 +236,23 @@ def test_what_reads_the_primary_gets_the_ranges_of_a_batch_at_once() -> None:
     batches = list(batches_of_blocks(VOLUME, devices.blocks, devices.samples, BATCH))
     assert sorted(seen) == sorted(len(batch.ranges) for batch in batches)
     assert max(seen) > 1
+
+
+@pytest.mark.parametrize("remote_side", ["primary", "secondary", "neither"])
+def test_a_side_on_another_machine_takes_the_remote_tasks(remote_side: str) -> None:
+    devices, used = Devices(), list[str]()
+
+    class Noting(OneAtATime):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def run(self, tasks: Iterable[Callable[[], T]], on_done: Callable[[T], None]) -> None:
+            used.append(self.name)
+            super().run(tasks, on_done)
+
+    for name in ("primary", "secondary"):
+        vars(getattr(devices, name))["is_remote"] = name == remote_side
+    plan = replace(devices.plan(Noting("local")), remote_tasks=Noting("remote"))
+    restore_changed(devices.primary, devices.secondary, VOLUME, devices.blocks, plan)
+    assert devices.secondary.snapshot() == devices.expected()
+    assert used == ["local" if remote_side == "neither" else "remote"]
