@@ -1,4 +1,4 @@
-"""Runs the simulations that have history, file and host faults with more seeds than the suite.
+"""Runs the simulations that draw what happens by a seed, with more seeds than the suite.
 
 `make seeds ARGS='--first 1000 --count 10000'` shares the seeds out evenly among the simulations.
 The last line of stdout is a JSON object: by simulation, how many seeds ran and which failed. The
@@ -29,6 +29,27 @@ SIMULATIONS: Final = {
     "log_and_sites": (
         "test_log_and_sites",
         "test_any_order_of_writes_flushes_and_crashes_ends_identical",
+    ),
+    "cut_off": ("test_cut_off", "run"),
+    "device_faults": ("test_device_faults", "run"),
+    "failing_over": (
+        "test_failing_over",
+        "test_any_order_of_promotions_rejoins_and_crashes_ends_with_equal_copies",
+    ),
+    "forked_writes": (
+        "test_forked_writes",
+        "test_any_order_of_writes_forks_copies_and_faults_ends_identical",
+    ),
+    "groups": ("test_consistency_groups", "run_either"),
+    "mirrored_site": ("test_mirrored_site", "test_a_mirror_between_node_and_site_changes_nothing"),
+    "mirrored_histories": ("test_mirrored_site", "test_histories_end_behind_a_mirror"),
+    "site_workers": ("test_site_workers", "run"),
+    "snapshots": ("test_snapshots", "run"),
+    "snapshots_of_dying_hosts": ("test_snapshots", "run_with_deaths"),
+    "verification": ("test_verification", "test_load_is_no_difference"),
+    "verification_of_mirrored_sites": (
+        "test_verification",
+        "test_a_site_on_a_mirror_is_verified_from_the_source",
     ),
 }
 """By name: the module in tests/simulation, and its function that takes a seed and raises."""

@@ -12,8 +12,10 @@ import pytest
 from mirrorlog.consumers.failover import rejoining
 from mirrorlog.consumers.resync import cycle, parting
 from mirrorlog.consumers.state.secondary_state import SecondaryState
+from mirrorlog.domain import volume_states
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
 from mirrorlog.simulation.world import failover
 from mirrorlog.simulation.world.failover import FailoverWorld
 from mirrorlog.simulation.world.failover_parts import NAME, Writer
@@ -137,8 +139,15 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_copy_follows_it() -> N
     assert world.held(loser) == world.held(winner or "")
 
 
-@pytest.mark.parametrize("steps", range(1, 14))
-def test_a_rejoin_that_is_cut_off_goes_on(steps: int) -> None:
+@pytest.mark.parametrize("rounds", range(3))
+@pytest.mark.parametrize("steps", range(20))
+def test_a_rejoin_that_is_cut_off_goes_on(rounds: int, steps: int) -> None:
+    state = cut_off_rejoin(rounds, steps)
+    assert state is not None and state.rung is Rung.CHANGED
+
+
+def cut_off_rejoin(rounds: int, steps: int) -> SecondaryState | None:
+    """Let the site of a former primary die in a round after so many steps, and then go on."""
     world = started()
     write(world.writers[0], 20, 21)
     assert world.promote("b")
@@ -146,12 +155,13 @@ def test_a_rejoin_that_is_cut_off_goes_on(steps: int) -> None:
     assert world.rejoin("a")
     world.fold_all()
     site = world.sites["a"]
+    for _ in range(rounds):
+        site.run()
     site.run(crash_at=steps)
     world.check_claims()
     followed(world, "a")
     assert world.held("a") == world.held("b")
-    state = site.states.load(NAME)
-    assert state is not None and state.rung is Rung.CHANGED
+    return site.states.load(NAME)
 
 
 def test_two_copies_never_go_on_under_one_generation() -> None:
@@ -197,6 +207,32 @@ def test_a_promotion_without_a_fence_is_found(monkeypatch: pytest.MonkeyPatch) -
 
     monkeypatch.setattr(Writer, "look", look)
     assert seeds_fail()
+
+
+def test_a_node_that_records_both_promotions_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = started()
+    generation = world.described().generation
+    monkeypatch.setattr(volume_states, "_generation_before", lambda *_: generation)
+    with pytest.raises(AssertionError, match="the other promotion was recorded"):
+        world.promote_two()
+
+
+def test_a_rejoin_that_is_cut_off_behind_its_state_is_found(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The site saves that the blocks of both sides are there before it copies them."""
+    save = MemorySecondaryStates.save
+
+    def save_results(self: MemorySecondaryStates, state: SecondaryState) -> None:
+        through = state.cycle_through
+        if through is not None:
+            state = replace(state, applied_position=through, cycle_through=None)
+        save(self, state)
+
+    monkeypatch.setattr(MemorySecondaryStates, "save", save_results)
+    with pytest.raises(AssertionError):
+        for steps in range(20):
+            cut_off_rejoin(1, steps)
 
 
 def test_a_rejoin_with_the_blocks_of_one_side_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ them at any later moment, also during a write.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from random import Random
@@ -32,7 +32,8 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.durable.activity_log import FILE_NAME
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
+from mirrorlog.producers.durable.activity_log import FILE_NAME, ActivityLog
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.session.host_ports import HostPorts
@@ -567,6 +568,20 @@ def test_no_write_is_forgotten_wherever_the_host_crashes(seed: int, mode: str) -
 @pytest.mark.parametrize("seed", [0, 2])
 def test_no_write_is_forgotten_while_kafka_is_away(seed: int, mode: str) -> None:
     crash_everywhere(seed, mode, outages=True)
+
+
+@pytest.mark.parametrize("mode", ["kill", "power"])
+def test_a_region_that_is_not_noted_before_its_data_is_found_out(
+    mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = ActivityLog.append
+
+    def append_others(self: ActivityLog, entries: Iterable[ActivityEntry]) -> None:
+        append(self, [entry for entry in entries if entry.op is not ActivityOp.HOT])
+
+    monkeypatch.setattr(ActivityLog, "append", append_others)
+    with pytest.raises(AssertionError, match="isn't named"):
+        crash_everywhere(0, mode, outages=False)
 
 
 def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> set[str]:

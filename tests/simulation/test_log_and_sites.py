@@ -16,12 +16,14 @@ from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import pack
 from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.simulation.memory_broker import MemoryReader
 from mirrorlog.simulation.world.world import VOLUMES, World
 from mirrorlog.streams.compaction.partition_records import PartitionRecords
 from mirrorlog.streams.compaction.rollups import RangeBlocks, RollUpSource
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key
 from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.site_log import SiteLog
 from mirrorlog.tracking_log.tiers import TIERS
 
 
@@ -82,6 +84,20 @@ def test_a_record_that_vanished_or_is_damaged_is_found_and_the_next_rung_taken(
 
 
 def test_a_hole_that_the_cleaner_makes_under_a_reader_isnt_believed() -> None:
+    read_while_it_is_cleaned()
+
+
+def test_a_site_that_acts_before_it_is_at_the_end_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MemoryReader, "at_end", lambda *_: True)
+    monkeypatch.setattr(SiteLog, "hole", lambda self, *, after, through: None)
+    with pytest.raises(AssertionError):
+        read_while_it_is_cleaned()
+
+
+def read_while_it_is_cleaned() -> None:
+    """Let a site read row by row while records that it hasn't read are rolled up and removed."""
     world = World(3, node_keep_s=dict.fromkeys(TIERS[:3], 0))
     topic = world.settings.topics.changelog
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import pytest
 
 from mirrorlog.domain.site_progress import Rung, SiteState
+from mirrorlog.reading.mirrored_rows import MirroredRows
 from mirrorlog.simulation.world.world import VOLUMES, World
 
 
@@ -53,6 +54,18 @@ def test_a_mirror_that_passes_rows_over_costs_copies_and_no_truth(seed: int) -> 
 
 
 def test_a_mirror_that_begins_late_is_a_gap_that_is_told() -> None:
+    follow_a_mirror_that_begins_late()
+
+
+def test_a_site_that_takes_any_mirror_for_the_whole_log_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(MirroredRows, "_mismatch", lambda *_: None)
+    with pytest.raises(AssertionError):
+        follow_a_mirror_that_begins_late()
+
+
+def follow_a_mirror_that_begins_late() -> None:
     """Two volumes are not written to afterwards: nothing in the mirror names their blocks."""
     world = World(5, mirrored=True)
     assert world.mirror is not None

@@ -11,7 +11,7 @@ from verifying import VerifyingWorld
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers.verify.verification import Verification
 from mirrorlog.consumers.verify.verification_log import VerificationLog
-from mirrorlog.consumers.verify.verifier import VerificationAborted
+from mirrorlog.consumers.verify.verifier import VerificationAborted, Verifier
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, ForkOutcomes
 from mirrorlog.domain.extents import Extent
 from mirrorlog.domain.verifications import VerificationReport, VerificationState
@@ -186,6 +186,27 @@ def test_a_block_that_a_host_rewrites_without_an_end_is_skipped_and_nothing_is_c
 
 
 def test_a_run_that_was_cut_short_says_so_and_the_next_one_goes_on() -> None:
+    cut_short_and_go_on()
+
+
+def test_a_run_that_was_cut_short_and_calls_itself_finished_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    report = Verifier.report
+
+    def finished(
+        self: Verifier, state: VerificationState, reason: str | None = None
+    ) -> VerificationReport:
+        del state
+        return report(self, VerificationState.FINISHED, reason)
+
+    monkeypatch.setattr(Verifier, "report", finished)
+    with pytest.raises(AssertionError):
+        cut_short_and_go_on()
+
+
+def cut_short_and_go_on() -> None:
+    """End a run in its middle, and check what it says, and what the next one finds."""
     world = settled_world(6)
     first = VerifyingWorld(world, "v", ranges=2)
     first.flip(1)

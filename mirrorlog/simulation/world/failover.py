@@ -157,6 +157,9 @@ class FailoverWorld(CopiedVolume):
         self.fold_all()
         winners = [copy for copy in sites if self.described().primary_site == copy]
         assert len(winners) == any(command is not None for command in sent)
+        if winners:
+            ended = self.described().promotions[-1].former_generation
+            assert ended == volume.generation, "the other promotion was recorded, too"
         for copy, command in zip(sites, sent, strict=True):
             self._finish(copy, command)
 
