@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
@@ -11,7 +11,12 @@ from typing import TypeAlias
 import pytest
 from nbd_servers import Nbdkit, NbdServer, QemuNbd, skip_without
 
-from mirrorlog.adapters.nbd_client.nbd_connection import IN_FLIGHT
+from mirrorlog.adapters.nbd_client.nbd_connection import (
+    IN_FLIGHT,
+    NbdConnection,
+    Request,
+    RequestFailed,
+)
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
 from mirrorlog.domain.range_columns import RangeColumns
@@ -137,6 +142,61 @@ def test_after_a_server_died_with_ranges_unflushed_no_flush_succeeds(server: Nbd
             ):
                 with pytest.raises(DeviceFailed):
                     call()
+
+
+@pytest.mark.parametrize("kind", [Nbdkit, QemuNbd])
+def test_long_ranges_that_the_server_says_are_zeros_are_not_read(
+    kind: type[NbdServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = kind(tmp_path)
+    skip_without(server)
+    with server.image.open("wb") as image:
+        image.truncate(8 * SIZE)
+        for block in (3, 300, 301, 1800):
+            image.seek(block * BLOCK)
+            image.write(b"x" * BLOCK)
+    content = server.image.read_bytes()
+    read_bytes = 0
+    pread_many = NbdConnection.pread_many
+
+    def counted(self: NbdConnection, requests: Sequence[Request]) -> list[RequestFailed | None]:
+        nonlocal read_bytes
+        read_bytes += sum(length for _, _, length in requests)
+        return pread_many(self, requests)
+
+    monkeypatch.setattr(NbdConnection, "pread_many", counted)
+    ranges = RangeColumns.of([(0, BLOCK), (2 * BLOCK, SIZE), (2 * SIZE, 5 * SIZE)])
+    memory = memory_for(ranges)
+    server.start()
+    try:
+        with open_export(server) as device:
+            for _ in range(2):
+                memory[:] = b"y" * len(memory)  # of an earlier batch
+                device.pread_ranges(ranges, memory)
+                for offset, length, place in ranges:
+                    assert memory[place : place + length] == content[offset : offset + length]
+    finally:
+        server.kill()
+    assert 0 < read_bytes < 2 * SIZE // 2
+
+
+def test_a_server_that_is_never_right_about_zeros_is_rarely_asked(
+    server: NbdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = 0
+    extents_many = NbdConnection.extents_many
+
+    def counted(self: NbdConnection, ranges: Sequence[tuple[int, int]]) -> object:
+        nonlocal asked
+        asked += 1
+        return extents_many(self, ranges)
+
+    monkeypatch.setattr(NbdConnection, "extents_many", counted)
+    ranges = RangeColumns.of([(0, SIZE)])
+    with open_export(server) as device:
+        for _ in range(16):
+            device.pread_ranges(ranges, memory_for(ranges))
+    assert asked == 2
 
 
 def test_a_range_outside_is_refused(server: NbdServer) -> None:

@@ -5,5 +5,6 @@
 - nbd_connection.py: one connection, on which each request has a deadline
 - connection_pool.py: the connections of one device, and what losing one of them means
 - export_calls.py: calls over these connections, and what their failures mean
+- zero_extents.py: what needn't be read, because the server says that it is zeros
 - nbd_device.py: the BlockDevice
 """

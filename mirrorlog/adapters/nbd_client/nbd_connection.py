@@ -30,6 +30,8 @@ IN_FLIGHT: Final = 128
 """How many requests of one call are under way at most. Servers handle 16 or more at a time."""
 Request: TypeAlias = tuple[int, int, int]
 """An address in memory, which the caller keeps; an offset on the export; a length, at least 1."""
+Extent: TypeAlias = tuple[int, int]
+"""A length, and flags of base:allocation."""
 _KEEP_ALIVE_S: Final = 30
 _PROBE_S: Final = 10
 _PROBES: Final = 3
@@ -245,21 +247,13 @@ class NbdConnection:
         """Make durable what was written, on all connections if the server has multi-conn."""
         self._wait(self._library.nbd_aio_flush(self._handle, NO_COMPLETION, 0))
 
-    def extents(self, *, offset: int, length: int) -> list[tuple[int, int]]:
-        """Return (length, flags of base:allocation) of the extents from `offset` on.
+    def extents(self, *, offset: int, length: int) -> list[Extent]:
+        """Return the extents from `offset` on.
 
         At least one. They may end before `length`, and the last one may reach beyond it.
         """
-        found: list[tuple[int, int]] = []
-
-        def take(
-            _data: object, context: bytes, _offset: int, entries: list[int], count: int, _: object
-        ) -> int:
-            if context == BASE_ALLOCATION:
-                found.extend((entries[i], entries[i + 1]) for i in range(0, count, 2))
-            return 0
-
-        callback = ExtentCallback(callback=extents_function(take))
+        found: list[Extent] = []
+        callback = _extents_callback(found)
         self._wait(
             self._library.nbd_aio_block_status(
                 self._handle, length, offset, callback, NO_COMPLETION, 0
@@ -267,6 +261,25 @@ class NbdConnection:
         )
         if not found or any(size == 0 for size, _ in found):
             raise RequestFailed("the server named no extents", errno.EPROTO, is_lost=False)
+        return found
+
+    def extents_many(self, ranges: Sequence[tuple[int, int]]) -> list[list[Extent]]:
+        """Return the extents of each (offset, length), as extents() does; see _many.
+
+        The list of a range is empty if the server couldn't tell.
+        """
+        found: list[list[Extent]] = [[] for _ in ranges]
+        callbacks = [_extents_callback(of_range) for of_range in found]
+        status, handle = self._library.nbd_aio_block_status, self._handle
+        failures = self._many(
+            [(index, offset, length) for index, (offset, length) in enumerate(ranges)],
+            lambda index, offset, length: status(
+                handle, length, offset, callbacks[index], NO_COMPLETION, 0
+            ),
+        )
+        for index, failure in enumerate(failures):
+            if failure is not None:
+                found[index] = []
         return found
 
     def close(self) -> None:
@@ -323,6 +336,19 @@ class NbdConnection:
 
     def _socket(self) -> _BorrowedSocket:
         return _BorrowedSocket(self._library.nbd_aio_get_fd(self._handle))
+
+
+def _extents_callback(found: list[Extent]) -> ExtentCallback:
+    """Return what adds the extents of an answer to `found`. Keep it until the answer has come."""
+
+    def take(
+        _data: object, context: bytes, _offset: int, entries: list[int], count: int, _: object
+    ) -> int:
+        if context == BASE_ALLOCATION:
+            found.extend((entries[i], entries[i + 1]) for i in range(0, count, 2))
+        return 0
+
+    return ExtentCallback(callback=extents_function(take))
 
 
 def _unless_lost(error: RequestFailed) -> RequestFailed:
