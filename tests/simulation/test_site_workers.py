@@ -7,8 +7,11 @@ from itertools import count
 
 import pytest
 
+from mirrorlog.consumers.resync.paused_secondaries import PausedSecondaries
 from mirrorlog.consumers.resync.share_follower import ShareFollower
 from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.simulation.memory_locks import MemoryLocks
 from mirrorlog.simulation.world.crashes import Crash
 from mirrorlog.simulation.world.workers import WorkerModel, WorkersWorld
@@ -189,3 +192,91 @@ def test_a_worker_that_goes_on_after_it_unlocked_is_found_out(
     monkeypatch.setattr(ShareFollower, "_give_back", unlock)
     with pytest.raises(AssertionError, match="without the lock"):
         hand_over(consistency)
+
+
+# A drill beside the workers. It takes a secondary as it takes an export: by a lock that whichever
+# worker has the volume gives up.
+
+
+class Drill:
+    """A drill of the volume `v`, whose lock is that of consumers/secondary_exports.py.
+
+    holder: the worker that has the lock, the drill itself, or None. content: of the secondary, from
+    the moment at which the drill had it.
+    """
+
+    def __init__(self, world: WorkersWorld) -> None:
+        self.world, self.site = world, world.site
+        self.holder: object = None
+        self.content: bytes | None = None
+        self.taken = 0
+
+    def hold(self, volume: Volume) -> None:
+        running = self.site.running_worker
+        if volume.volume != "v" or running is None:
+            return
+        if self.holder not in (None, running) and self.holder in (self, *self.site.workers):
+            raise DeviceFailed("another process uses this secondary", where="v, offset 0")
+        self.holder = running
+
+    def release(self, volume: Volume) -> None:
+        if volume.volume == "v" and self.holder is self.site.running_worker:
+            self.holder = None
+
+    def ask(self) -> None:
+        self.site.held_for_drills = frozenset("v")
+
+    def look(self) -> None:
+        """Take the secondary if no worker that lives has it, and it is consistent."""
+        if self.holder is not self and self.holder not in self.site.workers:
+            state = self.site.states.load("v")
+            if state is not None and state.consistent_position is not None:
+                self.holder, self.content = self, self.site.secondary("v").snapshot()
+                self.taken += 1
+        if self.holder is self:
+            assert self.site.secondary("v").snapshot() == self.content, "written to in a drill"
+
+    def end(self) -> None:
+        self.site.held_for_drills = frozenset()
+        self.holder = None if self.holder is self else self.holder
+
+
+def run_with_drills(seed: int, consistency: str, monkeypatch: pytest.MonkeyPatch) -> Drill:
+    """Let drills come and go while workers are killed, stopped, and hand over."""
+    world = WorkersWorld(seed, site_consistency=consistency)
+    drill = Drill(world)
+    monkeypatch.setattr(world.site.secondaries, "hold", drill.hold)
+    monkeypatch.setattr(world.site.secondaries, "release", drill.release)
+    for number in range(400):
+        if number % 80 == 20:
+            drill.ask()
+        if number % 80 == 0:
+            drill.end()
+        world.act()
+        if world.site.held_for_drills:
+            drill.look()
+    drill.end()
+    world.finish()
+    world.check_end()
+    return drill
+
+
+@MODES
+def test_whichever_worker_has_a_volume_leaves_it_to_a_drill(
+    consistency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drills = [run_with_drills(seed, consistency, monkeypatch) for seed in range(3)]
+    assert sum(drill.taken for drill in drills) > 5
+    assert sum(drill.site.handovers for drill in drills)
+
+
+@MODES
+def test_a_worker_that_keeps_a_volume_from_a_drill_is_found_out(
+    consistency: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It writes on, as if there were neither the hold nor the lock."""
+    monkeypatch.setattr(PausedSecondaries, "covers", lambda *_: False)
+    monkeypatch.setattr(Drill, "hold", lambda *_: None)
+    with pytest.raises(AssertionError, match="written to in a drill"):
+        for seed in range(3):
+            run_with_drills(seed, consistency, monkeypatch)

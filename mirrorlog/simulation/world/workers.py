@@ -121,6 +121,11 @@ class WorkersModel(SiteModel):
         worker.publisher.flush(1)
         worker.locks.close()
 
+    @property
+    def running_worker(self) -> WorkerModel | None:
+        """The worker between whose steps the others are; None between two rounds."""
+        return self._running[-1] if self._running else None
+
     def is_running(self, worker: WorkerModel) -> bool:
         """Return whether a worker is between two steps of a round."""
         return worker in self._running
