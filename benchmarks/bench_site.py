@@ -131,8 +131,9 @@ OWN_CASES: Final[Mapping[str, Callable[[Pair], None]]] = {
 _BLOCKSYNC: Final = Path(__file__).parent / "peers/blocksync/.venv/bin/python"
 _BLOCKSYNC_LINES: Final = """
 import sys
-from blocksync import local_to_local
-local_to_local(sys.argv[1], sys.argv[2], workers=4, wait=True)
+from blocksync import LocalFile, Syncer
+source, target = (LocalFile(path=path) for path in sys.argv[1:])
+Syncer(src=source, dest=target).start_sync(wait=True, sync_interval=0)
 """
 TOOLS: Final[Mapping[str, Sequence[str]]] = {
     "rsync": ("rsync", "--inplace", "--no-whole-file", "--ignore-times", "PRIMARY", "SECONDARY"),

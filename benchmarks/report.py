@@ -224,7 +224,7 @@ _SITE_ROWS: Final = {
     "nbdcopy": "`nbdcopy`",
     "qemu_img": "`qemu-img convert`",
     "cp": "`cp`",
-    "blocksync": "`blocksync` with 4 workers",
+    "blocksync": "`blocksync` 2.0.0",
     "journal": "**mirrorlog, through a journal**",
     "sparse_loop": "the changed runs in a hole of 4 TiB: the loop",
     "sparse_mirrorlog": "the changed runs in a hole of 4 TiB: **mirrorlog**",
