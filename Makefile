@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -86,6 +86,10 @@ bench-site: setup $(PEERS)/blocksync/.venv/.ready ## how fast a site copies what
 
 bench-link: setup ## how fast a site copies over a long line, beside the line itself; needs root
 	$(BIN)/python benchmarks/bench_link.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-lag: setup ## how long a write takes until it is durable at a site
+	$(BIN)/python benchmarks/bench_lag.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
 bench-cli: setup ## how long the command line takes to answer, beside native tools

@@ -295,6 +295,32 @@ def link(result: Result) -> str:
     return f"{caption(text)}\n\n{table(head, rows)}"
 
 
+_LAG_ROWS: Final = {
+    "lag_p50_s": "5,000 writes/s: lag of the median write, s",
+    "lag_p99_s": "of them, 99 in 100 are within, s",
+    "lag_max_s": "the slowest write, s",
+    "lag_to_kafka_p50_s": "of the median: until Kafka has the command, s",
+    "lag_to_log_p50_s": "until the log is complete, s",
+    "lag_to_site_p50_s": "until it is durable at the site, s",
+    "consistent_largest_gap_s": "2,000 writes/s: largest gap between consistent positions, s",
+    "consistent_median_gap_s": "the median gap, s",
+}
+
+
+def lag(result: Result) -> str:
+    """Return the table of bench_lag.py."""
+    rows = []
+    for name, label in _LAG_ROWS.items():
+        case = result["cases"][name]
+        spread = f"{min(case['runs']):.3f} – {max(case['runs']):.3f}"
+        rows.append([label, f"{case['median']:.3f}", spread])
+    text = (
+        f"{result['seconds']:g} s each, medians of {result['repeat']}, a volume of "
+        f"{result['volume_bytes'] >> 30} GiB. {machine_line(result)}"
+    )
+    return f"{caption(text)}\n\n{table(['', 'median', 'lowest – highest'], rows)}"
+
+
 TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "node": node,
     "recovery": recovery,
@@ -303,6 +329,7 @@ TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "cli": cli,
     "site": site,
     "link": link,
+    "lag": lag,
 }
 
 
