@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
+from mirrorlog.adapters.folders import SYNC_THREADS
 from mirrorlog.adapters.kafka import ClientSettings, KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.machine import boot_id
 from mirrorlog.adapters.task_threads import TaskThreads
@@ -131,6 +132,7 @@ def site_ports(
         held_for_drills=DrillHolds(folder).look,
         task_runner=TaskThreads(settings.site_copy_threads),
         remote_task_runner=TaskThreads(settings.site_remote_copy_threads),
+        flushes=TaskThreads(SYNC_THREADS),
         tracer=open_tracer("site"),
     )
 

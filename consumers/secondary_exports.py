@@ -117,11 +117,12 @@ class SecondaryExports:
         if fd is not None:
             os.close(fd)
 
-    def create(self, volume: Volume) -> None:
-        """Raise DeviceFailed: exports are made at their server."""
-        raise DeviceFailed(
-            "the NBD export doesn't exist", where=f"volume {volume.volume}, offset 0"
-        )
+    def create_all(self, volumes: Sequence[Volume]) -> None:
+        """Raise DeviceFailed if there are any: exports are made at their server."""
+        for volume in volumes:
+            raise DeviceFailed(
+                "the NBD export doesn't exist", where=f"volume {volume.volume}, offset 0"
+            )
 
     def grow(self, volume: Volume) -> None:
         """Raise DeviceFailed unless the server has grown it. The next look connects again."""

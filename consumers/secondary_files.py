@@ -85,16 +85,25 @@ class SecondaryFiles:
         if held is not None:
             held.close()
 
-    def create(self, volume: Volume) -> None:
-        """Create a sparse file of zeros. Raise DeviceFailed if the primary belongs there."""
-        path = self._path(volume)
-        if _is_place_of(self._addresses.primary(volume), path):
-            raise DeviceFailed(
-                "the secondary has the address of the volume's primary",
-                where=f"{path}, offset 0",
-                next="Give the secondary a file or device of its own.",
-            )
-        FileDevice.create(path, volume.size_bytes).close()
+    def create_all(self, volumes: Sequence[Volume]) -> None:
+        """Create sparse files of zeros. Raise DeviceFailed if a primary belongs at its place."""
+        sizes_bytes: dict[Path, int] = {}
+        for volume in volumes:
+            path = self._path(volume)
+            if path in sizes_bytes:
+                raise DeviceFailed(
+                    "two volumes have one address for their secondaries",
+                    where=f"{path}, offset 0",
+                    next="Give each secondary a file or device of its own.",
+                )
+            sizes_bytes[path] = volume.size_bytes
+            if _is_place_of(self._addresses.primary(volume), path):
+                raise DeviceFailed(
+                    "the secondary has the address of the volume's primary",
+                    where=f"{path}, offset 0",
+                    next="Give the secondary a file or device of its own.",
+                )
+        FileDevice.create_all(sizes_bytes)
 
     def grow(self, volume: Volume) -> None:
         """Make the secondary as large as the volume, durably."""

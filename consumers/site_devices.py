@@ -85,9 +85,10 @@ class SiteDevices:
         self._exports.release(volume)
 
     @_stops_one_volume
-    def create(self, volume: Volume) -> None:
-        """Create the secondary, all zeros."""
-        self._kind_of(volume).create(volume)
+    def create_all(self, volumes: Sequence[Volume]) -> None:
+        """Create the secondaries of these volumes, all zeros."""
+        self._exports.create_all([volume for volume in volumes if self._is_export(volume)])
+        self._files.create_all([volume for volume in volumes if not self._is_export(volume)])
 
     @_stops_one_volume
     def grow(self, volume: Volume) -> None:

@@ -11,10 +11,12 @@ from typing import Final
 
 from mirrorlog.adapters.addresses import open_device, open_primary, path_of
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.folders import SYNC_THREADS
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader, ReportPublisher
 from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import check_no_secondary
+from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.adapters.tracing import open_tracer
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.metric_samples import ExportingRole, MetricSamples
@@ -126,6 +128,7 @@ class HostWiring:
             forks=self._fork_ports(on_fork_change) if forks else None,
             descriptions=self._catalog,
             reports=reports,
+            flushes=TaskThreads(SYNC_THREADS),
             jobs=ThreadJobs(),
         )
         return Host(self.name, ports, self._settings, volumes, report=report)

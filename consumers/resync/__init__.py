@@ -40,6 +40,7 @@ In reading order:
 - copy_counts.py: what was read, equal and written
 - meeting.py: the decision whether a secondary is the one that the saved state is about
 - meetings.py: meets secondaries, and does what was decided
+- new_secondaries.py: creates those that are missing
 - mark_writer.py: marks them
 - replica_logs.py: what the log says of each secondary
 - log_watch.py: LogWatch, the log and the saved positions held against the commands topic
@@ -48,7 +49,8 @@ In reading order:
 - hole_doubts.py: whether a hole in a mirror is one in the log
 - history_watch.py: whether the commands topic is still the one of the site's positions
 - samples.py: samples of what cycles wrote, which find a secondary that went back in time
-- primary_doubts.py: the same for a primary that is reached by a new connection
+- primary_checks.py: whether a primary is the one that it was
+- primary_doubts.py: holds one that is reached by a new connection against samples
 - secondaries.py: the port to the secondaries of a site
 - secondary.py: Secondary, the state of one secondary while the site runs
 - copy_rate.py: how fast a site may copy, by the time of day

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
 from mirrorlog.consumers.range_reads import PageMemory
@@ -48,6 +49,16 @@ _TURN_S: Final = 10.0
 """After this time, a chunk of a copy of everything ends, so that other volumes have their turn."""
 
 
+class CopiedCycle(NamedTuple):
+    """A cycle whose blocks are on the secondary, and not durable before `device` is flushed.
+
+    device: the secondary, open. The caller closes it. state: to be saved after the flush.
+    """
+
+    device: BlockDevice
+    state: SecondaryState
+
+
 class CycleCopier:
     """Copies the blocks of cycles, one cycle at a time.
 
@@ -83,29 +94,32 @@ class CycleCopier:
 
     def copy(
         self, secondary: Secondary, step: Resync, snapshots: SnapshotReads
-    ) -> SecondaryState | None:
-        """Copy the blocks of one cycle. They are durable on the secondary when it returns.
+    ) -> CopiedCycle | None:
+        """Copy the blocks of one cycle. The caller makes them durable on the secondary.
 
         snapshots: holds the snapshot that the step reads, if it reads one.
         The secondary was met, and `step.running` is saved. A copy of everything compares both sides
         first if the settings say so (seeds.py). It ends after a chunk, whose state is saved then:
-        the site's other volumes have their turn. Return the state to save; None if the rest is
-        still to be copied. Raise DeviceFailed, or what `on_step` raises.
+        the site's other volumes have their turn. Return None if the rest is still to be copied.
+        Raise DeviceFailed, or what `on_step` raises.
         """
         volume = secondary.volume
         samples = SampleTaker(f"{volume.volume} {step.done.applied_position}")
         self._on_step(secondary)
         primary, device = self._meetings.open_both(secondary)
-        with primary, device:
+        with primary, ExitStack() as unless_copied:
+            unless_copied.enter_context(device)
             source, done = _source(step, primary, snapshots)
             copied = self._restore(secondary, step, source, device, samples)
-        if copied is None:
-            return None
-        log_of, state = self._logs.of(volume.volume), done()
-        older = moved_samples(volume, secondary.saved, state, log_of)
-        if step.blocks is not None:
-            older = samples_without(older, step.blocks, volume.block_size)
-        return replace(state, rung=copied.rung, samples=joined_samples(samples.samples, older))
+            if copied is None:
+                return None
+            log_of, state = self._logs.of(volume.volume), done()
+            older = moved_samples(volume, secondary.saved, state, log_of)
+            if step.blocks is not None:
+                older = samples_without(older, step.blocks, volume.block_size)
+            taken = joined_samples(samples.samples, older)
+            unless_copied.pop_all()
+        return CopiedCycle(device, replace(state, rung=copied.rung, samples=taken))
 
     def stage(
         self,
@@ -147,6 +161,7 @@ class CycleCopier:
             secondary.begin_copy(self._bytes_to_copy(volume, step, primary), now_s())
         plan = self._plan(secondary, samples)
         if step.blocks is not None:
+            plan = replace(plan, is_flushed_later=True)
             return restore_changed(primary, device, volume, step.blocks, plan)
 
         def on_chunk(copied_bytes: int) -> None:

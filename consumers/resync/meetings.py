@@ -14,9 +14,11 @@ from uuid import UUID
 from mirrorlog.consumers.resync.cycle_steps import Resync
 from mirrorlog.consumers.resync.mark_writer import Failed, MarkWriter
 from mirrorlog.consumers.resync.meeting import Meeting, MeetingStep, forgotten, meet, resumed
-from mirrorlog.consumers.resync.primary_doubts import ChangedBlocks, PrimaryDoubts
+from mirrorlog.consumers.resync.new_secondaries import create_secondaries
+from mirrorlog.consumers.resync.primary_checks import PrimaryChecks, check_length
+from mirrorlog.consumers.resync.primary_doubts import ChangedBlocks
 from mirrorlog.consumers.resync.samples import differing_samples
-from mirrorlog.consumers.resync.secondaries import FoundDevice, Secondaries
+from mirrorlog.consumers.resync.secondaries import FoundDevice, FoundSecondary, Secondaries
 from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.seeds import Seeds
 from mirrorlog.consumers.state.secondary_state import SecondaryIdentity, SecondaryState
@@ -35,6 +37,15 @@ _REFUSALS: Final = (
     MeetingStep.REFUSE_AND_FORGET,
 )
 _NO_ID: Final = str(UUID(int=0))
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What is at the address of a secondary, and what is to be done about it."""
+
+    secondary: Secondary
+    found: FoundSecondary
+    meeting: Meeting
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,21 +80,33 @@ class SecondaryMeetings:
         self._site, self._secondaries = site, secondaries
         self._save, self._draw_id, self._seeds = save, draw_id, seeds
         self._marks: Final = MarkWriter(site, secondaries)
-        self._doubts = PrimaryDoubts()
+        self._primaries: Final = PrimaryChecks(site, secondaries)
 
     def meet_all(self, secondaries: Sequence[Secondary]) -> list[Failed]:
         """Meet secondaries. When this returns, their saved states are about what is there.
 
         Return those of which that isn't so, and why: nothing may be claimed of them or written to
-        them. New marks are written for all together, before the states that name them. The samples
-        of the last cycles are read at the first meeting, and at the first one after a failure.
+        them. Missing ones are created together. New marks are written for all together, before the
+        states that name them. The samples of the last cycles are read at the first meeting, and at
+        the first one after a failure.
         """
-        failed, met = list[Failed](), list[_Met]()
+        failed, looked, met = list[Failed](), list[_Looked](), list[_Met]()
         for secondary in secondaries:
             try:
-                met.append(self._look(secondary))
+                looked.append(self._look(secondary))
             except DeviceFailed as error:
                 failed.append((secondary, error))
+        failed += create_secondaries(
+            self._secondaries,
+            [each.secondary for each in looked if each.meeting.step is MeetingStep.CREATE],
+        )
+        unable = {secondary for secondary, _ in failed}
+        for seen in looked:
+            try:
+                if seen.secondary not in unable:
+                    met.append(self._take(seen))
+            except DeviceFailed as error:
+                failed.append((seen.secondary, error))
         unmarked = self._marks.write(
             [(each.secondary, each.new_identity) for each in met if each.new_identity is not None]
         )
@@ -107,7 +130,7 @@ class SecondaryMeetings:
     def forget(self, secondary: Secondary) -> None:
         """Give up the lock of a secondary for which the site works no more."""
         self.let_go(secondary)
-        self._doubts.renew(secondary.volume)
+        self._primaries.renew(secondary.volume)
 
     def start_over(self, secondary: Secondary, reason: str) -> list[Failed]:
         """Count nothing as known of a secondary that was met.
@@ -157,7 +180,7 @@ class SecondaryMeetings:
         for secondary, step in cycles:
             assert secondary.identity is not None
             try:
-                primary = self._check_primary(secondary, step, changed)
+                primary = self._primaries.check(secondary, step, changed)
             except DeviceFailed as error:
                 failed.append((secondary, error))
             else:
@@ -184,7 +207,7 @@ class SecondaryMeetings:
             primary.close()
             raise
         try:
-            _check_length(volume, primary.size_bytes)
+            check_length(volume, primary.size_bytes)
             if device.identity.overlaps(primary.identity):
                 raise DeviceFailed(
                     "the secondary is the volume's primary, or lies on the same storage",
@@ -213,8 +236,8 @@ class SecondaryMeetings:
             )
         return device
 
-    def _look(self, secondary: Secondary) -> _Met:
-        """Look at a secondary, and make, lock and grow it as the meeting decides."""
+    def _look(self, secondary: Secondary) -> _Looked:
+        """Look at a secondary. Raise DeviceFailed if the meeting refuses it."""
         volume = secondary.volume
         found = self._secondaries.find(volume)
         meeting = meet(
@@ -222,17 +245,21 @@ class SecondaryMeetings:
             volume,
             secondary.saved,
             found,
-            primary=None if secondary.is_met else self._find_primary(volume),
+            primary=None if secondary.is_met else self._primaries.find(volume),
             is_state_damaged=secondary.is_damaged,
             has_seed=self._seeds.has_seed(volume),
         )
         if meeting.step in _REFUSALS:
             self._refuse(secondary, meeting)
-        device = found.device
-        if device is not None and device.is_new:
+        if found.device is not None and found.device.is_new:
             secondary.note_new_connection()
+        return _Looked(secondary, found, meeting)
+
+    def _take(self, looked: _Looked) -> _Met:
+        """Lock a secondary that is there, or was created, and grow it if the meeting says so."""
+        secondary, meeting, device = looked.secondary, looked.meeting, looked.found.device
+        volume = secondary.volume
         if meeting.step is MeetingStep.CREATE:
-            self._secondaries.create(volume)
             device = self._secondaries.find(volume).device
         if device is None:
             raise DeviceFailed("the secondary is gone again", where=self._where(volume))
@@ -241,7 +268,7 @@ class SecondaryMeetings:
             self._secondaries.grow(volume)
             device = replace(device, size_bytes=volume.size_bytes)
         secondary.note_zeroed(device.is_zeroed and not secondary.is_damaged)
-        return self._met(secondary, meeting, device, found.mark)
+        return self._met(secondary, meeting, device, looked.found.mark)
 
     def _met(
         self,
@@ -317,50 +344,6 @@ class SecondaryMeetings:
             with self._secondaries.open(secondary.volume) as device:
                 secondary.note_differing(differing_samples(device, saved.samples))
 
-    def _check_primary(
-        self, secondary: Secondary, step: Resync, changed: ChangedBlocks
-    ) -> str | None:
-        """Return what lasts of the primary. Raise DeviceFailed if it may be the wrong one.
-
-        A new one is right if a host vouches for it: the volume has a new generation, or the log
-        names all of its blocks as changed. Of an NBD export nothing lasts, so by each new
-        connection it must still hold what was read from it before.
-        """
-        volume, identity = secondary.volume, secondary.identity
-        assert identity is not None
-        primary = self._look_at_primary(volume)
-        _check_length(volume, primary.size_bytes)
-        now = primary.identity.lasting
-        saved = secondary.saved
-        is_vouched_for = (saved is not None and saved.generation != volume.generation) or (
-            step.blocks is not None and len(step.blocks) >= volume.blocks
-        )
-        if identity.primary is None or now == identity.primary or is_vouched_for:
-            if not is_vouched_for:
-                self._doubts.settle(secondary, step, changed, self._secondaries.open_primary)
-            self._doubts.drop(volume)
-            return now
-        raise DeviceFailed(
-            f"another file or device is at the primary's address: it was {identity.primary}, and "
-            f"is {now or 'one that tells nothing of itself'}. No host vouches for its contents",
-            where=self._where(volume),
-            next="Mount the right one. If this is the primary now, renew the volume "
-            "(`mirrorlog volume renew`): the sites then copy everything.",
-        )
-
-    def _find_primary(self, volume: Volume) -> FoundDevice | None:
-        """Return what is at the primary's address; None if it can't be reached from here."""
-        try:
-            return self._look_at_primary(volume)
-        except DeviceFailed:
-            return None
-
-    def _look_at_primary(self, volume: Volume) -> FoundDevice:
-        found = self._secondaries.find_primary(volume)
-        if found.is_new:
-            self._doubts.add(volume)
-        return found
-
     def _where(self, volume: Volume) -> str:
         return f"volume {volume.volume} at {self._site}"
 
@@ -370,13 +353,3 @@ def _counted(secondary: Secondary) -> tuple[Secondary, SecondaryIdentity]:
     identity = secondary.identity
     assert identity is not None
     return secondary, replace(identity, epoch=identity.epoch + 1)
-
-
-def _check_length(volume: Volume, size_bytes: int) -> None:
-    if size_bytes < volume.size_bytes:
-        raise DeviceFailed(
-            f"the primary has {size_bytes} bytes, the volume {volume.size_bytes}: nothing "
-            "is copied from what was cut off",
-            where=f"volume {volume.volume}",
-            next="Mount the right one, or restore its size. The secondary stays as it is.",
-        )

@@ -15,7 +15,8 @@ Ranges are copied in batches, several at once. The order keeps data safe (invari
 4. If a read, a write or `on_copied` raises, no further batch begins. Those under way come to their
    end, and then the error is raised. So nothing is read or written after run_batches has ended.
 5. The secondary is flushed when all batches are done. It reports each write that failed behind an
-   early start of its writing, too. Only then does run_batches return.
+   early start of its writing, too. Only then does run_batches return. Cycles in place flush several
+   secondaries together instead, when it has returned (in_place_cycles.py).
 6. The caller saves the applied position after that. Whatever ends the copy before repeats it whole.
 
 copy_batches.py makes the batches. whole_copy.py has the copy of everything, chunk by chunk.
@@ -78,6 +79,7 @@ class CopyPlan:
     reads: returns what reads the primary. Several tasks call that at once.
     is_only_writer: nobody else writes to the secondary while it is copied.
     memory: of the batches.
+    is_flushed_later: the caller flushes the secondary, before it claims anything of it.
     """
 
     batch_bytes: int
@@ -89,6 +91,7 @@ class CopyPlan:
     reads: Callable[[BlockDevice], CopySource] = DeviceReader
     is_only_writer: bool = False
     memory: PageMemory = field(default_factory=PageMemory)
+    is_flushed_later: bool = False
 
 
 _DIRECT_BYTES: Final = 1 << 20
@@ -148,7 +151,8 @@ def restore_changed(
 ) -> Copied:
     """Copy `blocks`. They are durable on the secondary when it returns, if that is a device.
 
-    Raise DeviceFailed, or what `plan.on_copied` raises.
+    With `plan.is_flushed_later` they are durable after the next flush. Raise DeviceFailed, or what
+    `plan.on_copied` raises.
     """
     batches = batches_of_blocks(volume, blocks, plan.samples, plan.batch_bytes)
     writer = PlainWriter(secondary)
@@ -244,7 +248,8 @@ def run_batches(
     if plan.remote_tasks is not None and (is_remote(primary) or is_remote(secondary)):
         tasks = plan.remote_tasks
     tasks.run(copies(), on_done)
-    secondary.flush()
+    if not plan.is_flushed_later:
+        secondary.flush()
     return copied_bytes
 
 

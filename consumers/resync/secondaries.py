@@ -87,8 +87,11 @@ class Secondaries(Protocol):
         """Give up the lock. Does nothing if there is none."""
         ...
 
-    def create(self, volume: Volume) -> None:
-        """Create the secondary, all zeros. Neither it nor the primary may be there already."""
+    def create_all(self, volumes: Sequence[Volume]) -> None:
+        """Create the secondaries of these volumes durably, all zeros. If that fails, create none.
+
+        Neither a secondary nor its primary may be there already.
+        """
         ...
 
     def grow(self, volume: Volume) -> None:

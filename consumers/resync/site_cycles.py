@@ -62,7 +62,9 @@ class SiteCycles:
         calls = self._cycle_calls()
         journals = self._cycle_journals(on_apply)
         self.staged: Final = StagedCycles(journals, *run_by, self._traces(), calls, parts.snapshots)
-        self.in_place: Final = InPlaceCycles(*run_by, self._traces(), calls, parts.snapshots)
+        self.in_place: Final = InPlaceCycles(
+            *run_by, self._traces(), calls, parts.snapshots, ports.flushes
+        )
         self.groups: Final = self._group_cycles(journals, calls)
 
     def _note_begun(self, secondary: Secondary, step: Resync) -> None:

@@ -41,6 +41,7 @@ class SitePorts:
     sleep: waits so many seconds.
     task_runner: runs the tasks that copy a cycle's blocks.
     remote_task_runner: the same if a side is on another machine; None for task_runner.
+    flushes: runs flushes of secondaries.
     journals: keeps the journals of cycles.
     digests: asks for digests of primaries before a comparison reads them; None: it reads them all.
     share: the partitions for which this process works. LogReader reads the others no more.
@@ -67,6 +68,7 @@ class SitePorts:
     sleep: Callable[[float], None] = time.sleep
     task_runner: TaskRunner = field(default_factory=OneAtATime)
     remote_task_runner: TaskRunner | None = None
+    flushes: TaskRunner = field(default_factory=OneAtATime)
     journals: JournalStore = field(default_factory=NoJournals)
     digests: PrimaryComparison | None = None
     tracer: Tracer | None = None

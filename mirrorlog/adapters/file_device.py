@@ -6,7 +6,7 @@ import ctypes
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
@@ -14,7 +14,7 @@ from threading import Lock
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from mirrorlog.adapters.device_identity import identity_of
-from mirrorlog.adapters.folders import sync_folder
+from mirrorlog.adapters.folders import sync_files, sync_folder
 from mirrorlog.adapters.writeback import start_writeback
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.closing import ClosesOnExit
@@ -81,41 +81,40 @@ class FileDevice(ClosesOnExit):
 
     @classmethod
     def create(cls, path: Path, size_bytes: int) -> FileDevice:
-        """Create a sparse file of zeros and open it for writing. Raise BadUse if the path exists.
-
-        1. Create the file. Never open an existing one.
-        2. Set its size durably.
-        3. Make its entry in the folder durable.
-
-        If step 2 or 3 fails, the file is removed again.
-        """
-        if size_bytes < 0:
-            raise BadUse(
-                f"a device can't have {size_bytes} bytes",
-                where=str(path),
-                next="Give its size in bytes.",
-            )
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        except FileExistsError as error:
-            raise BadUse(
-                "the path of the new volume file exists already, and mirrorlog never overwrites it",
-                where=str(path),
-                next="Choose another path, or remove the file if it isn't needed.",
-            ) from error
-        except OSError as error:
-            raise _failure("creating", str(path), 0, error) from error
-        try:
-            os.ftruncate(fd, size_bytes)
-            os.fsync(fd)
-            sync_folder(path.parent)
-        except OSError as error:
-            with suppress(OSError):
-                path.unlink()
-            raise _failure("creating", str(path), size_bytes, error) from error
-        finally:
-            os.close(fd)
+        """Create a sparse file of zeros as create_all() does, and open it for writing."""
+        cls.create_all({path: size_bytes})
         return cls(path, writable=True)
+
+    @staticmethod
+    def create_all(sizes_bytes: Mapping[Path, int]) -> None:
+        """Create sparse files of zeros, with few waits for the disk. All are open at a time.
+
+        1. Create each file, and set its size. Never open an existing one.
+        2. Make all sizes durable.
+        3. Make the entries in their folders durable.
+
+        If a step fails, the files that were created are removed again. Raise BadUse if one of the
+        paths exists.
+        """
+        created: dict[Path, int] = {}
+        path, size_bytes = Path(), 0
+        try:
+            for path, size_bytes in sizes_bytes.items():
+                created[path] = _create(path, size_bytes)
+                os.ftruncate(created[path], size_bytes)
+            sync_files(list(created.values()))
+            for folder in dict.fromkeys(each.parent for each in created):
+                sync_folder(folder)
+        except BaseException as error:
+            for each in created:
+                with suppress(OSError):
+                    each.unlink()
+            if isinstance(error, OSError):
+                raise _failure("creating", str(path), size_bytes, error) from error
+            raise
+        finally:
+            for fd in created.values():
+                os.close(fd)
 
     @property
     def size_bytes(self) -> int:
@@ -349,6 +348,27 @@ def _failure(doing: str, address: str, offset: int, error: OSError) -> DeviceFai
             error.errno or 0, "Look at the kernel log and at the device, then repeat."
         ),
     )
+
+
+def _create(path: Path, size_bytes: int) -> int:
+    """Create an empty file for a device of this size. Return its descriptor, open for writing.
+
+    Raise BadUse if the path exists, DeviceFailed.
+    """
+    if size_bytes < 0:
+        raise BadUse(
+            f"a device can't have {size_bytes} bytes", where=str(path), next="Give its size."
+        )
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    except FileExistsError as error:
+        raise BadUse(
+            "the path of the new volume file exists already, and mirrorlog never overwrites it",
+            where=str(path),
+            next="Choose another path, or remove the file if it isn't needed.",
+        ) from error
+    except OSError as error:
+        raise _failure("creating", str(path), 0, error) from error
 
 
 @cache

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from io import FileIO
@@ -16,6 +16,8 @@ from typing import Final
 from mirrorlog.errors import BadUse
 
 _HOLDER_BYTES: Final = 512
+SYNC_THREADS: Final = 16
+"""How many files and devices are flushed at once."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -25,6 +27,24 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def sync_files(descriptors: Sequence[int]) -> None:
+    """Make open files durable (fsync(2)), several at once.
+
+    Storage that flushes its cache does that once for all calls that wait meanwhile, and so does a
+    file system that commits a journal. Called in turn, each of them waits for a flush of its own.
+    Every call has ended when this returns or raises. Raise the OSError of one of those that failed.
+    """
+    if len(descriptors) < 2:
+        for descriptor in descriptors:
+            os.fsync(descriptor)
+        return
+    from concurrent.futures import ThreadPoolExecutor  # most commands sync one file at a time
+
+    with ThreadPoolExecutor(min(SYNC_THREADS, len(descriptors)), "mirrorlog-sync") as executor:
+        for _ in executor.map(os.fsync, descriptors):
+            pass
 
 
 def create_folder(path: Path) -> None:
@@ -116,8 +136,7 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
             ]
             for file, content in zip(files, contents.values(), strict=True):
                 _write_whole(file, content)
-            for file in files:
-                os.fsync(file.fileno())
+            sync_files([file.fileno() for file in files])
         for path, temporary in temporaries.items():
             temporary.replace(path)
         for folder in dict.fromkeys(path.parent for path in contents):

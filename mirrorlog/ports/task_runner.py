@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
+Error = TypeVar("Error", bound=Exception)
 
 
 class TaskRunner(Protocol):
@@ -29,3 +31,23 @@ class OneAtATime:
         """Run all tasks as TaskRunner.run says."""
         for task in tasks:
             on_done(task())
+
+
+def run_all(
+    runner: TaskRunner, calls: Iterable[Callable[[], object]], kind: type[Error]
+) -> list[Error | None]:
+    """Make all calls, although some fail. Return by call the error of `kind`; None for no error.
+
+    Any other error ends the calls as TaskRunner.run says.
+    """
+
+    def noting(call: Callable[[], object]) -> Error | None:
+        try:
+            call()
+        except kind as error:
+            return error
+        return None
+
+    errors: list[Error | None] = []
+    runner.run((partial(noting, call) for call in calls), errors.append)
+    return errors

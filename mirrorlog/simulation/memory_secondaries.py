@@ -65,9 +65,10 @@ class MemorySecondaries:
     def release(self, volume: Volume) -> None:
         """Do nothing."""
 
-    def create(self, volume: Volume) -> None:
-        """Create a device of zeros."""
-        self.devices[volume.volume] = MemoryDevice(volume.size_bytes)
+    def create_all(self, volumes: Sequence[Volume]) -> None:
+        """Create devices of zeros."""
+        for volume in volumes:
+            self.devices[volume.volume] = MemoryDevice(volume.size_bytes)
 
     def grow(self, volume: Volume) -> None:
         """Make the secondary as large as the volume."""

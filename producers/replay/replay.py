@@ -178,8 +178,7 @@ class Replay:
         """Flush the volumes, then save the checkpoint: it must never be ahead of the data."""
         if self._now == self._saved:
             return
-        for name in self._dirtied:
-            self._volumes[name].flush()
+        self._host.flush_all([self._volumes[name] for name in self._dirtied])
         self._dirtied.clear()
         save_checkpoint(self._folder, CHECKPOINT_NAME, self._now)
         self._saved = self._now

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import ExitStack, suppress
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 from uuid import uuid4
@@ -15,6 +16,7 @@ from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, DeviceFailed, MirrorlogError
 from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.task_runner import run_all
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.activity_log import SLOTS, ActivityLog
 from mirrorlog.producers.durable.spool import Spool, remove_spool
@@ -288,6 +290,10 @@ class Host:
         self._outbox.poll(timeout_s)
         self._histories.handle()
 
+    def flush_all(self, volumes: Iterable[TrackedVolume]) -> None:
+        """Flush volumes of this host, several at once, as TrackedVolume.flush() does."""
+        self._ports.flushes.run((volume.flush for volume in volumes), lambda _: None)
+
     def drain(self) -> None:
         """Publish every write that ended before the call, and wait until it is acknowledged.
 
@@ -385,11 +391,13 @@ class Host:
             self._tracker.wait_until_idle(opened)  # 1
         failures: list[MirrorlogError] = []
         flushed: dict[str, OpenVolume] = {}
-        for opened in closing:
-            try:
-                self._tracker.flush(opened)  # 2
+        calls = [partial(self._tracker.flush, opened) for opened in closing]
+        for opened, error in zip(
+            closing, run_all(self._ports.flushes, calls, MirrorlogError), strict=True
+        ):  # 2
+            if error is None:
                 flushed[opened.name] = opened
-            except MirrorlogError as error:
+            else:
                 failures.append(error)
         is_broken = True
         while is_broken:
@@ -433,8 +441,8 @@ class Host:
         unsettled = [
             request.volume for name, request in requests.items() if self._parts.is_unsettled(name)
         ]
-        for volume in unsettled:
-            requests[volume.volume].device.flush()
+        calls = [requests[volume.volume].device.flush for volume in unsettled]
+        self._ports.flushes.run(calls, lambda _: None)
         return unsettled
 
     def _drop_rejected(

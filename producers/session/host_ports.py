@@ -11,6 +11,7 @@ from mirrorlog.ports.folders import StateFolder
 from mirrorlog.ports.primary_marks import PrimaryMarks
 from mirrorlog.ports.reports import NoReports, ReportSink
 from mirrorlog.ports.streams import Publisher
+from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 from mirrorlog.producers.batches.lock_free_writes import has_interpreter_lock
 from mirrorlog.producers.forks.fork_calls import ForkPorts
 from mirrorlog.producers.publishing.confirmations import StatusPorts
@@ -30,6 +31,7 @@ class HostPorts:
     forks: needed if a volume is forked.
     descriptions: follows the volumes' generations while they are open. Without it a session keeps
         those with which it opened them.
+    flushes: runs flushes of primaries for which the host waits.
     jobs: runs what nobody waits for: flushes of primaries. Those of tick() block it by default.
     has_interpreter_lock: asked once; without that lock every write takes the tracker's
         (batches/lock_free_writes.py).
@@ -45,6 +47,7 @@ class HostPorts:
     sessions: SessionPorts | None = None
     forks: ForkPorts | None = None
     descriptions: Catalog | None = None
+    flushes: TaskRunner = field(default_factory=OneAtATime)
     jobs: BackgroundJobs = field(default_factory=InlineJobs)
     has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
     reports: ReportSink = field(default_factory=NoReports)

@@ -36,6 +36,7 @@ from mirrorlog.units import parse_size
 
 _MAX_OPEN_FILES = 1 << 16
 _PUBLISH_S = 60.0
+_MADE_TOGETHER = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +204,8 @@ def _make_volumes(
 
     Return the catalog, and the names of the volumes that were made now:
 
-    1. Make the primary, durably.
-    2. Publish the description, and wait until Kafka acknowledges it: the node must know a volume
+    1. Make the primaries, durably, _MADE_TOGETHER at a time.
+    2. Publish the descriptions, and wait until Kafka acknowledges them: the node must know a volume
        before its first command.
 
     A volume whose primary exists already is described, and not returned as made now.
@@ -212,7 +213,9 @@ def _make_volumes(
     topics, admin, sizes = call.settings.topics, wiring.admin, options.sizes
     options.folder.mkdir(parents=True, exist_ok=True)
     catalog = wiring.read_catalog()
-    new = set()
+    new: set[str] = set()
+    made: dict[Path, int] = {}
+    described: list[Volume] = []
     partitions = range(admin.partitions(topics.commands))
     ends = [admin.end_position(topics.commands, partition) for partition in partitions]
     for name in sizes.keys() - catalog.keys():
@@ -228,8 +231,12 @@ def _make_volumes(
         )
         path = path_of(volume.primary)
         if not path.exists():
-            FileDevice.create(path, volume.size_bytes).close()  # 1
+            made[path] = volume.size_bytes
             new.add(name)
+        described.append(volume)
+    for start in range(0, len(made), _MADE_TOGETHER):
+        FileDevice.create_all(dict(list(made.items())[start : start + _MADE_TOGETHER]))  # 1
+    for volume in described:
         publish_volume(wiring.publisher, topics, volume)
     wiring.publisher.flush(_PUBLISH_S)  # 2
     catalog.refresh()

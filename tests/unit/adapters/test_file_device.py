@@ -126,6 +126,33 @@ def test_create_makes_the_file_durable_and_then_its_entry(
     assert [path for path, _ in synced[1:]] == [tmp_path]
 
 
+def test_files_that_are_created_together_wait_for_their_folder_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced = []
+    real = os.fsync
+
+    def record(fd: int) -> None:
+        synced.append((Path(f"/proc/self/fd/{fd}").readlink().name, os.fstat(fd).st_size))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", record)
+    sizes = {tmp_path / f"v{number}": number * SIZE for number in range(40)}
+    FileDevice.create_all(sizes)
+    assert sorted(synced[:-1]) == sorted((path.name, size) for path, size in sizes.items())
+    assert synced[-1][0] == tmp_path.name
+
+
+def test_of_files_that_are_created_together_all_are_there_or_none(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_bytes(b"precious")
+    with pytest.raises(BadUse):
+        FileDevice.create_all({tmp_path / "v": SIZE, tmp_path / "taken": SIZE})
+    with pytest.raises(DeviceFailed):
+        FileDevice.create_all({tmp_path / "v": SIZE, tmp_path / "missing" / "w": SIZE})
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+    assert (tmp_path / "taken").read_bytes() == b"precious"
+
+
 def test_writing_back_may_begin_before_a_flush(tmp_path: Path) -> None:
     device = FileDevice.create(tmp_path / "volume.img", 1 << 20)
     assert isinstance(device, StartsWriteback)

@@ -9,7 +9,8 @@ from threading import Barrier, Event, get_ident
 import pytest
 
 from mirrorlog.adapters.task_threads import TaskThreads
-from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
+from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.ports.task_runner import OneAtATime, TaskRunner, run_all
 
 THREADS = 3
 BOTH = [TaskThreads(THREADS), OneAtATime()]
@@ -108,3 +109,22 @@ def test_a_failure_waits_for_what_runs() -> None:
     with pytest.raises(ValueError, match="planned"):
         TaskThreads(2).run([fail, slow], lambda _: None)
     assert ended.is_set()
+
+
+@pytest.mark.parametrize("runner", BOTH)
+def test_all_calls_are_made_although_some_fail(runner: TaskRunner) -> None:
+    made = []
+
+    def call(number: int) -> None:
+        made.append(number)
+        if number % 3 == 0:
+            raise DeviceFailed(f"{number}")
+
+    calls = [partial(call, number) for number in range(10)]
+    failed = run_all(runner, calls, DeviceFailed)
+    assert [error and error.what for error in failed] == [
+        None if number % 3 else str(number) for number in range(10)
+    ]
+    assert sorted(made) == list(range(10))
+    with pytest.raises(DeviceFailed):
+        run_all(runner, calls, BadUse)

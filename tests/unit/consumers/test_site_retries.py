@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import pytest
@@ -34,10 +35,10 @@ class Secondaries(MemorySecondaries):
 
     is_full = False
 
-    def create(self, volume: Volume) -> None:
-        if self.is_full:
+    def create_all(self, volumes: Sequence[Volume]) -> None:
+        if self.is_full and volumes:
             raise DeviceFailed("creating failed: No space left on device", where="v.img")
-        super().create(volume)
+        super().create_all(volumes)
 
 
 class States(MemorySecondaryStates):
