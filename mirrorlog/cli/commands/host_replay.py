@@ -216,7 +216,7 @@ def _make_volumes(
     new: set[str] = set()
     made: dict[Path, int] = {}
     described: list[Volume] = []
-    partitions = range(admin.partitions(topics.commands))
+    cluster, partitions = admin.cluster_id(), range(admin.partitions(topics.commands))
     ends = [admin.end_position(topics.commands, partition) for partition in partitions]
     for name in sizes.keys() - catalog.keys():
         address = (options.folder / f"{name}.img").as_uri()
@@ -227,7 +227,7 @@ def _make_volumes(
             primary=address,
             ends=ends,
             now_us=wiring.clock.now_us(),
-            cluster=admin.cluster_id(),
+            cluster=cluster,
         )
         path = path_of(volume.primary)
         if not path.exists():
