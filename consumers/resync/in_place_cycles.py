@@ -101,6 +101,8 @@ class InPlaceCycles:
         else:
             if copied is None:
                 self._calls.go_on_later(secondary)
+            else:
+                secondary.end_copy()
         self._snapshots.drop(secondary.volume.volume)
         return copied
 

@@ -236,6 +236,10 @@ class Secondary:
         """Note what the secondary and its journal are together; None if nothing is staged."""
         self.staged, self.copying = state, None
 
+    def end_copy(self) -> None:
+        """Note that all blocks of the cycle are written. They aren't durable yet."""
+        self.copying = None
+
     def end_cycle(self) -> None:
         """Note that all blocks of the cycle are durable. Its proof is still missing."""
         self.unknown_reason, self.differing, self.copying = None, (), None
