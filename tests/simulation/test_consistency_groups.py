@@ -135,10 +135,10 @@ def run(seed: int, *, has_snapshots: bool) -> int:
         world.act()
         points.add(point_of(world))
     world.finish()
-    world.check_end()
     for _ in range(50):
         world.run_round()
         points.add(point_of(world))
+    world.check_end()
     assert point_of(world) is not None
     return len(points)
 
