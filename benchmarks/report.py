@@ -245,10 +245,12 @@ def site(result: Result) -> str:
         case = result["cases"][name]
         spread = f"{min(case['runs']):.3f} – {max(case['runs']):.3f}"
         rows.append([label, f"{case['median']:.3f}", spread, f"{result['ratios'][name]:.2f}"])
+    is_once = any(len(case["runs"]) == 1 for case in result["cases"].values())
+    once = "What shows no spread ran once. " if is_once else ""
     head = ["copy, until it is durable", "s", "fastest – slowest", "of the loop's"]
     text = (
         f"{result['dirty_bytes'] / 1e6:.0f} MB in {result['dirty_runs']:,} runs of a volume of "
-        f"{result['volume_bytes'] >> 30} GiB, medians of {result['repeat']}. "
+        f"{result['volume_bytes'] >> 30} GiB, medians of {result['repeat']}. {once}"
         f"{_skipped(result)}"
         f"{machine_line(result)}"
     )
