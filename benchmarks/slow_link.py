@@ -15,8 +15,8 @@ carry a gigabit of these. The filters count each packet as the frames of MTU_BYT
 network card would cut it, with the headers of each, and pace them so. The counters of the devices
 count one header for all of these frames.
 
-The namespaces have no names, and the devices belong to the process that delays. So nothing is left
-when this process has ended, even if it was killed.
+The namespaces have no names, and the devices belong to the process that delays. So none of them is
+left when this process and those inside have ended.
 """
 
 from __future__ import annotations
