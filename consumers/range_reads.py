@@ -17,19 +17,19 @@ from mirrorlog.ports.devices import BlockDevice, CopyTarget, Data, ReadsRanges, 
 _PAGE_BYTES: Final = 4096
 _HUGE_PAGE_BYTES: Final = 2 << 20
 """The size of a huge page where a page has 4 KiB. Elsewhere it is merely an alignment."""
+_KEPT_PIECES: Final = 8
 _MADVISE_HUGE: Final = getattr(mmap, "MADV_HUGEPAGE", None)
 
 
 class PageMemory:
     """Lends pieces of memory that begin at a page, to any number of threads.
 
-    A piece is kept for the next caller, so as many stay as were lent at a time. Large pieces are of
-    huge pages where the system has them: a range of them is one segment for the storage instead of
-    one for each page.
+    A few pieces are kept for the next callers. Large ones are of huge pages where the system has
+    them: a range of them is one segment for the storage instead of one for each page.
     """
 
     def __init__(self) -> None:
-        self._idle: Final[deque[memoryview]] = deque()
+        self._idle: Final[deque[memoryview]] = deque(maxlen=_KEPT_PIECES)
 
     @contextmanager
     def lent(self, size_bytes: int) -> Iterator[memoryview]:

@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
@@ -226,6 +226,14 @@ def test_memory_is_kept_and_large_pieces_are_huge_pages() -> None:
             assert address % (BLOCK if size_bytes < 1 << 20 else 2 << 20) == 0
         with memory.lent(size_bytes) as again:
             assert again is other or again is first
+
+
+def test_not_all_memory_is_kept_that_was_lent_at_a_time() -> None:
+    memory = PageMemory()
+    with ExitStack() as lent:
+        pieces = {id(lent.enter_context(memory.lent(BLOCK))) for _ in range(20)}
+        assert len(pieces) == 20
+    assert 0 < len(memory._idle) < 10
 
 
 def test_on_btrfs_writes_go_through_the_page_cache(
