@@ -49,7 +49,7 @@ import numpy as np
 from bench_node import log_line
 from lag_figures import Rows, check, gaps, lags
 from lag_observer import CommandFollower, Observer
-from lag_processes import START_S, Writer, served
+from lag_processes import START_S, Writer, end_part, served
 from lag_writer import BLOCK_BYTES
 from nbd_exports import make_image
 from pinned import ProgramFailed
@@ -118,7 +118,7 @@ def run_case(bench: Bench, name: str, repeat: int) -> None:
         stack.enter_context(writer)
         writer.wait_ready()
         run.start_site(f"site-{name}", *options)
-        stack.callback(run.parts[f"site-{name}"].kill)
+        stack.callback(end_part, run, f"site-{name}")
         run.wait_ready(f"site-{name}")
         follower = stack.enter_context(closing(ProgressFollower(run.settings)))
         commands = stack.enter_context(closing(CommandFollower(run.settings, volume)))

@@ -83,6 +83,11 @@ class Writer:
             self._lines.put(line)
 
 
+def end_part(run: Run, name: str) -> None:
+    """Kill a part of the run, which goes on without it."""
+    run.parts.pop(name).kill()
+
+
 @contextmanager
 def served(run: Run, name: str) -> Iterator[str]:
     """Serve a volume by `mirrorlog host serve`; give the URI of its export."""
@@ -98,4 +103,4 @@ def served(run: Run, name: str) -> Iterator[str]:
     try:
         yield str(ready["uri"])
     finally:
-        part.kill()
+        end_part(run, part.name)
