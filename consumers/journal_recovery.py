@@ -89,7 +89,7 @@ def recover_journals(site: str, ports: RecoveryPorts) -> dict[str, int]:
         failed = meetings.meet_all([secondary])
         if not failed:
             # A fork waits for a report of the site, and nobody reports now.
-            sealed, failed = journals.left_by_others([secondary], lambda _: False)
+            sealed, failed = journals.left.sealed([secondary], lambda _: False)
             failed += journals.apply(sealed)
         for _, failure in failed:
             log.warning("%s at %s: the journal isn't applied yet: %s", name, site, failure)

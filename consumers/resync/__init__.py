@@ -19,6 +19,7 @@ In reading order:
 - cycle_steps.py: what that decision takes and returns
 - staging_step.py: the same decision where cycles are staged in a journal
 - journaled_cycles.py: the journals, from their beginning to the secondary
+- left_journals.py: the journals that an earlier process left
 - staged_cycles.py: reads cycles into journals, and applies them when they are proved
 - cycle.py: the decision what to do next with one secondary, and the rules behind it
 - snapshot_step.py: the part of the decision that reads the primary as of one position

@@ -15,7 +15,8 @@ from mirrorlog.consumers.resync.copy_pace import CopyPausedError
 from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
-from mirrorlog.consumers.resync.journaled_cycles import CommitName, CycleJournals, SealedCycle
+from mirrorlog.consumers.resync.journaled_cycles import CommitName, CycleJournals
+from mirrorlog.consumers.resync.left_journals import SealedCycle
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
 from mirrorlog.consumers.resync.samples import samples_to_save
 from mirrorlog.consumers.resync.secondaries import TakenSnapshot

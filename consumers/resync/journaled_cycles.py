@@ -9,19 +9,19 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 from uuid import UUID
 
 from mirrorlog.codec.events import encode
-from mirrorlog.consumers.journal.apply_journal import apply_journal, staged_ranges
-from mirrorlog.consumers.journal.group_commit import GroupCommit, encode_commit, is_committed
-from mirrorlog.consumers.journal.journal_format import JournalHeader, SealedJournal, read_journal
+from mirrorlog.consumers.journal.apply_journal import apply_journal
+from mirrorlog.consumers.journal.group_commit import GroupCommit, encode_commit
+from mirrorlog.consumers.journal.journal_format import JournalHeader
 from mirrorlog.consumers.journal.journal_store import JournalFullError, JournalStore
 from mirrorlog.consumers.journal.journal_writer import JournalWriter
-from mirrorlog.consumers.journal.redo import refuse_redo
 from mirrorlog.consumers.range_reads import has_whole_pages
 from mirrorlog.consumers.resync.cycle import next_step
 from mirrorlog.consumers.resync.cycle_steps import CycleInput, Idle
+from mirrorlog.consumers.resync.left_journals import LeftJournals, SealedCycle, state_of
 from mirrorlog.consumers.resync.mark_writer import Failed
 from mirrorlog.consumers.resync.meetings import SaveStates, SecondaryMeetings
 from mirrorlog.consumers.resync.samples import joined_samples, samples_without
@@ -36,9 +36,8 @@ from mirrorlog.consumers.resync.staging_step import (
     next_staging_step,
 )
 from mirrorlog.consumers.state.secondary_state import SecondaryState
-from mirrorlog.consumers.state.state_files import decode_state, encode_state
-from mirrorlog.domain.bitmaps import BlockSet
-from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.consumers.state.state_files import encode_state
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.folders import StateFile
 from mirrorlog.ports.task_runner import TaskRunner
 
@@ -67,17 +66,10 @@ class CommitName(NamedTuple):
     commit_id: str
 
 
-class SealedCycle(NamedTuple):
-    """A sealed journal of a secondary that was met, and its file, open."""
-
-    secondary: Secondary
-    journal: SealedJournal
-    file: StateFile
-
-
 class CycleJournals:
     """The journals of the secondaries of the site `site`. One thread calls it.
 
+    left: the journals that an earlier process left.
     max_bytes: the bound of each journal. 0: no cycle is staged, but what an earlier process sealed
         is applied.
     save: saves states with the identity that each secondary has at that moment.
@@ -100,8 +92,7 @@ class CycleJournals:
         self._tasks, self._on_apply = tasks, on_apply
         self._open: dict[str, _OpenJournal] = {}
         self._told: dict[str, str] = {}
-        # Volumes whose file may hold the journal of an earlier process; None: not looked yet.
-        self._left: set[str] | None = None
+        self.left: Final = LeftJournals(site, store, self._open)
 
     @property
     def are_used(self) -> bool:
@@ -133,10 +124,6 @@ class CycleJournals:
             journal.writer.close()
             with suppress(DeviceFailed):  # it only frees the room
                 self._store.clear(name)
-
-    def look_for_left(self) -> None:
-        """Look once more what others left: they may have worked for volumes that are new here."""
-        self._left = None
 
     def begin(self, secondary: Secondary, commit: CommitName) -> None:
         """Begin a journal without entries, of a group. Raise JournalFullError, or DeviceFailed."""
@@ -236,39 +223,12 @@ class CycleJournals:
             else:
                 cycle.secondary.end_cycle()
                 done.append(cycle)
-        self._save([(cycle.secondary, _state_of(cycle.journal)) for cycle in done])  # 4
+        self._save([(cycle.secondary, state_of(cycle.journal)) for cycle in done])  # 4
         for cycle in cycles:
             self._forget(cycle)
             if cycle not in done:
-                self._look_again(cycle.secondary.volume.volume)
+                self.left.look_again(cycle.secondary.volume.volume)
         return failed + self._empty(done)  # 5
-
-    def left_by_others(
-        self, secondaries: Sequence[Secondary], is_forked: Callable[[Secondary], bool]
-    ) -> tuple[list[SealedCycle], list[Failed]]:
-        """Return the sealed journals of these secondaries that an earlier process left.
-
-        is_forked: returns whether the log that was read names a fork to the secondary. Its host may
-        begin to write there as soon as it hears of the site, so no journal is applied then.
-        The secondaries were met. What isn't sealed, or isn't to be applied, is emptied. The other
-        result names the secondaries whose journals can't be read.
-        """
-        sealed, failed = list[SealedCycle](), list[Failed]()
-        for secondary in secondaries:
-            name = secondary.volume.volume
-            try:
-                if self._left is None:
-                    self._left = set(self._store.volumes()) - self._open.keys()
-                if name not in self._left:
-                    continue
-                cycle = self._read_left(secondary, is_forked)
-            except DeviceFailed as error:
-                failed.append((secondary, error))
-                continue
-            self._left.discard(name)
-            if cycle is not None:
-                sealed.append(cycle)
-        return sealed, failed
 
     def _tell(self, name: str, reason: str) -> None:
         """Log why cycles aren't staged, once for each kind of reason."""
@@ -333,67 +293,3 @@ class CycleJournals:
         self._open.pop(cycle.secondary.volume.volume, None)
         cycle.secondary.note_staged(None)
         cycle.file.close()
-
-    def _look_again(self, name: str) -> None:
-        if self._left is not None:
-            self._left.add(name)
-
-    def _read_left(
-        self, secondary: Secondary, is_forked: Callable[[Secondary], bool]
-    ) -> SealedCycle | None:
-        """Return the journal that is left of a secondary, if it is sealed and is to be applied."""
-        name = secondary.volume.volume
-        file = self._store.open(name)
-        if file is None:
-            return None
-        try:
-            journal = read_journal(file.pread)
-            reason = None if journal is None else self._refusal(secondary, journal, file)
-            if reason is None and is_forked(secondary):
-                reason = "hosts write to the secondary themselves"
-            if journal is not None and reason is None:
-                log.warning(
-                    "%s at %s: the journal through position %d is applied, which was sealed before "
-                    "the site ended",
-                    name,
-                    self._site,
-                    journal.through,
-                )
-                return SealedCycle(secondary, journal, file)
-            if journal is not None and not _is_spent(journal, secondary.saved):
-                log.warning("%s at %s: a journal is dropped: %s", name, self._site, reason)
-            self._store.clear(name)
-        except BaseException:
-            file.close()
-            raise
-        file.close()
-        return None
-
-    def _refusal(self, secondary: Secondary, journal: SealedJournal, file: StateFile) -> str | None:
-        """Return why a journal isn't applied; None if it is.
-
-        What earlier cycles wrote must still be there, but for what the journal replaces.
-        """
-        if not is_committed(journal, self._store):
-            return f"its group {journal.header.group} hasn't committed it"
-        try:
-            _state_of(journal)
-        except StateDamaged as error:
-            return str(error)
-        reason = refuse_redo(journal, secondary.saved)
-        if reason is None and secondary.differing:
-            size, replaced = secondary.volume.block_size, BlockSet()
-            for offset, length, _ in staged_ranges(journal, file):
-                replaced.add_range(offset // size, -(-(offset + length) // size))
-            if samples_without(secondary.differing, replaced, size):
-                return "the secondary lacks what earlier cycles wrote"
-        return reason
-
-
-def _state_of(journal: SealedJournal) -> SecondaryState:
-    return decode_state(journal.state, journal.header.volume, "the journal")
-
-
-def _is_spent(journal: SealedJournal, saved: SecondaryState | None) -> bool:
-    """Return whether all of a journal was applied before."""
-    return saved is not None and saved.applied_position == journal.through

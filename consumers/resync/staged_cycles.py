@@ -13,7 +13,8 @@ from mirrorlog.consumers.resync.cycle import next_step
 from mirrorlog.consumers.resync.cycle_calls import CycleCalls
 from mirrorlog.consumers.resync.cycle_copier import CycleCopier
 from mirrorlog.consumers.resync.cycle_steps import Idle, Resync
-from mirrorlog.consumers.resync.journaled_cycles import CycleJournals, SealedCycle
+from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
+from mirrorlog.consumers.resync.left_journals import SealedCycle
 from mirrorlog.consumers.resync.mark_writer import Failed
 from mirrorlog.consumers.resync.meetings import SecondaryMeetings
 from mirrorlog.consumers.resync.replica_logs import ReplicaLogs
@@ -54,11 +55,11 @@ class StagedCycles:
 
     def look_for_left(self) -> None:
         """Let redo() look for journals of other processes once more."""
-        self._journals.look_for_left()
+        self._journals.left.look_for_all()
 
     def redo(self, secondaries: Sequence[Secondary]) -> set[Secondary]:
         """Apply what an earlier process sealed. Return the secondaries for which that failed."""
-        sealed, failed = self._journals.left_by_others(
+        sealed, failed = self._journals.left.sealed(
             secondaries, lambda secondary: self._logs.of(secondary.volume.volume).fork is not None
         )
         failed += self._journals.apply(sealed)

@@ -16,7 +16,7 @@ from mirrorlog.consumers import journal_recovery
 from mirrorlog.consumers.journal.group_commit import is_committed
 from mirrorlog.consumers.journal.journal_format import read_journal
 from mirrorlog.consumers.journal.redo import refuse_redo
-from mirrorlog.consumers.resync import journaled_cycles
+from mirrorlog.consumers.resync import left_journals
 from mirrorlog.consumers.resync.secondaries import TakenSnapshot
 from mirrorlog.consumers.state.secondary_state import CommonPoint, SecondaryState
 from mirrorlog.consumers.state.state_files import decode_state
@@ -184,7 +184,7 @@ def test_killed_at_each_step_the_members_are_at_one_common_point(
 def test_a_journal_that_counts_without_the_commit_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (journaled_cycles, journal_recovery):
+    for module in (left_journals, journal_recovery):
         monkeypatch.setattr(module, "is_committed", lambda *_: True)
     monkeypatch.setitem(globals(), "is_committed", lambda *_: True)
     with pytest.raises(AssertionError, match="different points"):

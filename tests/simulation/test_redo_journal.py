@@ -12,8 +12,9 @@ from mirrorlog.consumers import journal_recovery
 from mirrorlog.consumers.journal.apply_journal import staged_ranges
 from mirrorlog.consumers.journal.journal_format import SealedJournal, read_journal
 from mirrorlog.consumers.journal.redo import refuse_redo
-from mirrorlog.consumers.resync import journaled_cycles
+from mirrorlog.consumers.resync import journaled_cycles, left_journals
 from mirrorlog.consumers.resync.journaled_cycles import CycleJournals
+from mirrorlog.consumers.resync.left_journals import LeftJournals
 from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.errors import DeviceFailed
@@ -69,19 +70,20 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Count what happens to journals."""
     counts: Counter[str] = Counter()
 
-    def counted(name: str) -> None:
-        method = getattr(CycleJournals, name)
+    def counted(kind: type[CycleJournals | LeftJournals], name: str) -> None:
+        method = getattr(kind, name)
 
-        def call(self: CycleJournals, *arguments: object) -> object:
+        def call(self: object, *arguments: object) -> object:
             result = method(self, *arguments)
-            size = len(result[0]) if name == "left_by_others" else 1
+            size = len(result[0]) if kind is LeftJournals else 1
             counts[name] += size
             return result
 
-        monkeypatch.setattr(CycleJournals, name, call)
+        monkeypatch.setattr(kind, name, call)
 
-    for name in ("stage", "seal", "left_by_others"):
-        counted(name)
+    counted(CycleJournals, "stage")
+    counted(CycleJournals, "seal")
+    counted(LeftJournals, "sealed")
     return counts
 
 
@@ -94,7 +96,7 @@ def test_whenever_the_site_is_killed_its_secondaries_can_be_opened(calls: Counte
         world.finish()
         world.check_end()
     assert calls["stage"] > calls["seal"] > 10
-    assert calls["left_by_others"] > 0
+    assert calls["sealed"] > 0
 
 
 def ready_world(**overrides: object) -> World:
@@ -324,7 +326,7 @@ def test_a_journal_is_never_applied_to_another_secondary_or_at_another_position(
 def test_a_site_that_takes_any_journal_for_its_own_is_found_out(
     monkeypatch: pytest.MonkeyPatch, fault: Callable[[bool], None]
 ) -> None:
-    monkeypatch.setattr(journaled_cycles, "refuse_redo", lambda *_: None)
+    monkeypatch.setattr(left_journals, "refuse_redo", lambda *_: None)
     monkeypatch.setattr(journal_recovery, "refuse_redo", lambda *_: None)
     with pytest.raises(AssertionError, match="consistent at"):
         fault(False)
