@@ -34,6 +34,7 @@ class AssignedPartition:
     of_log: the watermark of the log; None if the log has none.
     of_discarded: that of a table which was discarded, because the changelog no longer holds its
         rows; None if none was.
+    newest_epoch: the highest epoch that a head or a watermark names, in the log or in such a table.
     topic: Kafka's id of the commands topic.
     first_kept, end: of the commands topic, as PartitionBounds says.
     volumes: the descriptions of the partition's volumes.
@@ -41,6 +42,7 @@ class AssignedPartition:
 
     of_log: KnownWatermark | None
     of_discarded: KnownWatermark | None
+    newest_epoch: int
     topic: str | None
     first_kept: int
     end: int
@@ -55,13 +57,16 @@ def ended_reason(partition: AssignedPartition) -> str | None:
     1. A volume's description is of a later history than the log: a renewal wasn't finished. Or the
        log is lost, and the descriptions don't name this commands topic, or not one history: else
        the log is folded again in the history that it had.
-    2. The log and the commands topic contradict each other (break_reason).
-    3. A table that was discarded contradicts the commands topic: log and commands went back in time
+    2. A head, or a table that was discarded, is of a later history than the log: log and
+       descriptions went back in time behind a renewal. Two histories must not have one epoch, so
+       the next one goes beyond it.
+    3. The log and the commands topic contradict each other (break_reason).
+    4. A table that was discarded contradicts the commands topic: log and commands went back in time
        together.
-    4. A volume's description names a position that the commands topic hasn't reached.
-    5. Retention deleted commands that the log lacks and that a volume needs.
+    5. A volume's description names a position that the commands topic hasn't reached.
+    6. Retention deleted commands that the log lacks and that a volume needs.
     """
-    if reason := _descriptions_reason(partition):
+    if reason := _epochs_reason(partition):
         return reason
     for known in (partition.of_log, partition.of_discarded):
         if known is not None and (reason := break_reason(known.watermark, known.now)):
@@ -76,8 +81,8 @@ def ended_reason(partition: AssignedPartition) -> str | None:
     return _lost_reason(partition)
 
 
-def _descriptions_reason(partition: AssignedPartition) -> str | None:
-    """Return how the descriptions contradict the log, or the topic if the log is lost."""
+def _epochs_reason(partition: AssignedPartition) -> str | None:
+    """Return how descriptions or rows contradict the log, or the topic if the log is lost."""
     described = [volume for volume in partition.volumes if volume.history_id is not None]
     if partition.of_log is not None:
         epoch = partition.of_log.watermark.epoch
@@ -85,6 +90,11 @@ def _descriptions_reason(partition: AssignedPartition) -> str | None:
             return (
                 f"the log is of the history of epoch {epoch}, and the descriptions of {later} are "
                 "of a later one: a renewal wasn't finished, or the log went back in time"
+            )
+        if partition.newest_epoch > epoch:
+            return (
+                f"the log is of the history of epoch {epoch}, and rows of epoch "
+                f"{partition.newest_epoch} are known: the log went back in time behind a renewal"
             )
         return None
     if gone := _names(volume for volume in described if volume.topic_id != partition.topic):

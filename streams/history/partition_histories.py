@@ -29,8 +29,13 @@ from mirrorlog.streams.history.renewal import (
 )
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.breaks import CommandsNow, break_reason
-from mirrorlog.tracking_log.heads import Watermark
-from mirrorlog.tracking_log.keys import above_prefix, position_times_prefix, watermark_key
+from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import (
+    above_prefix,
+    head_key,
+    position_times_prefix,
+    watermark_key,
+)
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -83,6 +88,7 @@ class PartitionHistories:
         facts = AssignedPartition(
             of_log=KnownWatermark(watermark, now) if watermark else None,
             of_discarded=await self._known(discarded),
+            newest_epoch=self._newest_epoch(partition),
             topic=now.topic,
             first_kept=now.first_kept,
             end=now.end,
@@ -125,13 +131,13 @@ class PartitionHistories:
         )
         start, anchor = await asyncio.to_thread(self._restart_position, partition, known, now)
         epochs = [
-            *(note.epoch for note in known),
+            self._newest_epoch(partition),
             *(volume.epoch for volume in self._volumes(partition)),
         ]
         history = History(
             cluster=await asyncio.to_thread(self._commands.cluster_id),
             topic=now.topic,
-            epoch=max(epochs, default=0) + 1,
+            epoch=max(epochs) + 1,
             id=str(uuid4()),
         )
         log.error(
@@ -246,6 +252,19 @@ class PartitionHistories:
     def _discarded_watermark(self, partition: int) -> Watermark | None:
         value = self._ports.table.discarded(partition).get(watermark_key(partition))
         return None if value is None else decode(value, Watermark)
+
+    def _newest_epoch(self, partition: int) -> int:
+        """Return the highest epoch in the partition's rows and in discarded tables; 0 for none."""
+        names, table = [volume.volume for volume in self._volumes(partition)], self._ports.table
+        discarded = table.discarded(partition)
+        values = [discarded[key] for name in names if (key := head_key(name)) in discarded]
+        rows: list[VolumeHead | Watermark | None] = [
+            table.watermark(partition),
+            self._discarded_watermark(partition),
+            *table.heads(partition, names).values(),
+            *(decode(value, VolumeHead) for value in values),
+        ]
+        return max((row.epoch for row in rows if row is not None), default=0)
 
     def _volumes(self, partition: int) -> list[Volume]:
         return [volume for volume in self._ports.catalog.values() if volume.partition == partition]

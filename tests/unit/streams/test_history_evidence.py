@@ -41,6 +41,7 @@ log and commands went back together
 2/1 same | 9/1 -     | 0..5  | -1/1/t       | ends at position 5
 2/1 same | -         | 0..5  | 7/0/-        | volume v0 is described as of position 7
 2/1 same | -         | 0..5  | -1/2/t       | a renewal wasn't finished
+2/1 same | 2/2 same  | 0..5  | -1/1/t       | rows of epoch 2 are known
 retention deleted commands that nobody folded
 5/1 -    | -         | 9..20 | -1/1/t       | lost for the volumes v0
 5/1 -    | -         | 9..20 | 8/1/t        | none
@@ -82,10 +83,12 @@ def test_the_history_goes_on_unless_something_shows_that_it_ended(case: str) -> 
                 **(fields if int(epoch) else {}),
             )
         )
+    tables = known(of_log, first_kept, end), known(of_discarded, first_kept, end)
     reason = ended_reason(
         AssignedPartition(
-            of_log=known(of_log, first_kept, end),
-            of_discarded=known(of_discarded, first_kept, end),
+            of_log=tables[0],
+            of_discarded=tables[1],
+            newest_epoch=max((table.watermark.epoch for table in tables if table), default=0),
             topic="t",
             first_kept=first_kept,
             end=end,
