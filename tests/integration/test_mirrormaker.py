@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
@@ -30,8 +31,9 @@ from mirrorlog.changed.points import AtBarrier, AtEnd, AtOrigin
 from mirrorlog.cli.demo.proof import ProgressFollower
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import load_volumes
-from mirrorlog.errors import BadUse, KafkaFailed
+from mirrorlog.errors import BadUse, KafkaFailed, MirrorlogError
 from mirrorlog.producers import open_volume
+from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 
@@ -39,6 +41,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SIZE = 1 << 20
 BLOCK = 4096
+FENCED = "the secondary of site berlin is the primary since position"
 
 
 @pytest.fixture(scope="module")
@@ -247,6 +250,68 @@ def test_a_mirror_that_begins_where_retention_left_the_source(clusters: TwoClust
     clusters.maker.start()
     clusters.wait_proved(follower, last)
     follower.close()
+
+
+@pytest.mark.parametrize("clusters", [(False, False)], ids=["default names"], indirect=True)
+def test_a_site_behind_mirrormaker_takes_the_place_of_a_primary(clusters: TwoClusters) -> None:
+    """The mirror says what is proved. The source's log decides, and fences the old host by it."""
+    source, site = clusters.source.settings, clusters.site.settings
+    there = source.model_copy(update={"state_dir": site.state_dir})
+    folder = clusters.site.folder / "berlin"
+    promote = ("promote", "v", "--site", "berlin", "--dir", str(folder), "--yes")
+    _await_topics(site, clusters)
+    clusters.site.start_site("berlin")
+    follower = ProgressFollower(site)
+    with pytest.raises(MirrorlogError, match=FENCED), open_volume("v", source) as volume:
+        volume.pwrite(b"a" * BLOCK, 0)
+        volume.flush()
+        clusters.wait(lambda: _known_writes(source) >= 1)
+        clusters.wait_proved(follower)
+
+        claim = _printed(site, *promote, "--dry-run")
+        assert claim["consistent_position"] is not None
+        refused = _printed(site, *promote, code=2)
+        assert "mirror" in refused["what"]
+        volume.pwrite(b"b" * BLOCK, 5 * BLOCK)  # nobody has fenced it
+        volume.flush()
+        clusters.wait(lambda: _known_writes(source) >= 2)
+        clusters.wait_proved(follower)
+
+        promoted = _printed(there, *promote)
+        assert (promoted["primary_site"], promoted["lost"]["blocks"]) == ("berlin", 0)
+        assert promoted["primary"] == (folder / "v.img").as_uri()
+        clusters.wait(lambda: _is_fenced(volume))
+    follower.close()
+    assert _printed(source, "volume", "show", "v")["generation"] == promoted["generation"]
+    generation = promoted["generation"]
+    clusters.wait(lambda: _printed(site, "volume", "show", "v")["generation"] == generation)
+    clusters.wait(lambda: _state(source) == "DETACHED")
+
+    with open_volume("v", there) as volume:
+        assert bytes(volume.pread(BLOCK, 5 * BLOCK)) == b"b" * BLOCK
+        volume.pwrite(b"c" * BLOCK, 9 * BLOCK)
+    clusters.wait(lambda: _known_writes(source) >= 3)
+    former = ("rejoin", "v", "--site", "a", "--dir", str(clusters.folder / "site-a"), "--yes")
+    assert not _printed(source, *former)["copies_all"]
+    changed = _printed(source, "divergence", "v")
+    assert changed["current"]["blocks"] >= 1
+
+
+def _printed(settings: Settings, *arguments: str, code: int = 0) -> dict[str, Any]:
+    """Run a command, which must end with `code`; return the last JSON object that it prints."""
+    done = run_cli(settings, *arguments)
+    assert done.returncode == code, done.stderr + done.stdout
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def _is_fenced(volume: TrackedVolume) -> bool:
+    """Return whether a host lets no write begin any more, because another copy was promoted."""
+    try:
+        volume.pwrite(b"late", 0)
+    except MirrorlogError as error:
+        assert FENCED in str(error), str(error)
+        return True
+    return False
 
 
 def _end(settings: Settings, topic: str, partition: int) -> int:
