@@ -145,7 +145,9 @@ def _make_volume(bench: Bench, name: str) -> tuple[Volume, Path]:
     make_image(primary, bench.size_bytes)
     with closing(KafkaAdmin(settings.kafka_client())) as admin:
         topic = settings.topics.commands
-        ends = [admin.end_position(topic, each) for each in range(admin.partitions(topic))]
+        ends = [
+            admin.end_position(topic, partition) for partition in range(admin.partitions(topic))
+        ]
     volume = new_volume(
         name,
         size_bytes=bench.size_bytes,

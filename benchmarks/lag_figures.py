@@ -55,7 +55,9 @@ def lags(
     lags_s = (durable_ns - rows[:, 1]) / 1e9
     epoch_ns = time.time_ns() - time.monotonic_ns()
     appended = observer.commands.appended_us
-    appended_ns = np.array([appended[each] for each in positions.tolist()]) * 1000 - epoch_ns
+    appended_ns = (
+        np.array([appended[position] for position in positions.tolist()]) * 1000 - epoch_ns
+    )
     throughs, sent_ns = watermarks(run, volume, end)
     logged_ns = sent_ns[np.searchsorted(throughs, positions)] - epoch_ns
     stages = {

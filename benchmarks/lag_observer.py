@@ -141,14 +141,14 @@ class Observer:
     def _look(self) -> SeenState | None:
         """Return the saved state if it has other positions than the last one that was seen."""
         try:
-            found = self.state_file.stat()
-            if self._seen == (found.st_ino, found.st_mtime_ns):
+            status = self.state_file.stat()
+            if self._seen == (status.st_ino, status.st_mtime_ns):
                 return None
             content = self.state_file.read_bytes()
         except FileNotFoundError:
             return None
         at_ns = time.monotonic_ns()
-        self._seen = (found.st_ino, found.st_mtime_ns)
+        self._seen = (status.st_ino, status.st_mtime_ns)
         state = decode_state(content, self.volume.volume, str(self.state_file))
         applied, consistent = state.applied_position, state.consistent_position
         now = SeenState(

@@ -121,8 +121,8 @@ def _find(site: str, ports: RecoveryPorts, name: str) -> Secondary | None:
     if refuse_redo(journal, secondary.saved) is not None:
         return None
     mark = SecondaryMark(secondary_id=str(UUID(int=0)), site=site, volume=name, epoch=0)
-    found = ports.secondaries.find(secondary.volume)
+    present = ports.secondaries.find(secondary.volume)
     meeting = meet(
-        mark, secondary.volume, secondary.saved, found, primary=None, is_state_damaged=False
+        mark, secondary.volume, secondary.saved, present, primary=None, is_state_damaged=False
     )
     return secondary if meeting.step in _SAME else None

@@ -98,8 +98,8 @@ class SiteDevices:
     @_stops_one_volume
     def write_marks(self, marks: Sequence[tuple[Volume, SecondaryMark]]) -> None:
         """Write these marks durably, each in place of the one before."""
-        self._files.write_marks([each for each in marks if not self._is_export(each[0])])
-        self._exports.write_marks([each for each in marks if self._is_export(each[0])])
+        self._files.write_marks([mark for mark in marks if not self._is_export(mark[0])])
+        self._exports.write_marks([mark for mark in marks if self._is_export(mark[0])])
 
     @_stops_one_volume
     def open(self, volume: Volume) -> BlockDevice:

@@ -55,8 +55,8 @@ def site_samples(site: ReportingSite, max_volumes: int) -> MetricSamples:
     now_us = site.now_us()
     replicas = sorted(
         (
-            _as_of_now(each, now_us, site.log_complete_us(each.partition))
-            for each in site.reported()
+            _as_of_now(report, now_us, site.log_complete_us(report.partition))
+            for report in site.reported()
         ),
         key=_severity,
     )
@@ -170,8 +170,8 @@ def _replica(site: str, replica: ReportedReplica) -> Iterator[MetricSample]:
         seconds = replica.consistent_at_us / 1e6
         yield MetricSample(metrics.REPLICA_LAST_CONSISTENT, seconds, labels)
     rung = None if state in _WELL else progress.rung
-    for each in Rung:
-        yield MetricSample(metrics.REPLICA_RESYNC, each is rung, (*labels, each))
+    for step in Rung:
+        yield MetricSample(metrics.REPLICA_RESYNC, step is rung, (*labels, step))
     yield MetricSample(metrics.REPLICA_COPIED, progress.bytes_copied, labels)
     yield MetricSample(metrics.REPLICA_COMPARED, replica.compared_bytes, labels)
     yield MetricSample(metrics.REPLICA_EQUAL, replica.equal_bytes, labels)

@@ -235,9 +235,9 @@ def kafka_acls_commands(acls: Iterable[Acl], servers: str) -> list[str]:
                 *("kafka-acls.sh", "--bootstrap-server", servers, "--add"),
                 *("--allow-principal", principal),
                 *(word for operation in allowed for word in ("--operation", operation)),
-                *(word for name in each for word in (f"--{resource}", name)),
+                *(word for name in right for word in (f"--{resource}", name)),
                 *("--resource-pattern-type", pattern),
             ]
         )
-        for (principal, resource, pattern, allowed), each in names.items()
+        for (principal, resource, pattern, allowed), right in names.items()
     ]

@@ -106,4 +106,6 @@ def state_samples(
     metric: MetricDefinition, state: str, states: Iterable[str], labels: tuple[str, ...] = ()
 ) -> Iterable[MetricSample]:
     """Yield 1 for `state` and 0 for all other `states`. The state is the last label."""
-    return (MetricSample(metric, float(each == state), (*labels, each)) for each in states)
+    return (
+        MetricSample(metric, float(possible == state), (*labels, possible)) for possible in states
+    )

@@ -110,7 +110,10 @@ class NodeReporter:
         folded = self._figures.partitions()
         recovering = self._recovery.recovering - {report.partition for report in folded}
         state = NodePartitionState.RECOVERING
-        reports = [*folded, *(PartitionReport(partition=each, state=state) for each in recovering)]
+        reports = [
+            *folded,
+            *(PartitionReport(partition=partition, state=state) for partition in recovering),
+        ]
         return tuple(sorted(reports, key=lambda report: report.partition))
 
     async def _run(self) -> None:

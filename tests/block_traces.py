@@ -73,20 +73,20 @@ def _parsed(words: list[str]) -> RecordedEvent:
     while rest and "=" in rest[-1]:
         name, _, value = rest.pop().partition("=")
         options[name] = int(value)
-    found: dict[str, object] = {}
+    fields: dict[str, object] = {}
     if rest[:1] == ["pc"]:
-        found["passed_bytes"] = int(rest[1])
-        found["command"] = int(rest[2], 16) if len(rest) > 2 else None
+        fields["passed_bytes"] = int(rest[1])
+        fields["command"] = int(rest[2], 16) if len(rest) > 2 else None
     elif rest:
         sector, _, sectors = rest[0].partition("+")
-        found |= {"sector": int(sector), "sectors": int(sectors)}
+        fields |= {"sector": int(sector), "sectors": int(sectors)}
         match rest[1:]:
             case ["/", at]:
-                found["split_at"] = int(at)
+                fields["split_at"] = int(at)
             case ["<", from_device, from_sector, *to]:
-                found["remapped"] = (from_device, int(from_sector))
-                found["remapped_to"] = to[1] if to else device
-    return RecordedEvent(device, action, rwbs, options=options, **found)  # type: ignore[arg-type]
+                fields["remapped"] = (from_device, int(from_sector))
+                fields["remapped_to"] = to[1] if to else device
+    return RecordedEvent(device, action, rwbs, options=options, **fields)  # type: ignore[arg-type]
 
 
 def blktrace_bytes(notation: str, *, version: int = 7, order: str = "<") -> bytes:

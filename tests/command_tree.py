@@ -10,7 +10,9 @@ from mirrorlog.cli.main import COMMANDS
 
 def command_tree() -> dict[tuple[str, ...], Any]:
     """Return every command and group (Click's), by the words that name it."""
-    return {words: found for lazy in COMMANDS for words, found in _walk((lazy.name,), lazy.load())}
+    return {
+        words: command for lazy in COMMANDS for words, command in _walk((lazy.name,), lazy.load())
+    }
 
 
 def is_group(command: Any) -> bool:

@@ -51,13 +51,13 @@ class VolumeFiles(apsw.VFS):  # type: ignore[misc, name-defined]
         self.ends: Final = {JOURNAL: base, BASE: half, LOG: device.size_bytes}
         table = _TABLE.unpack(device.pread(offset=0, length=_TABLE.size))
         # A zero says that the file isn't there.
-        self.sizes: Final = dict(zip(self.starts, (each - 1 for each in table), strict=True))
+        self.sizes: Final = dict(zip(self.starts, (row - 1 for row in table), strict=True))
         super().__init__(self.name, "")
 
     def note_size(self, name: str, size: int) -> None:
         """Write the table of sizes."""
         self.sizes[name] = size
-        table = _TABLE.pack(*(each + 1 for each in self.sizes.values()))
+        table = _TABLE.pack(*(length + 1 for length in self.sizes.values()))
         self.device.pwrite(0, table + bytes(512 - len(table)))
 
     def xOpen(self, name: object, flags: list[int]) -> VolumeFile:

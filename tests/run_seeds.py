@@ -86,10 +86,10 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, help="start no more seeds after this time")
     options = parser.parse_args()
     names = options.only or sorted(SIMULATIONS)
-    each = -(-options.count // len(names))
+    share = -(-options.count // len(names))
     parts = [
-        (name, options.first + start, min(_TOGETHER, each - start))
-        for start in range(0, each, _TOGETHER)
+        (name, options.first + start, min(_TOGETHER, share - start))
+        for start in range(0, share, _TOGETHER)
         for name in names
     ]
     return run_parts(parts, options.workers, options.minutes)

@@ -83,8 +83,8 @@ def look_at_export(
 
     Nobody may write to it meanwhile. Raise DeviceFailed.
     """
-    found = FoundDevice(size_bytes=device.size_bytes, identity=device.identity, is_zeroed=False)
-    saved, doubt = meet_saved(site, folder, volume, lambda _: with_mark(found, folder, volume))
+    present = FoundDevice(size_bytes=device.size_bytes, identity=device.identity, is_zeroed=False)
+    saved, doubt = meet_saved(site, folder, volume, lambda _: with_mark(present, folder, volume))
     if doubt is not None or saved is None:
         return saved, doubt
     differing = differing_samples(device, saved.samples)

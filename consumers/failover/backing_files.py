@@ -28,11 +28,11 @@ class BackingFiles(SecondaryFiles):
 
     def find(self, volume: Volume) -> FoundSecondary:
         """Look what is there, as through the export: nothing of its identity lasts."""
-        found = super().find(volume)
-        if found.device is None:
-            return found
-        identity = replace(found.device.identity, lasting=None)
-        return replace(found, device=replace(found.device, identity=identity))
+        present = super().find(volume)
+        if present.device is None:
+            return present
+        identity = replace(present.device.identity, lasting=None)
+        return replace(present, device=replace(present.device, identity=identity))
 
     def _mark_path(self, secondary: Path, volume: Volume) -> Path:
         del secondary

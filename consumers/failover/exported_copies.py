@@ -37,10 +37,10 @@ def copy_samples(device: BlockDevice, seed: str) -> tuple[Sample, ...]:
         for place, offset, length in _drawn(device, taker)
     }
     samples = []
-    for each in chosen.values():
-        data = device.pread(offset=each.offset, length=each.length)
+    for extent in chosen.values():
+        data = device.pread(offset=extent.offset, length=extent.length)
         if any(data):
-            samples.append(Sample(each.offset, each.length, sample_digest(data)))
+            samples.append(Sample(extent.offset, extent.length, sample_digest(data)))
     return tuple(samples)
 
 

@@ -14,9 +14,9 @@ def other_members(volume: Volume, volumes: Iterable[Volume], site: str) -> list[
     if volume.group is None:
         return []
     return [
-        each
-        for each in members_of(volume.group, volumes)
-        if each.volume != volume.volume and each.primary_site != site
+        member
+        for member in members_of(volume.group, volumes)
+        if member.volume != volume.volume and member.primary_site != site
     ]
 
 

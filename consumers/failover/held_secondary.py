@@ -219,12 +219,12 @@ def meet_saved(
         saved = SecondaryStateFiles(folder / "states").load(volume.volume)
     except StateDamaged as error:
         return None, str(error)
-    found = find(volume)
+    present = find(volume)
     mark_of = SecondaryMark(secondary_id=_ANY_ID, site=site, volume=volume.volume, epoch=0)
-    meeting = meet(mark_of, volume, saved, found, primary=None, is_state_damaged=False)
+    meeting = meet(mark_of, volume, saved, present, primary=None, is_state_damaged=False)
     if meeting.step is MeetingStep.RESUME:
-        assert saved is not None and found.mark is not None
-        return resumed(saved, found.mark.epoch), None
+        assert saved is not None and present.mark is not None
+        return resumed(saved, present.mark.epoch), None
     if meeting.step is MeetingStep.SAME:
         return saved, None
     return saved, meeting.reason or "nothing is known of its contents"

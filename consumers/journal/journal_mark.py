@@ -76,9 +76,9 @@ def _read(path: Path) -> dict[str, str] | None:
     except OSError as error:
         raise _failed("reading", path, error) from error
     try:
-        found = json.loads(content)
-        if _content(found["id"], Path(found["path"])) == content:
-            return {"id": found["id"], "path": found["path"]}
+        fields = json.loads(content)
+        if _content(fields["id"], Path(fields["path"])) == content:
+            return {"id": fields["id"], "path": fields["path"]}
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
     return None

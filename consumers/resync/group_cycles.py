@@ -166,8 +166,8 @@ class GroupCycles:
     def _go_on(self, group: KnownGroup, cycle: GroupCycle) -> None:
         """Go on with a cycle that has begun."""
         members = self._members(group)
-        is_same = {each.volume.volume for each in members} == cycle.saved.keys()
-        if not is_same or not all(self._is_as_it_was(each, cycle) for each in members):
+        is_same = {member.volume.volume for member in members} == cycle.saved.keys()
+        if not is_same or not all(self._is_as_it_was(member, cycle) for member in members):
             raise GroupCycleEndedError("a member was changed meanwhile")
         commit = CommitName(group.name, cycle.moment.id)
         if cycle.taken:
@@ -191,7 +191,7 @@ class GroupCycles:
         Return the states to save when they are applied; None if the log hasn't reached them yet.
         """
         exports = {name: taken.export for name, taken in cycle.taken.items()}
-        inputs = [(each, self._calls.cycle_input(each)) for each in members]
+        inputs = [(member, self._calls.cycle_input(member)) for member in members]
         for secondary, cycle_input in inputs:
             watermark = cycle_input.watermark
             if watermark is None or watermark < exports[secondary.volume.volume].position:
@@ -234,14 +234,14 @@ class GroupCycles:
             self._calls.stop(secondary, error)
         if failed:
             raise GroupCycleEndedError(f"a primary can't be read: {failed[0][1]}")
-        saved = {each.volume.volume: (each.volume, each.saved) for each in members}
+        saved = {member.volume.volume: (member.volume, member.saved) for member in members}
         cycle = GroupCycle(self._moment(), saved, {}, 0.0)
         if group.refusal is None:
             group.refusal = self._take(members, cycle)
             if group.refusal is None:
                 group.snapshots.note_done()
             else:
-                is_lasting = not all(self._has_snapshots(each) for each in members)
+                is_lasting = not all(self._has_snapshots(member) for member in members)
                 now_s = self._ports.clock.monotonic_s()
                 group.snapshots.note_failed(now_s, is_lasting=is_lasting)
                 self._tell(group, self._rule(group, refusal=group.refusal).reason)
@@ -267,7 +267,7 @@ class GroupCycles:
                     "its native filter has them), so it moves only while all members are quiet"
                 )
         try:
-            cycle.taken = self._ports.devices.take_snapshots([each.volume for each in members])
+            cycle.taken = self._ports.devices.take_snapshots([member.volume for member in members])
         except DeviceFailed as error:
             return f"no snapshots of its members at one moment: {error}"
         cycle.until_s = self._ports.clock.monotonic_s() + _HELD_S
@@ -363,7 +363,7 @@ class GroupCycles:
         _close(cycle)
         if not cycle.taken:
             known = map(self._ports.secondaries.get, cycle.saved)
-            self._journals.drop([each for each in known if each is not None])
+            self._journals.drop([cycle for cycle in known if cycle is not None])
 
 
 def _close(cycle: GroupCycle) -> None:

@@ -116,13 +116,13 @@ def _obstacle(members: Sequence[MemberView], *, has_journals: bool) -> str | Non
 
 def common_point(members: Sequence[MemberView]) -> str | None:
     """Return the id of the common point at which all secondaries are; None if there is none."""
-    ids = {None if each.saved is None else each.saved.common_point_id for each in members}
+    ids = {None if member.saved is None else member.saved.common_point_id for member in members}
     return ids.pop() if len(ids) == 1 else None
 
 
 def keeps_point(members: Sequence[MemberView]) -> bool:
     """Return whether the secondaries are at a common point, or were when some were promoted."""
-    return common_point([each for each in members if not each.is_promoted_here]) is not None
+    return common_point([member for member in members if not member.is_promoted_here]) is not None
 
 
 def member_step(rule: GroupRule, saved: SecondaryState | None, step: StagingStep) -> StagingStep:

@@ -186,7 +186,7 @@ class CycleJournals:
         all the same, if only its folder can't be made durable. So a record without journals takes
         its place, before the caller drops them one after the other.
         """
-        ids = {each.secondary.volume.volume: str(each.journal.journal_id) for each in cycles}
+        ids = {cycle.secondary.volume.volume: str(cycle.journal.journal_id) for cycle in cycles}
         try:
             self._write_commit(commit, ids)
         except (JournalFullError, DeviceFailed):

@@ -87,10 +87,10 @@ class LogWatch:
         """
         now_s, before = self._clock.monotonic_s(), self.lagging
         if self._log_lag.is_due(now_s):
-            partitions = {each.volume.partition for each in self._secondaries.values()}
+            partitions = {secondary.volume.partition for secondary in self._secondaries.values()}
             asked = {partition: self._ends.latest(partition) for partition in sorted(partitions)}
             known = {partition: end for partition, end in asked.items() if end is not None}
-            self._log_lag.note_ends({key: each.end for key, each in known.items()}, now_s)
+            self._log_lag.note_ends({key: bounds.end for key, bounds in known.items()}, now_s)
             self.note_ends(known)
         marks = self._log.watermarks
         watermarks = {key: mark.through for key, mark in marks.items()}
@@ -100,7 +100,9 @@ class LogWatch:
         if not changed:
             return set()
         return {
-            name for name, each in self._secondaries.items() if each.volume.partition in changed
+            name
+            for name, secondary in self._secondaries.items()
+            if secondary.volume.partition in changed
         }
 
     def check(self, touched: set[str]) -> set[str]:

@@ -98,7 +98,7 @@ def meet(
     mark_of: SecondaryMark,
     volume: Volume,
     saved: SecondaryState | None,
-    found: FoundSecondary,
+    present: FoundSecondary,
     *,
     primary: FoundDevice | None,
     is_state_damaged: bool,
@@ -111,34 +111,34 @@ def meet(
     primary: the volume's primary; None if it wasn't looked for, or can't be opened from here.
     has_seed: an operator says that a copy was put there by other means.
     """
-    device, mark = found.device, found.mark
+    device, mark = present.device, present.mark
     if device is not None and primary is not None and device.identity.overlaps(primary.identity):
         return Meeting(
             MeetingStep.REFUSE,
             "the secondary is the volume's primary, or lies on the same storage",
             "Give the secondary a file or device of its own.",
         )
-    if found.primary_of == volume.volume and volume.promotions:
+    if present.primary_of == volume.volume and volume.promotions:
         return Meeting(
             MeetingStep.REFUSE_FORMER,
             "it was the primary before a promotion, and its host may have written to it since",
             f"`mirrorlog divergence {volume.volume}` lists what. `mirrorlog rejoin "
             f"{volume.volume}` lets it follow the new primary.",
         )
-    if found.primary_of is not None:
+    if present.primary_of is not None:
         return Meeting(
             MeetingStep.REFUSE,
-            f"the secondary is marked as the primary of volume {found.primary_of}",
+            f"the secondary is marked as the primary of volume {present.primary_of}",
             "Give the secondary a file or device of its own. If that volume is gone for good, "
             "remove the mark (.NAME.mirrorlog-primary) beside it.",
         )
     was_used = saved is not None or is_state_damaged or mark is not None
-    if device is None and not was_used and found.mark_damage is None:
+    if device is None and not was_used and present.mark_damage is None:
         return Meeting(MeetingStep.REFUSE, *_NO_SEED) if has_seed else Meeting(MeetingStep.CREATE)
     if device is None:
         return Meeting(MeetingStep.REFUSE, "the secondary is gone", _GONE)
-    if found.mark_damage is not None:
-        return Meeting(MeetingStep.REFUSE, found.mark_damage)
+    if present.mark_damage is not None:
+        return Meeting(MeetingStep.REFUSE, present.mark_damage)
     if mark is not None and (mark.site, mark.volume) != (mark_of.site, mark_of.volume):
         return Meeting(
             MeetingStep.REFUSE,
@@ -148,7 +148,7 @@ def meet(
         )
     is_new = saved is None and not is_state_damaged and (mark is None or mark.epoch == 0)
     never_used = is_new and device.is_zeroed
-    known = _meet_known(saved, found, mark)
+    known = _meet_known(saved, present, mark)
     if device.size_bytes < volume.size_bytes:
         return _meet_short(volume, saved, device.size_bytes, known, never_used=never_used)
     if never_used:
@@ -184,7 +184,7 @@ def _meet_short(
 
 
 def _meet_known(
-    saved: SecondaryState | None, found: FoundSecondary, mark: SecondaryMark | None
+    saved: SecondaryState | None, present: FoundSecondary, mark: SecondaryMark | None
 ) -> Meeting:
     """Return what to do with a secondary as large as its volume, by its identity alone."""
     identity = None if saved is None else saved.identity
@@ -202,7 +202,7 @@ def _meet_known(
         return _start_over("the secondary's mark is gone")
     if mark.secondary_id != identity.secondary_id:
         return _start_over("the mark is that of another secondary of this site")
-    lasting = None if found.device is None else found.device.identity.lasting
+    lasting = None if present.device is None else present.device.identity.lasting
     if lasting != identity.lasting:
         return _start_over(
             f"another file or device is in the secondary's place: it was {identity.lasting}, and "

@@ -44,7 +44,7 @@ class _Looked:
     """What is at the address of a secondary, and what is to be done about it."""
 
     secondary: Secondary
-    found: FoundSecondary
+    present: FoundSecondary
     meeting: Meeting
 
 
@@ -98,7 +98,7 @@ class SecondaryMeetings:
                 failed.append((secondary, error))
         failed += create_secondaries(
             self._secondaries,
-            [each.secondary for each in looked if each.meeting.step is MeetingStep.CREATE],
+            [look.secondary for look in looked if look.meeting.step is MeetingStep.CREATE],
         )
         unable = {secondary for secondary, _ in failed}
         for seen in looked:
@@ -108,18 +108,24 @@ class SecondaryMeetings:
             except DeviceFailed as error:
                 failed.append((seen.secondary, error))
         unmarked = self._marks.write(
-            [(each.secondary, each.new_identity) for each in met if each.new_identity is not None]
+            [
+                (outcome.secondary, outcome.new_identity)
+                for outcome in met
+                if outcome.new_identity is not None
+            ]
         )
         lost = {secondary for secondary, _ in unmarked}
-        met = [each for each in met if each.secondary not in lost]
-        self._save([(each.secondary, each.state) for each in met if each.state is not None])
-        for each in met:
+        met = [outcome for outcome in met if outcome.secondary not in lost]
+        self._save(
+            [(outcome.secondary, outcome.state) for outcome in met if outcome.state is not None]
+        )
+        for outcome in met:
             try:
-                self._read_samples(each.secondary)
+                self._read_samples(outcome.secondary)
             except DeviceFailed as error:
-                failed.append((each.secondary, error))
+                failed.append((outcome.secondary, error))
             else:
-                each.secondary.note_met(each.device_name)
+                outcome.secondary.note_met(outcome.device_name)
         return failed + unmarked
 
     def let_go(self, secondary: Secondary) -> None:
@@ -239,25 +245,25 @@ class SecondaryMeetings:
     def _look(self, secondary: Secondary) -> _Looked:
         """Look at a secondary. Raise DeviceFailed if the meeting refuses it."""
         volume = secondary.volume
-        found = self._secondaries.find(volume)
+        present = self._secondaries.find(volume)
         meeting = meet(
             self._marks.mark(volume, _NO_ID, 0),
             volume,
             secondary.saved,
-            found,
+            present,
             primary=None if secondary.is_met else self._primaries.find(volume),
             is_state_damaged=secondary.is_damaged,
             has_seed=self._seeds.has_seed(volume),
         )
         if meeting.step in _REFUSALS:
             self._refuse(secondary, meeting)
-        if found.device is not None and found.device.is_new:
+        if present.device is not None and present.device.is_new:
             secondary.note_new_connection()
-        return _Looked(secondary, found, meeting)
+        return _Looked(secondary, present, meeting)
 
     def _take(self, looked: _Looked) -> _Met:
         """Lock a secondary that is there, or was created, and grow it if the meeting says so."""
-        secondary, meeting, device = looked.secondary, looked.meeting, looked.found.device
+        secondary, meeting, device = looked.secondary, looked.meeting, looked.present.device
         volume = secondary.volume
         if meeting.step is MeetingStep.CREATE:
             device = self._secondaries.find(volume).device
@@ -268,7 +274,7 @@ class SecondaryMeetings:
             self._secondaries.grow(volume)
             device = replace(device, size_bytes=volume.size_bytes)
         secondary.note_zeroed(device.is_zeroed and not secondary.is_damaged)
-        return self._met(secondary, meeting, device, looked.found.mark)
+        return self._met(secondary, meeting, device, looked.present.mark)
 
     def _met(
         self,

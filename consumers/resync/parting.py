@@ -64,7 +64,9 @@ def unknown_parting(saved: SecondaryState, volume: Volume, *, is_forked: bool) -
     if volume.parted_after(saved.generation) is None:
         ending = volume.promotion_ending(saved.generation)
         since = [] if ending is None else volume.promotions[volume.promotions.index(ending) :]
-        site = next((each.site for each in since if each.parted_position is None), None)
+        site = next(
+            (promotion.site for promotion in since if promotion.parted_position is None), None
+        )
         why = (
             f"the copy of site {site} was promoted before its copy of everything was proved, or "
             "while hosts forked writes to it"

@@ -60,10 +60,10 @@ class PrimaryChecks:
             return None
 
     def _look(self, volume: Volume) -> FoundDevice:
-        found = self._secondaries.find_primary(volume)
-        if found.is_new:
+        device = self._secondaries.find_primary(volume)
+        if device.is_new:
             self._doubts.add(volume)
-        return found
+        return device
 
 
 def check_length(volume: Volume, size_bytes: int) -> None:

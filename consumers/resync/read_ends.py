@@ -40,7 +40,7 @@ class ReadEnds:
         """
         waiting = {name: secondaries[name].volume.partition for name in self._over}
         numbers = {partition: self._ends.ask(partition) for partition in set(waiting.values())}
-        self._numbers.update((name, numbers[each]) for name, each in waiting.items())
+        self._numbers.update((name, numbers[partition]) for name, partition in waiting.items())
         self._over.clear()
         answers = {
             name: end

@@ -68,7 +68,7 @@ class SecondarySteps:
         States are saved for all of them together.
         """
         looking = self._meet(self._begin_looks(secondaries))
-        unable = self._staged.redo([each for each in looking if each.is_met])
+        unable = self._staged.redo([secondary for secondary in looking if secondary.is_met])
         looking = [secondary for secondary in looking if secondary not in unable]
         cycles: list[tuple[Secondary, Resync]] = []
         to_stage: list[tuple[Secondary, StageBlocks]] = []

@@ -108,8 +108,8 @@ class PauseFile:
         A file that can't be read pauses everything: the site copies nothing that it shouldn't.
         """
         try:
-            found = self.path.stat()
-            seen = (found.st_ino, found.st_mtime_ns, found.st_size)
+            status = self.path.stat()
+            seen = (status.st_ino, status.st_mtime_ns, status.st_size)
         except OSError:
             seen = None
         if seen is not None and seen == self._seen:

@@ -139,11 +139,11 @@ def _parts(ranges: Sequence[ByteRange]) -> list[list[ByteRange]]:
     """Return the ranges in parts that one question may name."""
     parts: list[list[ByteRange]] = [[]]
     size_bytes = 0
-    for each in ranges:
-        is_full = len(parts[-1]) == MAX_RANGES or size_bytes + each.length > MAX_QUESTION_BYTES
+    for extent in ranges:
+        is_full = len(parts[-1]) == MAX_RANGES or size_bytes + extent.length > MAX_QUESTION_BYTES
         if is_full and parts[-1]:
             parts.append([])
             size_bytes = 0
-        parts[-1].append(each)
-        size_bytes += each.length
+        parts[-1].append(extent)
+        size_bytes += extent.length
     return parts

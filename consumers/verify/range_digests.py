@@ -47,39 +47,39 @@ def digests_of(
     """
     digest = digest_function(algorithm)
     zeros: dict[int, bytes] = {}
-    found: list[bytes] = []
+    digests: list[bytes] = []
 
-    def hash_range(each: ByteRange, holds_data: bool) -> bytes:
+    def hash_range(extent: ByteRange, holds_data: bool) -> bytes:
         if holds_data:
-            return _hash(device, each, digest)
-        if each.length not in zeros:
-            zeros[each.length] = _hash_pieces(each, lambda piece: bytes(piece.length), digest)
-        return zeros[each.length]
+            return _hash(device, extent, digest)
+        if extent.length not in zeros:
+            zeros[extent.length] = _hash_pieces(extent, lambda piece: bytes(piece.length), digest)
+        return zeros[extent.length]
 
     holds_data = _allocated(device, ranges)
     calls = (
-        partial(hash_range, each, is_allocated)
-        for each, is_allocated in zip(ranges, holds_data, strict=True)
+        partial(hash_range, extent, is_allocated)
+        for extent, is_allocated in zip(ranges, holds_data, strict=True)
     )
-    tasks.run(calls, found.append)
-    return b"".join(found)
+    tasks.run(calls, digests.append)
+    return b"".join(digests)
 
 
-def _hash(device: BlockDevice, each: ByteRange, digest: Digest) -> bytes:
+def _hash(device: BlockDevice, extent: ByteRange, digest: Digest) -> bytes:
     def read(piece: ByteRange) -> Data:
         return device.pread(offset=piece.offset, length=piece.length)
 
-    return _hash_pieces(each, read, digest)
+    return _hash_pieces(extent, read, digest)
 
 
-def _hash_pieces(each: ByteRange, read: Callable[[ByteRange], Data], digest: Digest) -> bytes:
-    pieces = [digest(read(piece)) for piece in _pieces(each)]
+def _hash_pieces(extent: ByteRange, read: Callable[[ByteRange], Data], digest: Digest) -> bytes:
+    pieces = [digest(read(piece)) for piece in _pieces(extent)]
     return pieces[0] if len(pieces) == 1 else digest(b"".join(pieces))
 
 
-def _pieces(each: ByteRange) -> Iterator[ByteRange]:
-    for offset in range(each.offset, each.end, _PIECE_BYTES):
-        yield ByteRange(offset, min(_PIECE_BYTES, each.end - offset))
+def _pieces(extent: ByteRange) -> Iterator[ByteRange]:
+    for offset in range(extent.offset, extent.end, _PIECE_BYTES):
+        yield ByteRange(offset, min(_PIECE_BYTES, extent.end - offset))
 
 
 def _allocated(device: BlockDevice, ranges: Sequence[ByteRange]) -> list[bool]:

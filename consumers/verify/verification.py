@@ -111,7 +111,7 @@ class Findings:
     @property
     def skipped_bytes(self) -> int:
         """The bytes that could not be judged."""
-        return sum(each.length for each in self.skipped.values())
+        return sum(extent.length for extent in self.skipped.values())
 
 
 class Verification:
@@ -142,9 +142,9 @@ class Verification:
         self._in_flight: dict[ByteRange, _Work] = {}
         self._unproved: list[_Unproved] = []
         again = list(again)
-        self.findings.confirmed_bytes = start - sum(each.length for each in again)
-        for each in again:
-            self._push(map(_Work, _cut(each, self.range_bytes)), float("-inf"))
+        self.findings.confirmed_bytes = start - sum(work.length for work in again)
+        for work in again:
+            self._push(map(_Work, _cut(work, self.range_bytes)), float("-inf"))
 
     @property
     def is_over(self) -> bool:
@@ -180,13 +180,13 @@ class Verification:
 
     def give_back(self, ranges: Sequence[ByteRange], now_s: float) -> None:
         """Take back ranges whose digests didn't come. They are handed out again after a pause."""
-        self._push([self._in_flight.pop(each) for each in ranges], now_s + _FIRST_PAUSE_S)
+        self._push([self._in_flight.pop(extent) for extent in ranges], now_s + _FIRST_PAUSE_S)
 
     def compare(self, ranges: Sequence[ByteRange], pair: DigestPair, now_s: float) -> None:
         """Compare the digests of ranges that are in flight."""
         differing: list[_Work] = []
-        for index, each in enumerate(ranges):
-            work = self._in_flight.pop(each)
+        for index, extent in enumerate(ranges):
+            work = self._in_flight.pop(extent)
             if work.needs_position is not None and pair.applied_position < work.needs_position:
                 self._hash_again(work, now_s, "the site hasn't copied it since it was marked dirty")
                 continue
@@ -203,13 +203,13 @@ class Verification:
     def judge(self, facts: LogFacts, now_s: float) -> None:
         """Decide about the ranges that differ, as far as the log allows it by now."""
         unproved, self._unproved = self._unproved, []
-        for each in unproved:
-            if not facts.is_settled(each.end_after):
-                self._wait_or_skip(each, now_s)
+        for asked in unproved:
+            if not facts.is_settled(asked.end_after):
+                self._wait_or_skip(asked, now_s)
                 continue
-            changed = facts.changed_after(each.after)
-            is_fork_open = each.had_open_fork or facts.has_open_fork
-            for work in each.works:
+            changed = facts.changed_after(asked.after)
+            is_fork_open = asked.had_open_fork or facts.has_open_fork
+            for work in asked.works:
                 if changed is None:
                     self._hash_again(work, now_s, "the log doesn't reach back that far")
                 elif is_fork_open:
@@ -231,7 +231,7 @@ class Verification:
         """Return the ranges that were begun and aren't judged, by offset."""
         works = [work for _, _, work in self._to_do]
         works += self._in_flight.values()
-        works += [work for each in self._unproved for work in each.works]
+        works += [work for asked in self._unproved for work in asked.works]
         return sorted(work.range for work in works if work.needs_position is None)
 
     def different_ranges(self) -> list[ByteRange]:
@@ -244,7 +244,7 @@ class Verification:
 
     def reached(self, *lists: Sequence[ByteRange]) -> int:
         """Return the offset below which all is confirmed or in the first MAX_NAMED of a list."""
-        beyond = [each[MAX_NAMED].offset for each in lists if len(each) > MAX_NAMED]
+        beyond = [listed[MAX_NAMED].offset for listed in lists if len(listed) > MAX_NAMED]
         return min([self._reached, *beyond])
 
     def _push(self, works: Iterable[_Work], due_s: float) -> None:
@@ -292,15 +292,15 @@ class Verification:
         offset = number * self._block_size
         return ByteRange(offset, min(self._block_size, self.size_bytes - offset))
 
-    def _end_block(self, each: ByteRange) -> int:
-        return -(-each.end // self._block_size)
+    def _end_block(self, extent: ByteRange) -> int:
+        return -(-extent.end // self._block_size)
 
-    def _is_named(self, changed: BlockSet, each: ByteRange) -> bool:
-        first = each.offset // self._block_size
-        return changed.range_cardinality(first, self._end_block(each)) > 0
+    def _is_named(self, changed: BlockSet, extent: ByteRange) -> bool:
+        first = extent.offset // self._block_size
+        return changed.range_cardinality(first, self._end_block(extent)) > 0
 
 
-def _cut(each: ByteRange, most_bytes: int) -> Iterator[ByteRange]:
+def _cut(extent: ByteRange, most_bytes: int) -> Iterator[ByteRange]:
     """Yield the pieces of a range, of at most `most_bytes` bytes."""
-    for offset in range(each.offset, each.end, most_bytes):
-        yield ByteRange(offset, min(most_bytes, each.end - offset))
+    for offset in range(extent.offset, extent.end, most_bytes):
+        yield ByteRange(offset, min(most_bytes, extent.end - offset))

@@ -159,10 +159,10 @@ class Verifier:
         self._take_answers(timeout_s)
         self._ports.log.poll(0)
         self._check_history()
-        for name, each in list(self._open.items()):
-            if len(each.answers) == len(Side):
+        for name, asked in list(self._open.items()):
+            if len(asked.answers) == len(Side):
                 del self._open[name]
-                self._compare(each)
+                self._compare(asked)
         self._ask_lost_ones_again()
         self.verification.judge(self._ports.log, self._now_s())
         if self._ports.log.is_ready:
@@ -179,9 +179,9 @@ class Verifier:
 
     def report(self, state: VerificationState, reason: str | None = None) -> VerificationReport:
         """Return the report as of now."""
-        options, found = self._options, self.verification.findings
+        options, findings = self._options, self.verification.findings
         different = self.verification.different_ranges()
-        skipped = [found.skipped[offset] for offset in sorted(found.skipped)]
+        skipped = [findings.skipped[offset] for offset in sorted(findings.skipped)]
         pending = self.verification.unfinished()
         return VerificationReport(
             verification=self._id,
@@ -197,15 +197,15 @@ class Verifier:
             at_us=self._ports.clock.now_us(),
             runs=self._runs,
             reached_bytes=self.verification.reached(different, skipped, pending),
-            confirmed_bytes=found.confirmed_bytes,
-            hashed_again=found.hashed_again,
-            different_blocks=len(found.different),
+            confirmed_bytes=findings.confirmed_bytes,
+            hashed_again=findings.hashed_again,
+            different_blocks=len(findings.different),
             different=tuple(different[:MAX_NAMED]),
-            skipped_bytes=found.skipped_bytes,
+            skipped_bytes=findings.skipped_bytes,
             skipped=tuple(skipped[:MAX_NAMED]),
             pending=tuple(pending[:MAX_NAMED]),
-            repaired_blocks=found.repaired_blocks,
-            reason=reason or found.skip_reason,
+            repaired_blocks=findings.repaired_blocks,
+            reason=reason or findings.skip_reason,
         )
 
     def _now_s(self) -> float:
@@ -220,41 +220,41 @@ class Verifier:
                 self._take(answer)
 
     def _take(self, answer: DigestAnswer) -> None:
-        each = self._open.get(answer.question)
-        if each is None:
+        asked = self._open.get(answer.question)
+        if asked is None:
             return
         if answer.digests is None:
             self._refusals[answer.side] = f"{answer.by}: {answer.reason}"
             self._give_back(answer.question)
             return
-        if len(answer.digests) != len(each.ranges) * DIGEST_BYTES:
+        if len(answer.digests) != len(asked.ranges) * DIGEST_BYTES:
             return
         self._heard_at_s[answer.side] = self._now_s()
         self._refusals.pop(answer.side, None)
-        each.answers.setdefault(answer.side, answer)
+        asked.answers.setdefault(answer.side, answer)
 
-    def _compare(self, each: _Open) -> None:
-        took_s = self._now_s() - each.asked_at_s
+    def _compare(self, asked: _Open) -> None:
+        took_s = self._now_s() - asked.asked_at_s
         if took_s < _FAST_S:
             self._question_bytes = min(self._question_bytes * 2, MAX_QUESTION_BYTES)
         elif took_s > _SLOW_S:
             self._question_bytes = max(self._question_bytes // 2, self._options.range_bytes)
-        primary, secondary = (each.answers[side] for side in (Side.PRIMARY, Side.SECONDARY))
+        primary, secondary = (asked.answers[side] for side in (Side.PRIMARY, Side.SECONDARY))
         assert primary.digests is not None
         assert secondary.digests is not None
         if secondary.applied_position is None or not self._is_of_this_history(secondary):
             self._refusals[Side.SECONDARY] = "the site's saved state is of another history"
-            self.verification.give_back(each.ranges, self._now_s())
+            self.verification.give_back(asked.ranges, self._now_s())
             return
         pair = DigestPair(
             primary=primary.digests,
             secondary=secondary.digests,
             applied_position=secondary.applied_position,
-            end_before=each.end_before,
-            end_after=self._end() if primary.digests != secondary.digests else each.end_before,
-            had_open_fork=each.had_open_fork,
+            end_before=asked.end_before,
+            end_after=self._end() if primary.digests != secondary.digests else asked.end_before,
+            had_open_fork=asked.had_open_fork,
         )
-        self.verification.compare(each.ranges, pair, self._now_s())
+        self.verification.compare(asked.ranges, pair, self._now_s())
 
     def _is_of_this_history(self, answer: DigestAnswer) -> bool:
         known, now = answer.history_id, self._ports.log.history_id
@@ -272,13 +272,13 @@ class Verifier:
             )
 
     def _give_back(self, question: str) -> None:
-        each = self._open.pop(question)
-        self.verification.give_back(each.ranges, self._now_s())
+        asked = self._open.pop(question)
+        self.verification.give_back(asked.ranges, self._now_s())
 
     def _ask_lost_ones_again(self) -> None:
         """Give back what wasn't answered. Raise VerificationAborted if a side is silent."""
         now_s, patience_s = self._now_s(), self._options.patience_s
-        late = [n for n, each in self._open.items() if now_s - each.asked_at_s > patience_s / 2]
+        late = [n for n, asked in self._open.items() if now_s - asked.asked_at_s > patience_s / 2]
         if late:
             self._read_answers()
         for name in late:
@@ -312,7 +312,7 @@ class Verifier:
             ranges = self.verification.take_ranges(now_s, self._most_bytes())
             if not ranges:
                 return
-            size_bytes = sum(each.length for each in ranges)
+            size_bytes = sum(extent.length for extent in ranges)
             self._bucket.take(size_bytes)
             end = self._end()
             name = self._ports.draw_id()
@@ -359,5 +359,5 @@ def resume_point(earlier: VerificationReport | None) -> tuple[int, list[ByteRang
         return 0, []
     lists = (*earlier.different, *earlier.skipped, *earlier.pending)
     return earlier.reached_bytes, sorted(
-        {each for each in lists if each.end <= earlier.reached_bytes}
+        {extent for extent in lists if extent.end <= earlier.reached_bytes}
     )

@@ -103,12 +103,12 @@ class FileDevice(ClosesOnExit):
                 created[path] = _create(path, size_bytes)
                 os.ftruncate(created[path], size_bytes)
             sync_files(list(created.values()))
-            for folder in dict.fromkeys(each.parent for each in created):
+            for folder in dict.fromkeys(path.parent for path in created):
                 sync_folder(folder)
         except BaseException as error:
-            for each in created:
+            for made in created:
                 with suppress(OSError):
-                    each.unlink()
+                    made.unlink()
             if isinstance(error, OSError):
                 raise _failure("creating", str(path), size_bytes, error) from error
             raise

@@ -96,10 +96,10 @@ def _open_exporters(environment: Mapping[str, str]) -> Iterator[Any]:
     for name in (part.strip() for part in names.split(",")):
         # The OTLP exporters are packages of their own, one for each protocol.
         full = f"otlp_proto_{protocol.partition('/')[0]}" if name == "otlp" else name
-        found = next(iter(entry_points(group=_EXPORTERS, name=full)), None)
-        if found is None:
+        entry = next(iter(entry_points(group=_EXPORTERS, name=full)), None)
+        if entry is None:
             raise ImportError(f"no exporter of traces has the name {full}")
-        yield found.load()()
+        yield entry.load()()
 
 
 def _context_of(command: SpanIds) -> SpanContext:

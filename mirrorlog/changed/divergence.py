@@ -96,9 +96,9 @@ def divergence_of(
 ) -> Divergence:
     """Return what both sides wrote, by the commands above the parting position. Pure."""
     ended: set[str] = set()
-    for each in volume.promotions:
-        ended.add(each.former_generation)
-        if each == promotion:
+    for earlier in volume.promotions:
+        ended.add(earlier.former_generation)
+        if earlier == promotion:
             break
     former = DivergedSide(promotion.former_primary, promotion.former_generation)
     current = DivergedSide(volume.primary, volume.generation)

@@ -458,8 +458,8 @@ def _verification_report(record: Fields) -> VerificationReport:
 
 def _range_fields(prefix: str, ranges: Sequence[ByteRange]) -> Fields:
     return {
-        f"{prefix}offsets": [each.offset for each in ranges],
-        f"{prefix}lengths": [each.length for each in ranges],
+        f"{prefix}offsets": [extent.offset for extent in ranges],
+        f"{prefix}lengths": [extent.length for extent in ranges],
     }
 
 

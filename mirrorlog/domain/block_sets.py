@@ -367,13 +367,13 @@ def whole_chunks(data: bytes) -> npt.NDArray[np.int64]:
     each its number (u32) and a 32-bit bitmap.
     """
     view = np.frombuffer(data, np.uint8)
-    found, at = [], 8
+    entries, at = [], 8
     for _ in range(int.from_bytes(data[:8], "little")):
         bucket = int.from_bytes(data[at : at + 4], "little")
         chunks, size_bytes = _whole_containers(view[at + 4 :])
-        found.append(chunks + (bucket << CHUNK_BITS))
+        entries.append(chunks + (bucket << CHUNK_BITS))
         at += 4 + size_bytes
-    return np.concatenate(found) if found else _NO_EDGES
+    return np.concatenate(entries) if entries else _NO_EDGES
 
 
 def _whole_containers(data: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.int64], int]:

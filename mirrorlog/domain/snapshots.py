@@ -95,7 +95,7 @@ def hold_export(token: str) -> str:
 def describe(export: ExportDescription) -> str:
     """Return the description of an export."""
     kind = _KINDS[type(export)]
-    values = ((each.name, getattr(export, each.name)) for each in fields(export))
+    values = ((field.name, getattr(export, field.name)) for field in fields(export))
     return " ".join([kind, *(f"{name}={'' if value is None else value}" for name, value in values)])
 
 

@@ -87,7 +87,7 @@ class DigestQuestion:
         UUID(self.question)
         if not 0 < len(self.ranges) <= MAX_RANGES:
             raise ValueError(f"a question with {len(self.ranges)} ranges")
-        if any(each.offset < 0 or each.length < 1 for each in self.ranges):
+        if any(extent.offset < 0 or extent.length < 1 for extent in self.ranges):
             raise ValueError("a question with an empty range, or with a negative offset")
 
 

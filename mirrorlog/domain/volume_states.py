@@ -243,7 +243,7 @@ def _promote(volume: Volume, command: TrackingCommand, position: int) -> Transit
     if not isinstance(command, PromotionCommand):
         text = "a PROMOTE without its fields is none. Use `mirrorlog promote`."
         return _refuse(volume, RejectReason.MALFORMED_COMMAND, text)
-    if any(each.position == position for each in volume.promotions):
+    if any(promotion.position == position for promotion in volume.promotions):
         return Transition(volume)
     known = _generation_before(volume, position)
     if command.generation != known:
@@ -289,7 +289,7 @@ def _promote(volume: Volume, command: TrackingCommand, position: int) -> Transit
 
 def _generation_before(volume: Volume, position: int) -> str:
     """Return the generation that the volume had before the command at `position`."""
-    later = (each for each in volume.promotions if each.position >= position)
+    later = (promotion for promotion in volume.promotions if promotion.position >= position)
     following = next(later, None)
     return volume.generation if following is None else following.former_generation
 

@@ -138,7 +138,9 @@ class Volume:
 
     def promotion_ending(self, generation: str) -> Promotion | None:
         """Return the promotion that ended a generation; None if none is known."""
-        ending = (each for each in self.promotions if each.former_generation == generation)
+        ending = (
+            promotion for promotion in self.promotions if promotion.former_generation == generation
+        )
         return next(ending, None)
 
     def parted_after(self, generation: str) -> int | None:
@@ -151,7 +153,7 @@ class Volume:
         if ending is None:
             return None
         since = self.promotions[self.promotions.index(ending) :]
-        positions = [each.parted_position for each in since]
+        positions = [promotion.parted_position for promotion in since]
         known = [position for position in positions if position is not None]
         return min(known) if len(known) == len(positions) else None
 
@@ -177,8 +179,8 @@ class Volume:
         ids = (self.log_generation, self.primary_site, self.primary_id, self.group)
         history = filter(None, (self.cluster, self.history_id, self.topic_id, *ids))
         texts = [self.volume, self.generation, self.primary, *maps, *history]
-        for each in self.promotions:
-            texts += filter(None, (each.site, each.former_primary, each.former_site))
+        for promotion in self.promotions:
+            texts += filter(None, (promotion.site, promotion.former_primary, promotion.former_site))
         return (
             sum(len(text.encode()) for text in texts)
             + 10 * len(maps)
@@ -232,8 +234,8 @@ def check_name(name: str, what: str) -> str:
 
 def members_of(group: str, volumes: Iterable[Volume]) -> list[Volume]:
     """Return the members of a group, sorted by name: its volumes that aren't retired."""
-    members = (each for each in volumes if each.group == group and not each.is_retired)
-    return sorted(members, key=lambda each: each.volume)
+    members = (volume for volume in volumes if volume.group == group and not volume.is_retired)
+    return sorted(members, key=lambda member: member.volume)
 
 
 def check_geometry(*, size_bytes: int, block_size: int) -> None:

@@ -64,7 +64,7 @@ class SiteReports:
 
     def _look_for_mirrored(self) -> None:
         existing = self._admin.names("") if self._awaited else set[str]()
-        for name in [each for each in self._awaited if each in existing]:
+        for name in [topic for topic in self._awaited if topic in existing]:
             self._topics.append(CompactedTopic(self._reader, self._admin, name, self._patience))
             self._awaited.remove(name)
 

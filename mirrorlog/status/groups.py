@@ -82,16 +82,16 @@ def evaluate_groups(
     volumes: all, by name. reports: the newest of each site and volume. volume: leave out the groups
     of which it isn't a member.
     """
-    reported = {(each.report.site, each.report.volume): each.report for each in reports}
-    groups = {each.group for each in volumes.values() if each.group is not None}
+    reported = {(report.report.site, report.report.volume): report.report for report in reports}
+    groups = {member.group for member in volumes.values() if member.group is not None}
     rows = []
     for group in sorted(groups):
         members = members_of(group, volumes.values())
-        if volume is not None and volume not in [each.volume for each in members]:
+        if volume is not None and volume not in [member.volume for member in members]:
             continue
         for site in sites:
-            followed = [each for each in members if each.primary_site != site.site]
-            known = [reported.get((site.site, each.volume)) for each in followed]
+            followed = [member for member in members if member.primary_site != site.site]
+            known = [reported.get((site.site, member.volume)) for member in followed]
             if any(report is not None for report in known):
                 rows.append(_row(group, site, list(zip(followed, known, strict=True)), now_us))
     return rows
@@ -151,12 +151,12 @@ def _judge(
 ) -> _Judgement:
     """Return whether the group is whole at the site, and what is to be done if it isn't."""
     if site.life is not Life.RUNNING:
-        health = max(site.health, Health.WARNING, key=lambda each: each.severity)
+        health = max(site.health, Health.WARNING, key=lambda option: option.severity)
         return _Judgement(None, health, site.reason, site.next_action)
     reports = [report for _, report in members if report is not None]
-    why = next((each.group_reason for each in reports if each.group_reason is not None), None)
+    why = next((report.group_reason for report in reports if report.group_reason is not None), None)
     if is_at_point:
-        stopped = next((each for each in reports if each.state in _LOOK_AT), None)
+        stopped = next((report for report in reports if report.state in _LOOK_AT), None)
         if stopped is None:
             health = Health.OK if why is None else Health.WARNING
             return _Judgement(True, health, why, None if why is None else _WHAT_IT_NEEDS)
@@ -171,7 +171,7 @@ def _judge(
                 "of an older release"
             )
             return _Judgement(None, Health.UNKNOWN, text)
-    if any(each.state is SiteState.SYNCING for each in reports):
+    if any(report.state is SiteState.SYNCING for report in reports):
         return _Judgement(None, Health.OK, "a cycle of its members is applied now")
     text = "its members are at no common point yet"
     return _Judgement(False, Health.WARNING, text, _WHAT_IT_NEEDS)

@@ -37,13 +37,13 @@ def evaluate_hosts(
     A host with many volumes reports on each less often, so the newest report of a session on any
     volume tells whether it lives.
     """
-    heard = sorted(reports, key=lambda each: (each.report.host, each.report.volume))
+    heard = sorted(reports, key=lambda beat: (beat.report.host, beat.report.volume))
     newest: dict[str, float] = {}
-    for each in heard:
-        if (seconds := age_s(each, now_us)) is not None:
-            session = each.report.session
+    for beat in heard:
+        if (seconds := age_s(beat, now_us)) is not None:
+            session = beat.report.session
             newest[session] = min(seconds, newest.get(session, seconds))
-    return [_status(each.report, newest.get(each.report.session), thresholds) for each in heard]
+    return [_status(beat.report, newest.get(beat.report.session), thresholds) for beat in heard]
 
 
 def _status(report: HostReport, heard_s: float | None, thresholds: Thresholds) -> HostStatus:

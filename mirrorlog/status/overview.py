@@ -68,12 +68,14 @@ def evaluate(
     """
     heard = state.secondaries.values()
     sites = evaluate_sites(state.leases.values(), heard, now_us, thresholds)
-    sites = [each for each in sites if site in (None, each.site)]
-    volumes = {name: each for name, each in state.volumes.items() if volume in (None, name)}
+    sites = [place for place in sites if site in (None, place.site)]
+    volumes = {
+        name: described for name, described in state.volumes.items() if volume in (None, name)
+    }
     reports = (
-        each
-        for each in heard
-        if volume in (None, each.report.volume) and site in (None, each.report.site)
+        report
+        for report in heard
+        if volume in (None, report.report.volume) and site in (None, report.report.site)
     )
     replicas = with_verifications(
         evaluate_replicas(volumes, reports, sites, now_us, thresholds),
@@ -82,7 +84,7 @@ def evaluate(
         now_us,
     )
     groups = evaluate_groups(state.volumes, heard, sites, now_us, volume=volume)
-    host_reports = (each for each in state.hosts.values() if volume in (None, each.report.volume))
+    host_reports = (host for host in state.hosts.values() if volume in (None, host.report.volume))
     hosts = evaluate_hosts(host_reports, now_us, thresholds)
     nodes = evaluate_nodes(state.nodes.values(), now_us, thresholds)
     partitions = None

@@ -27,7 +27,10 @@ def with_verifications(
     A difference that wasn't repaired is a warning. What was found in another generation of the
     volume says nothing now, and is left out.
     """
-    last = {(each.report.volume, each.report.site): each for each in verifications}
+    last = {
+        (verification.report.volume, verification.report.site): verification
+        for verification in verifications
+    }
     return [
         _with_one(row, volumes.get(row.volume), last.get((row.volume, row.site or "")), now_us)
         for row in rows

@@ -325,7 +325,7 @@ class BatchFolder:
         description by which the commands behind it are checked. The first command of a new volume
         does: it gives the volume the partition's history.
         """
-        if any(self._depends_on_description(*each, history) for each in commands):
+        if any(self._depends_on_description(*command, history) for command in commands):
             await asyncio.to_thread(self._catalog.refresh)
         responses = []
         for message, command in commands:

@@ -30,7 +30,9 @@ class FlushCounters:
         """Count what a plan wrote, once its replies are sent."""
         for status in plan.statuses:
             self.statuses[status.code] += 1
-        self.statuses[StatusCode.ACCEPTED] += sum(len(each.positions) for each in plan.accepted)
+        self.statuses[StatusCode.ACCEPTED] += sum(
+            len(command.positions) for command in plan.accepted
+        )
         self.quarantined += len(plan.quarantined)
         self.records[0] += len(plan.records) + len(plan.packed)
         self.flush_s.observe(duration_s)

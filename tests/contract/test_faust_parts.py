@@ -56,10 +56,10 @@ def resolve(path: str) -> Any:
 
 def own_attributes(kind: type | ModuleType) -> set[str]:
     """Return what the class and its bases declare, or assign to `self`."""
-    found = set(dir(kind))
+    attributes = set(dir(kind))
     for base in kind.__mro__ if isinstance(kind, type) else ():
-        found |= set(getattr(base, "__annotations__", {})) | assigned_to_self(base)
-    return found
+        attributes |= set(getattr(base, "__annotations__", {})) | assigned_to_self(base)
+    return attributes
 
 
 @cache
@@ -81,8 +81,8 @@ def test_a_part_is_there(part: str) -> None:
     used = [f"{place} touches it" for name, place in touched() if name == attribute]
     assert attribute in own_attributes(kind), f"{part} is gone; {used}"
     if parameters is not None:
-        found = list(inspect.signature(getattr(kind, attribute)).parameters)[1:]
-        assert found == parameters, f"{part} has the parameters {found}; {used}"
+        names = list(inspect.signature(getattr(kind, attribute)).parameters)[1:]
+        assert names == parameters, f"{part} has the parameters {names}; {used}"
     if "called by" in part:
         caller = resolve(part.rpartition("called by ")[2].strip())
         for wrapper in ("fget", "fun", "_cached_property__get"):  # property, task of a service, …
@@ -99,7 +99,7 @@ class Uses(ast.NodeVisitor):
 
     def __init__(self, tree: ast.Module, module: ModuleType) -> None:
         self.module = module
-        self.found: list[tuple[str, int]] = []
+        self.uses: list[tuple[str, int]] = []
         self.foreign, self.own = set(KEPT), set[str]()
         self.in_subclass = False
         for node in ast.walk(tree):
@@ -181,7 +181,7 @@ class Uses(ast.NodeVisitor):
         is_self = isinstance(node.value, ast.Name) and node.value.id == "self"
         is_inherited = is_self and self.in_subclass and node.attr not in self.own
         if is_inherited or (not is_self and self.is_foreign(node.value)):
-            self.found.append((node.attr, node.lineno))
+            self.uses.append((node.attr, node.lineno))
         self.generic_visit(node)
 
 
@@ -209,13 +209,13 @@ def declared(node: ast.AST) -> str | None:
 @cache
 def touched() -> list[tuple[str, str]]:
     """Return each attribute of the libraries that the package touches, and where."""
-    found: list[tuple[str, str]] = []
+    uses_by_name: list[tuple[str, str]] = []
     for path in sorted(FOLDER.glob("*.py")):
         tree = ast.parse(path.read_text("utf-8"))
         uses = Uses(tree, importlib.import_module(f"{faust_parts.__package__}.{path.stem}"))
         uses.visit(tree)
-        found += [(name, f"{path.name}:{line}") for name, line in uses.found]
-    return found
+        uses_by_name += [(name, f"{path.name}:{line}") for name, line in uses.uses]
+    return uses_by_name
 
 
 def overridden() -> Iterator[tuple[str, str]]:

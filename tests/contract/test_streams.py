@@ -382,18 +382,18 @@ def test_partitions_that_are_assigned_again_are_read_once_and_in_order(servers: 
     reader, topic = KafkaReader(client, silence_s=0.0), f"t-{uuid.uuid4().hex[:8]}"
     admin.create([TopicSpec(topic, {})], 2)
     reader.assign(topic, {0: None, 1: None})
-    found: dict[int, list[int]] = {0: [], 1: []}
+    taken: dict[int, list[int]] = {0: [], 1: []}
     until = time.monotonic() + DEADLINE_S
     for count in range(5, 30, 5):
-        for partition in found:
+        for partition in taken:
             for _ in range(5):
                 publisher.publish(topic, partition, b"k", b"v")
         publisher.flush(DEADLINE_S)
-        while any(len(positions) < count for positions in found.values()):
-            assert time.monotonic() < until, found
+        while any(len(positions) < count for positions in taken.values()):
+            assert time.monotonic() < until, taken
             for message in reader.poll(1.0):
-                found[message.partition].append(message.position)
+                taken[message.partition].append(message.position)
         reader.poll(0.01)
-    assert found == {0: list(range(25)), 1: list(range(25))}
+    assert taken == {0: list(range(25)), 1: list(range(25))}
     for opened in (reader, publisher, admin):
         opened.close()

@@ -222,7 +222,7 @@ def test_killed_at_any_moment_a_pair_is_of_one_moment_and_is_promoted_as_one(
             group.wait_for_other_point(None, check)
             (row,) = group.command("status")["groups"]
             assert (row["group"], row["site"]) == ("db", "b")
-            assert [each["volume"] for each in row["members"]] == sorted(NAMES)
+            assert [member["volume"] for member in row["members"]] == sorted(NAMES)
             copied = tmp_path / "wal"
             for number in range(KILLS):
                 group.wait_for_moment(number, check)

@@ -103,7 +103,7 @@ def test_a_database_recovers_at_each_of_many_consistent_positions(
     world.start_node()
     world.wait_ready("node")
     bounds: dict[int, tuple[int, int]] = {}
-    found: dict[int, int] = {}
+    rows: dict[int, int] = {}
     take = SiteDevices.take_snapshot
     with exported(world) as uri:
         ledger = Ledger(partial(open_device, uri, writable=True))
@@ -116,14 +116,14 @@ def test_a_database_recovers_at_each_of_many_consistent_positions(
 
         def look(change: SecondaryChange, image: Path) -> None:
             ledger.check()
-            if change.state is not SiteState.CONSISTENT or change.position in found:
+            if change.state is not SiteState.CONSISTENT or change.position in rows:
                 return
             assert change.position is not None
             first, last = bounds.get(change.position, (0, ledger.begun))
             number = check_ledger(as_after_a_crash(image), at_least=first)
             assert number <= last
             if change.position in bounds:
-                found[change.position] = number
+                rows[change.position] = number
 
         monkeypatch.setattr(SiteDevices, "take_snapshot", take_between)
         with ledger.writing():
@@ -131,13 +131,13 @@ def test_a_database_recovers_at_each_of_many_consistent_positions(
                 world,
                 uri,
                 tmp_path,
-                lambda: len(found) >= POSITIONS,
+                lambda: len(rows) >= POSITIONS,
                 look,
                 site_consistency="crash",
                 site_snapshot_s=0.0,
             )
-    assert len(found) == POSITIONS
-    numbers = [found[position] for position in sorted(found)]
+    assert len(rows) == POSITIONS
+    numbers = [rows[position] for position in sorted(rows)]
     assert numbers == sorted(numbers) and len(set(numbers)) > POSITIONS // 2
 
 

@@ -45,7 +45,7 @@ SUCCEED: Final = {
 def test_stdout_holds_json_and_nothing_else(world: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in world.settings.as_environment().items():
         monkeypatch.setenv(name, value)
-    leaves = {" ".join(words): found for words, found in command_tree().items()}
+    leaves = {" ".join(words): leaf for words, leaf in command_tree().items()}
     for command in sorted(leaves, key=lambda name: (name not in SUCCEED, name != "volume create")):
         if is_group(leaves[command]) or command in RUN_UNTIL_STOPPED:
             continue

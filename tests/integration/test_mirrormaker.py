@@ -352,7 +352,7 @@ def _known_writes(settings: Settings) -> int:
 def _state(settings: Settings) -> str:
     """Return the state of the secondary as `mirrorlog status` shows it on a cluster."""
     shown = run_cli(settings, "status", "v")
-    (row,) = [each for each in json.loads(shown.stdout)["volumes"] if each["site"] == "berlin"]
+    (row,) = [row for row in json.loads(shown.stdout)["volumes"] if row["site"] == "berlin"]
     return str(row["state"])
 
 

@@ -32,9 +32,9 @@ from mirrorlog.settings import load_settings
 
 def _postgres_bin() -> Path | None:
     """Return the folder of PostgreSQL's programs; None if it isn't installed."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
+    programs = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    if programs:
+        return programs[-1].parent
     path = shutil.which("initdb")
     return None if path is None else Path(path).resolve().parent
 
@@ -91,7 +91,7 @@ def postgres(data: Path, sockets: Path) -> Iterator[None]:
     sockets.mkdir(exist_ok=True)
     shutil.chown(sockets, USER)
     assert BIN is not None
-    log, settings = sockets / "log", [f"--{each}" for each in SETTINGS]
+    log, settings = sockets / "log", [f"--{setting}" for setting in SETTINGS]
     with log.open("wb") as output:
         server = subprocess.Popen(
             dies_with_parent(as_user(BIN / "postgres", "-D", data, "-k", sockets, *settings)),
@@ -246,7 +246,7 @@ def test_postgres_recovers_in_each_snapshot_of_its_volume(
     """A secondary at a consistent position holds what such a snapshot holds."""
     prepare(folder / "base.img", folder)
     kept = (1 << 20, 512 << 20)
-    found = []
+    positions = []
     with ExitStack() as stack:
         served = stack.enter_context(ServedVolume(native, folder, SIZE, kept=kept))
         fill(served, folder / "base.img")
@@ -265,10 +265,10 @@ def test_postgres_recovers_in_each_snapshot_of_its_volume(
                 image = copy_of(snapshot, folder / f"snapshot-{min(number, 2)}.img")
             highest, count = recovered(image, folder)
             assert first <= highest <= last and count == highest, (first, highest, last, count)
-            found.append(highest)
-    assert found == sorted(found) and len(set(found)) > POSITIONS // 2
+            positions.append(highest)
+    assert positions == sorted(positions) and len(set(positions)) > POSITIONS // 2
     torn = read_in_two_moments(folder / "snapshot-1.img", image, folder / "torn.img")
-    assert not is_whole(torn, folder, at_least=found[-1])
+    assert not is_whole(torn, folder, at_least=positions[-1])
 
 
 def read_in_two_moments(first: Path, second: Path, path: Path) -> Path:

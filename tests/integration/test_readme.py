@@ -55,14 +55,14 @@ def copy_checkout(target: Path) -> None:
 
 def processes_of(home: Path) -> list[psutil.Process]:
     """Return the processes whose home folder this is."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if process.environ().get("HOME") == str(home):
-                found.append(process)
+                processes.append(process)
         except psutil.Error:
             continue
-    return found
+    return processes
 
 
 def assert_written_and_equal(primary: Path, secondary: Path) -> None:

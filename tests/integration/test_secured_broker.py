@@ -213,9 +213,9 @@ class Roles:
         """Return the results of the check of rights, as a role asks for what it needs itself."""
         with mock.patch.dict(os.environ, self.settings(role).as_environment()):
             _, out, err = run_main(["doctor", "--role", role, "--json"])
-        found = [each for each in json.loads(out)["checks"] if each["name"] == "rights"]
-        assert all(each["result"] in ("ok", "failed") for each in found), err
-        return [f"{each['result']} {each['where'] or ''}".strip() for each in found]
+        checks = [check for check in json.loads(out)["checks"] if check["name"] == "rights"]
+        assert all(check["result"] in ("ok", "failed") for check in checks), err
+        return [f"{check['result']} {check['where'] or ''}".strip() for check in checks]
 
     def write(self, data: bytes) -> None:
         """Write to the volume as a host, from its beginning on."""
@@ -235,7 +235,7 @@ class Roles:
         )
         admin = self._secured.admin()  # it must live until the answer is there
         deleted = admin.delete_acls([wanted])
-        assert [len(each.result(DEADLINE_S)) for each in deleted.values()] == [1]
+        assert [len(future.result(DEADLINE_S)) for future in deleted.values()] == [1]
 
     @contextmanager
     def node(self) -> Iterator[subprocess.Popen[str]]:

@@ -164,7 +164,7 @@ def kill_at_each_step(*, is_alone: bool = False, has_snapshots: bool = True) -> 
         if is_alone:
             world.site.recover_journals()
             saved = [world.site.states.load(name) for name in MEMBERS]
-            assert {each.common_point_id for each in saved if each is not None} == {point}
+            assert {state.common_point_id for state in saved if state is not None} == {point}
             world.site.check_consistency()
         world.site.start()
         run_to_point(world)
@@ -272,7 +272,9 @@ def test_a_member_that_isnt_copied_here_leaves_the_others_to_themselves() -> Non
 
 def reported_points(world: World) -> set[str | None]:
     """Return the common points that the site's last reports on the members name."""
-    reports = {each.progress.volume: each.progress for each in world.site.site.reported()}
+    reports = {
+        reported.progress.volume: reported.progress for reported in world.site.site.reported()
+    }
     return {reports[name].common_point_id for name in MEMBERS}
 
 
@@ -281,8 +283,8 @@ def test_the_reports_of_the_members_name_their_common_point() -> None:
     before_us = world.site.clock.now_us()
     run_to_point(world)
     assert reported_points(world) == {point_of(world)}
-    for each in world.site.site.reported():
-        report = each.progress
+    for reported in world.site.site.reported():
+        report = reported.progress
         if report.volume not in MEMBERS:
             assert (report.group, report.common_point_id) == (None, None)
             continue
@@ -300,7 +302,9 @@ def test_a_report_says_why_the_group_reaches_no_new_point_although_nothing_is_wr
     run_rounds(world, 5)
     world.site.secondaries.missing.add("u")
     run_rounds(world, 100)
-    reports = {each.progress.volume: each.progress for each in world.site.site.reported()}
+    reports = {
+        reported.progress.volume: reported.progress for reported in world.site.site.reported()
+    }
     assert "the secondary of u can't be used now" in (reports["v"].group_reason or "")
     assert reports["v"].common_point_id == point_of(world)
     (figures,) = world.site.site.group_figures()

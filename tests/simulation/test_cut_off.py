@@ -148,9 +148,9 @@ def test_minutes_without_it_cost_a_copy_of_what_changed(what: str) -> None:
             world.node.maintain()
             cut_off.run_site()
             cut_off.check()
-    reasons = [each.status.reason or "" for each in site.site.secondaries.values()]
+    reasons = [secondary.status.reason or "" for secondary in site.site.secondaries.values()]
     if what == "primaries":
-        assert [each.state for each in site.site.secondaries.values()].count(
+        assert [secondary.state for secondary in site.site.secondaries.values()].count(
             SiteState.STOPPED
         ) == 1 and any("Connection refused" in reason for reason in reasons)
     cut_off.mend()

@@ -96,7 +96,7 @@ def test_a_fault_of_minutes_stops_its_volume_alone_and_says_why(
             with faults.unseen():
                 world.site.check_consistency()
                 world.site.check_reports()
-        states = {name: each.state for name, each in world.site.site.secondaries.items()}
+        states = {name: secondary.state for name, secondary in world.site.site.secondaries.items()}
         if states["v"] is SiteState.STOPPED:
             reasons.add(world.site.site.secondaries["v"].status.reason or "")
     assert world.site.clock.now_s - began_s > 120

@@ -155,9 +155,11 @@ def test_a_log_that_lacks_what_lies_below_the_edge_is_found_out(
     def from_the_edge(volume: Volume, event: TrackingCommand, position: int) -> list[Extent]:
         edge = BLOCK << power
         return [
-            Extent(max(edge, each.offset), each.end - max(edge, each.offset))
-            for each in grown_extents(volume, event, position)
-            if each.end > edge
+            Extent(
+                max(edge, grown_extent.offset), grown_extent.end - max(edge, grown_extent.offset)
+            )
+            for grown_extent in grown_extents(volume, event, position)
+            if grown_extent.end > edge
         ]
 
     monkeypatch.setattr(extraction, "grown_extents", from_the_edge)

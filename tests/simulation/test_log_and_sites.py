@@ -185,7 +185,7 @@ def test_a_secondary_that_is_gone_stops_and_the_others_go_on() -> None:
         world.host.write_block(name, 0)
     with pytest.raises(AssertionError, match="not consistent"):
         world.finish()
-    states = {name: each.state for name, each in world.site.site.secondaries.items()}
+    states = {name: secondary.state for name, secondary in world.site.site.secondaries.items()}
     assert states == {"u": SiteState.CONSISTENT, "v": SiteState.STOPPED, "w": SiteState.CONSISTENT}
     world.site.secondaries.missing.clear()
     for _ in range(60):
@@ -208,13 +208,13 @@ def test_a_secondary_that_is_gone_is_logged_once_then_at_growing_intervals(
             world.host.heartbeat()
             world.fold_and_commit()
         world.site.site.run_once(0)
-    lines = [each for each in caplog.messages if "opening failed" in each]
+    lines = [message for message in caplog.messages if "opening failed" in message]
     assert len(lines) < 8
     assert re.search(r"\([0-9]{2,} failures in [0-9.]+ min\)$", lines[-1])
     world.site.secondaries.missing.clear()
     world.finish()
     world.run_site()
-    assert [each for each in caplog.messages if "v at a works again after" in each]
+    assert [message for message in caplog.messages if "v at a works again after" in message]
 
 
 def test_a_renewed_generation_takes_the_next_rung() -> None:

@@ -14,7 +14,7 @@ from mirrorlog.simulation.world.world import VOLUMES, World
 
 
 def states(world: World) -> dict[str, SiteState]:
-    return {name: each.state for name, each in world.site.site.secondaries.items()}
+    return {name: secondary.state for name, secondary in world.site.site.secondaries.items()}
 
 
 def run(world: World, rounds: int) -> None:
@@ -105,7 +105,9 @@ def test_without_an_answer_nothing_new_is_claimed_and_the_reason_is_said() -> No
         world.mirror.run()
         world.site.site.run_once(0)
         world.site.check_reports()
-    reports = [world.site.site.progress(each) for each in world.site.site.secondaries.values()]
+    reports = [
+        world.site.site.progress(secondary) for secondary in world.site.site.secondaries.values()
+    ]
     assert {report.behind_blocks for report in reports} == {None}
     assert all("stands still" in (report.reason or "") for report in reports), reports
     world.host.close()

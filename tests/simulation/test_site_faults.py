@@ -46,8 +46,8 @@ def test_a_site_that_takes_what_it_finds_for_the_same_is_found_out(
 
     def trusting(*arguments: object, **more: object) -> Meeting:
         meeting = meet(*arguments, **more)  # type: ignore[arg-type]
-        saved, found = arguments[2], arguments[3]
-        is_known = getattr(saved, "identity", None) is not None and found.mark is not None  # type: ignore[attr-defined]
+        saved, present = arguments[2], arguments[3]
+        is_known = getattr(saved, "identity", None) is not None and present.mark is not None  # type: ignore[attr-defined]
         if meeting.step is MeetingStep.START_OVER and is_known:
             return Meeting(MeetingStep.SAME)
         return meeting

@@ -114,7 +114,7 @@ def test_forked_writes_are_no_difference(seed: int) -> None:
 def test_a_comparison_that_does_not_look_at_the_log_is_found_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(Verification, "_is_named", lambda self, changed, each: False)
+    monkeypatch.setattr(Verification, "_is_named", lambda self, changed, extent: False)
     assert run_under_load(0).different != set()
 
 
@@ -153,8 +153,8 @@ def test_a_flipped_block_is_found_under_load_and_repaired_by_a_cycle(ranges: int
 
     verifying.finish(act)
     assert verifying.different == {FLIPPED}
-    found = verifying.verifier.report(VerificationState.FINISHED)
-    assert (found.is_equal, found.result) == (False, "1 block differs")
+    finished = verifying.verifier.report(VerificationState.FINISHED)
+    assert (finished.is_equal, finished.result) == (False, "1 block differs")
 
     extent = Extent(FLIPPED * BLOCK_BYTES, BLOCK_BYTES)
     position = world.host.send("v", CommandKind.MARK_DIRTY, [extent])

@@ -14,6 +14,9 @@ ROOT: Final = Path(__file__).parents[2]
 FOLDERS: Final = ("mirrorlog", "producers", "streams", "consumers", "schemas")
 SOURCES: Final = [path for top in FOLDERS for path in sorted((ROOT / top).rglob("*.py"))]
 PACKAGES: Final = [path for path in SOURCES if path.name == "__init__.py"]
+TESTED: Final = [
+    path for top in ("tests", "benchmarks") for path in sorted((ROOT / top).rglob("*.py"))
+]
 
 
 def name_of(path: Path) -> str:
@@ -66,3 +69,15 @@ def test_every_package_is_installed() -> None:
     assert set(find_packages(str(ROOT), include=["mirrorlog*"])) == {
         name if name.split(".")[0] == "mirrorlog" else f"mirrorlog.{name}" for name in names
     }
+
+
+def test_nothing_is_called_by_a_pronoun() -> None:
+    """A variable has the name of what it holds, and not `each` or `found`."""
+    pronouns = {
+        f"{name_of(path)}:{node.lineno}"
+        for path in (*SOURCES, *TESTED)
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if (isinstance(node, ast.arg) and node.arg in ("each", "found"))
+        or (isinstance(node, ast.Name) and node.id in ("each", "found"))
+    }
+    assert pronouns == set()

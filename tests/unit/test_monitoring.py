@@ -117,8 +117,8 @@ def rule_test(
 ) -> dict[str, Any]:
     """Return a test of promtool: with these series, these alerts fire after so long."""
     inputs = [
-        {"series": each, "values": VALUES.get(value, f"{value}x{9 * HOUR}")}
-        for each, value in series.items()
+        {"series": selector, "values": VALUES.get(value, f"{value}x{9 * HOUR}")}
+        for selector, value in series.items()
     ]
     samples = [{"labels": f'{{alertname="{alert}"}}', "value": 1} for alert in firing]
     expression = 'count by (alertname) (ALERTS{alertstate="firing"})'

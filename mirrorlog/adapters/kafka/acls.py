@@ -79,8 +79,8 @@ class KafkaAcls:
             described = self._admin.raw.describe_acls(wanted, request_timeout=timeout_s)
             return list(described.result(timeout_s + 1))
 
-        found: list[Any] = self._ask(describe, "asking for the ACLs")
-        return found
+        bindings: list[Any] = self._ask(describe, "asking for the ACLs")
+        return bindings
 
     def close(self) -> None:
         """Release the client. A second call does nothing."""

@@ -219,16 +219,16 @@ class KafkaAdmin:
 
         def position(timeout_s: float) -> int:
             raw = self._consumer.raw
-            (found,) = _without_errors(raw.offsets_for_times(wanted, timeout=timeout_s))
-            return int(found.offset)
+            (answer,) = _without_errors(raw.offsets_for_times(wanted, timeout=timeout_s))
+            return int(answer.offset)
 
-        found = self._consumer.request(
+        first = self._consumer.request(
             position,
             patience_s=self._patience_s,
             doing="asking for the position of a time",
             where=f"topic {topic}, partition {partition}",
         )
-        return (min(found, end) if found >= 0 else end), end
+        return (min(first, end) if first >= 0 else end), end
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """Return (first_position, end_position) of a partition in one request."""

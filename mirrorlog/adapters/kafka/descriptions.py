@@ -107,7 +107,7 @@ def _topic(future: Any, timeout_s: float) -> TopicDescription:
     return TopicDescription(
         exists=True,
         partitions=len(described.partitions),
-        copies=min((len(each.replicas) for each in described.partitions), default=0),
+        copies=min((len(partition.replicas) for partition in described.partitions), default=0),
         allowed=_allowed(described),
     )
 
@@ -116,5 +116,5 @@ def _allowed(described: Any) -> frozenset[KafkaOperation] | None:
     """Return the authorized operations of a description, and what they imply."""
     if described.authorized_operations is None:
         return None
-    named = [_OPERATIONS[each] for each in described.authorized_operations if each in _OPERATIONS]
-    return frozenset().union(*(each.implied for each in named))
+    named = [_OPERATIONS[name] for name in described.authorized_operations if name in _OPERATIONS]
+    return frozenset().union(*(operation.implied for operation in named))

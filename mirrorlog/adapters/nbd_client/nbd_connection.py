@@ -252,24 +252,24 @@ class NbdConnection:
 
         At least one. They may end before `length`, and the last one may reach beyond it.
         """
-        found: list[Extent] = []
-        callback = _extents_callback(found)
+        extents: list[Extent] = []
+        callback = _extents_callback(extents)
         self._wait(
             self._library.nbd_aio_block_status(
                 self._handle, length, offset, callback, NO_COMPLETION, 0
             )
         )
-        if not found or any(size == 0 for size, _ in found):
+        if not extents or any(size == 0 for size, _ in extents):
             raise RequestFailed("the server named no extents", errno.EPROTO, is_lost=False)
-        return found
+        return extents
 
     def extents_many(self, ranges: Sequence[tuple[int, int]]) -> list[list[Extent]]:
         """Return the extents of each (offset, length), as extents() does; see _many.
 
         The list of a range is empty if the server couldn't tell.
         """
-        found: list[list[Extent]] = [[] for _ in ranges]
-        callbacks = [_extents_callback(of_range) for of_range in found]
+        lists: list[list[Extent]] = [[] for _ in ranges]
+        callbacks = [_extents_callback(of_range) for of_range in lists]
         status, handle = self._library.nbd_aio_block_status, self._handle
         failures = self._many(
             [(index, offset, length) for index, (offset, length) in enumerate(ranges)],
@@ -279,8 +279,8 @@ class NbdConnection:
         )
         for index, failure in enumerate(failures):
             if failure is not None:
-                found[index] = []
-        return found
+                lists[index] = []
+        return lists
 
     def close(self) -> None:
         """Close the connection without a flush. A second call does nothing."""
@@ -338,14 +338,14 @@ class NbdConnection:
         return _BorrowedSocket(self._library.nbd_aio_get_fd(self._handle))
 
 
-def _extents_callback(found: list[Extent]) -> ExtentCallback:
-    """Return what adds the extents of an answer to `found`. Keep it until the answer has come."""
+def _extents_callback(extents: list[Extent]) -> ExtentCallback:
+    """Return what adds the extents of an answer to `extents`. Keep it until the answer has come."""
 
     def take(
         _data: object, context: bytes, _offset: int, entries: list[int], count: int, _: object
     ) -> int:
         if context == BASE_ALLOCATION:
-            found.extend((entries[i], entries[i + 1]) for i in range(0, count, 2))
+            extents.extend((entries[i], entries[i + 1]) for i in range(0, count, 2))
         return 0
 
     return ExtentCallback(callback=extents_function(take))

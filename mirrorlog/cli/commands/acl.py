@@ -69,7 +69,7 @@ def _apply(call: Invocation, acls: list[Acl], *, dry_run: bool, yes: bool) -> No
     there = len(acls) - len(missing)
     call.output.print_json({**_fields(missing), "dry_run": dry_run, "already_there": there})
     verb = "would be created" if dry_run else "created"
-    lines = [_line(each) for each in missing]
+    lines = [_line(right) for right in missing]
     lines.append(f"{len(missing)} ACLs {verb}, {there} were there")
     call.output.print_text("\n".join(lines))
 

@@ -47,36 +47,36 @@ def divergence(
     call = at_source(invocation(context), or_mirror=True)
     patience_s = parse_duration_s(timeout)
     with query_ports(call.settings, patience_s) as ports:
-        found = read_divergence(name, promotion, ports, patience_s)
-    call.output.print_json(divergence_fields(found))
-    parted = found.promotion.parted_position
+        difference = read_divergence(name, promotion, ports, patience_s)
+    call.output.print_json(divergence_fields(difference))
+    parted = difference.promotion.parted_position
     call.output.print_text(
         f"volume {name}: the copies parted behind position {parted}; site "
-        f"{found.promotion.site} was promoted at position {found.promotion.position}, "
-        f"{format_time(found.promotion.at_us)}"
+        f"{difference.promotion.site} was promoted at position {difference.promotion.position}, "
+        f"{format_time(difference.promotion.at_us)}"
     )
-    print_table(call.output, _COLUMNS, _rows(found))
-    both = len(found.former.blocks & found.current.blocks)
+    print_table(call.output, _COLUMNS, _rows(difference))
+    both = len(difference.former.blocks & difference.current.blocks)
     call.output.print_text(
-        f"former {found.former.primary}: {_counted(found.volume, found.former)}; "
-        f"current {found.current.primary}: {_counted(found.volume, found.current)}; "
+        f"former {difference.former.primary}: {_counted(difference.volume, difference.former)}; "
+        f"current {difference.current.primary}: {_counted(difference.volume, difference.current)}; "
         f"{both} blocks on both sides"
     )
 
 
-def divergence_fields(found: Divergence) -> dict[str, Any]:
+def divergence_fields(difference: Divergence) -> dict[str, Any]:
     """Return the divergence as JSON has it."""
     return {
         "schema_version": 1,
-        "volume": found.volume.volume,
-        "promotion_position": found.promotion.position,
-        "parted_position": found.promotion.parted_position,
-        "through_position": found.through,
-        "promoted_at": format_time(found.promotion.at_us),
-        "site": found.promotion.site,
-        "blocks_on_both": len(found.former.blocks & found.current.blocks),
-        "former": _side_fields(found.volume, found.former),
-        "current": _side_fields(found.volume, found.current),
+        "volume": difference.volume.volume,
+        "promotion_position": difference.promotion.position,
+        "parted_position": difference.promotion.parted_position,
+        "through_position": difference.through,
+        "promoted_at": format_time(difference.promotion.at_us),
+        "site": difference.promotion.site,
+        "blocks_on_both": len(difference.former.blocks & difference.current.blocks),
+        "former": _side_fields(difference.volume, difference.former),
+        "current": _side_fields(difference.volume, difference.current),
     }
 
 
@@ -102,10 +102,10 @@ def _run_fields(volume: Volume, run: WrittenRun) -> dict[str, Any]:
     }
 
 
-def _rows(found: Divergence) -> Iterator[tuple[str, ...]]:
-    for label, side in (("former", found.former), ("current", found.current)):
+def _rows(difference: Divergence) -> Iterator[tuple[str, ...]]:
+    for label, side in (("former", difference.former), ("current", difference.current)):
         for run in side.runs():
-            fields = _run_fields(found.volume, run)
+            fields = _run_fields(difference.volume, run)
             yield (
                 label,
                 str(fields["start"]),

@@ -39,10 +39,10 @@ def doctor(
         {
             "schema_version": 1,
             "ok": has_passed,
-            "checks": [found.fields(name) for name, found in findings],
+            "checks": [finding.fields(name) for name, finding in findings],
         }
     )
-    for name, found in findings:
-        output.print_text(found.line(name))
+    for name, finding in findings:
+        output.print_text(finding.line(name))
     if not has_passed:
         raise typer.Exit(int(ExitCode.FAILED))

@@ -106,26 +106,26 @@ def failback(
     if former_folder is not None:
         _check_former_sites(moved, former_site)
     _check_stopped(call, moved, is_former_here=former_folder is not None)  # 1
-    left = [each for each in other_members(volume, volumes, site) if each not in moved]
+    left = [member for member in other_members(volume, volumes, site) if member not in moved]
     cost = " ".join(filter(None, [*_costs(moved, site), parting_cost(volume, left, site)]))
     if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
         return
-    for each in moved:
-        if each.primary_site != site:
-            wait_until_site_proves(call.settings, each.volume, site, timeout_s)  # 2
+    for member in moved:
+        if member.primary_site != site:
+            wait_until_site_proves(call.settings, member.volume, site, timeout_s)  # 2
     done = _promote(call, moved, site, folder.absolute(), timeout_s, address)  # 3
     together = {"schema_version": 1, "group": volume.group, "volumes": done}
     call.output.print_json(together if whole else done[0])
     if former_folder is not None:
-        for each in moved:
-            _follow(call, each, former_site or each.primary_site or "", former_folder)  # 4
+        for member in moved:
+            _follow(call, member, former_site or member.primary_site or "", former_folder)  # 4
 
 
 def _costs(moved: Sequence[Volume], site: str) -> list[str]:
     return [
-        f"The secondary of site {site} is then the primary of volume {each.volume}, and "
-        f"{each.primary} follows it. Nothing is lost."
-        for each in moved
+        f"The secondary of site {site} is then the primary of volume {member.volume}, and "
+        f"{member.primary} follows it. Nothing is lost."
+        for member in moved
     ]
 
 
@@ -141,19 +141,19 @@ def _check_address(moved: Sequence[Volume], address: str | None) -> None:
 
 def _check_stopped(call: Invocation, moved: Sequence[Volume], *, is_former_here: bool) -> None:
     """Raise BadUse if a host has a volume open, and HostNotRecovered as _check_settled()."""
-    for each in moved:
-        check_sessions(call.settings, each, ())
+    for member in moved:
+        check_sessions(call.settings, member, ())
         if is_former_here:
-            _check_settled(call, each)
+            _check_settled(call, member)
 
 
 def _check_former_sites(moved: Sequence[Volume], former_site: str | None) -> None:
     """Raise BadUse if it isn't known which site keeps a former primary."""
-    for each in moved:
-        if former_site is None and each.primary_site is None:
+    for member in moved:
+        if former_site is None and member.primary_site is None:
             raise BadUse(
                 "the former primary is that of no site yet",
-                where=f"volume {each.volume}",
+                where=f"volume {member.volume}",
                 next="Say with --former-site which site keeps it from now on.",
             )
 
@@ -201,9 +201,9 @@ def _promote(
     with ExitStack() as stack:
         held = [
             stack.enter_context(
-                hold_secondary(site, folder, each, call.settings, patience_s=timeout_s)
+                hold_secondary(site, folder, member, call.settings, patience_s=timeout_s)
             )
-            for each in volumes
+            for member in volumes
         ]
         losses = [
             None

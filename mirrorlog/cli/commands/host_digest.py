@@ -36,14 +36,14 @@ def digest(
     call = invocation(context, waits=True)
     if primary is not None and len(volumes) > 1:
         raise BadUse("one address can't be that of several primaries", next="Name one volume.")
-    found = [find_volume(call.settings, name) for name in volumes]
+    described = [find_volume(call.settings, name) for name in volumes]
     tell_ready = detach(pid_file, call.output)
     with open_digest_server(primary_digests(volumes, call.settings, primary), call.settings) as (
         server
     ):
         stopped = stop_flag()
-        names = ", ".join(volume.volume for volume in found)
-        call.output.print_message("ready", {"volumes": [volume.volume for volume in found]})
+        names = ", ".join(volume.volume for volume in described)
+        call.output.print_message("ready", {"volumes": [volume.volume for volume in described]})
         call.output.print_text(f"ready to hash the primaries of {names}")
         tell_ready()
         while not stopped():

@@ -99,8 +99,8 @@ def promote(
                 next="If the primaries live, wait until the site reports a common point. If they "
                 f"are lost: --force. {cost}",
             )
-        found = claim_fields(site, held, claim, lost)
-        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, found=found):
+        claimed = claim_fields(site, held, claim, lost)
+        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, facts=claimed):
             return
         volume = publish_promotion(
             call.settings,

@@ -91,8 +91,8 @@ def tail(
     """
     call = invocation(context)
     point = understand_point(since, SystemClock().now_us())
-    found = find_target(call.settings, target)
-    for message in tail_events(call.settings, found, point, last, follow=follow):
+    target_topic = find_target(call.settings, target)
+    for message in tail_events(call.settings, target_topic, point, last, follow=follow):
         fields = message_fields(message)
         call.output.print_message("event", {"topic": message.topic, **fields})
         if not call.output.json:

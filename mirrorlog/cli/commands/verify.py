@@ -176,7 +176,7 @@ def _mark_dirty(call: Invocation, options: VerifyOptions, ranges: Sequence[ByteR
     position = 0
     note = f"verify: differs at site {options.site}"
     while batch := list(islice(rest, call.settings.host_batch_extents)):
-        extents = [Extent(each.offset, each.length) for each in batch]
+        extents = [Extent(extent.offset, extent.length) for extent in batch]
         content = CommandContent(CommandKind.MARK_DIRTY, extents, note=note)
         status = send_command(call.settings, options.volume, content, _STATUS_S)
         check_accepted(status)

@@ -64,7 +64,7 @@ def group(
             "schema_version": 1,
             "volume": name,
             "group": volume.group,
-            "members": [each.volume for each in members],
+            "members": [member.volume for member in members],
         }
     )
     call.output.print_text(in_words(volume, members))
@@ -74,9 +74,9 @@ def in_words(volume: Volume, members: Sequence[Volume]) -> str:
     """Return the group for people, and which members can't have snapshots together."""
     if volume.group is None:
         return f"volume {volume.volume} is in no group"
-    names = ", ".join(each.volume for each in members)
+    names = ", ".join(member.volume for member in members)
     text = f"volume {volume.volume} is in group {volume.group}: {names}"
-    if shared := [each.volume for each in members if each.shared]:
+    if shared := [member.volume for member in members if member.shared]:
         without = ", ".join(shared)
         text += f". No common point is possible with {without}: a shared volume has no snapshots"
     return text

@@ -50,9 +50,9 @@ CHECKS: Final[Mapping[str, Judge]] = {
 
 def judge(snapshot: Snapshot) -> list[tuple[str, Finding]]:
     """Return what every check finds, with the check's name. Pure."""
-    return [(name, found) for name, check in CHECKS.items() for found in check(snapshot)]
+    return [(name, finding) for name, check in CHECKS.items() for finding in check(snapshot)]
 
 
 def has_failed(findings: Iterable[tuple[str, Finding]]) -> bool:
     """Return whether something was found that breaks mirrorlog."""
-    return any(found.result is Result.FAILED for _, found in findings)
+    return any(finding.result is Result.FAILED for _, finding in findings)

@@ -101,8 +101,8 @@ def ask_present(settings: Settings) -> tuple[Overview, ClockFacts]:
 
 def _append_times(state: PresentState) -> Iterable[int]:
     """Return when the broker appended each report, where it says so."""
-    times = [each.appended_at_us for each in state.secondaries.values()]
-    times += [each.appended_at_us for each in state.leases.values()]
-    times += [each.appended_at_us for each in state.hosts.values()]
-    times += [each.appended_at_us for each in state.nodes.values()]
+    times = [secondary.appended_at_us for secondary in state.secondaries.values()]
+    times += [lease.appended_at_us for lease in state.leases.values()]
+    times += [host.appended_at_us for host in state.hosts.values()]
+    times += [node.appended_at_us for node in state.nodes.values()]
     return [at_us for at_us in times if at_us is not None]

@@ -104,11 +104,11 @@ def _unreadable(topics: Sequence[TopicFacts], names: Topics) -> NotAsked | None:
     """
     needed = (names.volumes, names.progress, names.reports, names.quarantine)
     denied = [
-        each.name
-        for each in topics
-        if each.name in needed
-        and each.allowed is not None
-        and KafkaOperation.READ not in each.allowed
+        topic.name
+        for topic in topics
+        if topic.name in needed
+        and topic.allowed is not None
+        and KafkaOperation.READ not in topic.allowed
     ]
     if not denied:
         return None

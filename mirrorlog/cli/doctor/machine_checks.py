@@ -26,15 +26,17 @@ def check_libraries(snapshot: Snapshot) -> Iterator[Finding]:
     if isinstance(snapshot.libraries, NotAsked):
         yield not_asked(snapshot.libraries)
         return
-    wrong = [each for each in snapshot.libraries if not _fits(each)]
-    for each in wrong:
-        has = f"version {each.version} is installed" if each.version else "it isn't installed"
+    wrong = [library for library in snapshot.libraries if not _fits(library)]
+    for library in wrong:
+        has = f"version {library.version} is installed" if library.version else "it isn't installed"
         yield failed(
-            f"{each.name} {each.bounds} is needed, and {has}",
+            f"{library.name} {library.bounds} is needed, and {has}",
             next="Install mirrorlog again in an environment of its own, with its requirements.",
         )
     if not wrong:
-        python = next((each.version for each in snapshot.libraries if each.name == "Python"), "?")
+        python = next(
+            (library.version for library in snapshot.libraries if library.name == "Python"), "?"
+        )
         yield ok(f"Python {python} and {len(snapshot.libraries) - 1} libraries have good versions")
 
 

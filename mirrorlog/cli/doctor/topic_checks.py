@@ -39,48 +39,50 @@ def check_topics(snapshot: Snapshot) -> Iterator[Finding]:
         yield not_asked(topics if isinstance(topics, NotAsked) else _NO_SETTINGS)
         return
     names = snapshot.settings.topics
-    found = [*_missing(topics, names), *_partitions(topics, names)]
-    if not found:
+    findings = [*_missing(topics, names), *_partitions(topics, names)]
+    if not findings:
         yield ok(f"all {len(topics)} topics exist, with equally many partitions")
-    yield from found
+    yield from findings
     yield from _copies(topics, snapshot.settings.replication_factor)
 
 
 def _missing(topics: Sequence[TopicFacts], names: Topics) -> Iterator[Finding]:
     """Yield a finding for each topic that isn't there, or can't be seen."""
-    for each in topics:
-        where = f"topic {each.name}"
-        if each.exists is None:
+    for topic in topics:
+        where = f"topic {topic.name}"
+        if topic.exists is None:
             why = "this principal may not see it, so nobody knows whether it exists"
             yield Finding(Result.NOT_ASKED, why, where)
-        elif not each.exists and each.name == names.reports:
+        elif not topic.exists and topic.name == names.reports:
             yield warning("it doesn't exist: hosts and workers report nothing", where, _CREATE)
-        elif not each.exists and each.name in (names.digests, names.verifications):
+        elif not topic.exists and topic.name in (names.digests, names.verifications):
             yield warning("it doesn't exist: `mirrorlog verify` needs it", where, _CREATE)
-        elif not each.exists:
+        elif not topic.exists:
             yield failed("it doesn't exist", where, _CREATE)
 
 
 def _partitions(topics: Sequence[TopicFacts], names: Topics) -> Iterator[Finding]:
     """Yield a finding if the topics differ in their partitions."""
     alike = (names.commands, names.changelog, names.status)
-    counts = {each.name: each.partitions for each in topics if each.name in alike}
+    counts = {topic.name: topic.partitions for topic in topics if topic.name in alike}
     known = {name: count for name, count in counts.items() if count is not None}
     try:
         if known:
             check_partition_counts(known)
     except KafkaFailed as error:
         yield failed(error.what, error.where, error.next)
-    for each in topics:
-        if each.name not in alike and (each.partitions or 1) > 1:
-            text = f"it has {each.partitions} partitions, and only the first is used"
-            yield warning(text, f"topic {each.name}")
+    for topic in topics:
+        if topic.name not in alike and (topic.partitions or 1) > 1:
+            text = f"it has {topic.partitions} partitions, and only the first is used"
+            yield warning(text, f"topic {topic.name}")
 
 
 def _copies(topics: Sequence[TopicFacts], wanted: int) -> Iterator[Finding]:
     """Yield a finding for topics with one copy, or with fewer than wanted (0: not said)."""
-    lone = [each.name for each in topics if each.copies == 1]
-    fewer = [each.name for each in topics if each.copies is not None and 1 < each.copies < wanted]
+    lone = [topic.name for topic in topics if topic.copies == 1]
+    fewer = [
+        topic.name for topic in topics if topic.copies is not None and 1 < topic.copies < wanted
+    ]
     if lone:
         text = "there is one copy of each message, which is lost with its broker"
         where = f"replication factor 1 of {', '.join(lone)}"
@@ -111,22 +113,22 @@ def check_topic_settings(snapshot: Snapshot) -> Iterator[Finding]:
         unknown = snapshot.topics if isinstance(snapshot.topics, NotAsked) else _NO_SETTINGS
         yield not_asked(unknown)
         return
-    found, judged = [], 0
+    findings, judged = [], 0
     for facts in snapshot.topics:
         if not facts.exists:
             continue
         if isinstance(facts.config, NotAsked):
-            found.append(Finding(Result.NOT_ASKED, facts.config.why, f"topic {facts.name}"))
+            findings.append(Finding(Result.NOT_ASKED, facts.config.why, f"topic {facts.name}"))
             continue
         judged += 1
         specs = expected_specs(snapshot.settings, single_copy=facts.copies == 1)
-        spec = next(each for each in specs if each.name == facts.name)
-        found += _judge_settings(spec, facts.copies or 1, facts.config)
-    if judged and not any(each.result is not Result.NOT_ASKED for each in found):
+        spec = next(spec for spec in specs if spec.name == facts.name)
+        findings += _judge_settings(spec, facts.copies or 1, facts.config)
+    if judged and not any(check.result is not Result.NOT_ASKED for check in findings):
         yield ok(f"{judged} topics have the settings that they need")
-    elif not judged and not found:
+    elif not judged and not findings:
         yield not_asked(NotAsked("there is no topic"))
-    yield from found
+    yield from findings
 
 
 def _judge_settings(
@@ -189,22 +191,22 @@ def check_rights(snapshot: Snapshot) -> Iterator[Finding]:
         yield not_asked(unknown)
         return
     allowed = {
-        (Resource.TOPIC, each.name): each.allowed
-        for each in snapshot.topics
-        if each.exists is not False
+        (Resource.TOPIC, topic.name): topic.allowed
+        for topic in snapshot.topics
+        if topic.exists is not False
     }
     if isinstance(snapshot.groups, NotAsked):
         yield not_asked(snapshot.groups)
     else:
         allowed |= _of_groups(snapshot.groups)
-    if all(each is None for each in allowed.values()):
+    if all(operations is None for operations in allowed.values()):
         yield not_asked(NotAsked("the cluster doesn't say what this principal may do"))
         return
     names, role = snapshot.settings.topics, snapshot.role
     if role is not None:
         yield from _of_role(role, _lacking(rights_of(role, names), allowed))
         return
-    roles = [each for each in Role if not _lacking(rights_of(each, names), allowed)]
+    roles = [role for role in Role if not _lacking(rights_of(role, names), allowed)]
     if roles:
         yield ok(f"this principal has the rights of these roles: {', '.join(roles)}")
     else:

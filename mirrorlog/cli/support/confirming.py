@@ -26,17 +26,17 @@ def is_confirmed(
     yes: bool,
     dry_run: bool,
     kind: str = "volume",
-    found: Mapping[str, object] | None = None,
+    facts: Mapping[str, object] | None = None,
 ) -> bool:
     """Return whether to go on. With `dry_run`, print what it would cost, and return False.
 
-    kind, name: of what it is about. cost: what is given up, in sentences. found: what JSON has of
+    kind, name: of what it is about. cost: what is given up, in sentences. facts: what JSON has of
     it, too. Without `yes`, ask on the terminal: abort (exit 130) if the answer is no. Raise BadUse
     if there is no terminal to ask on.
     """
     if dry_run:
         fields = {"schema_version": 1, "dry_run": True, kind: name, "cost": cost.strip()}
-        call.output.print_json({**fields, **(found or {})})
+        call.output.print_json({**fields, **(facts or {})})
         call.output.print_text(f"Nothing was done. It would cost this: {cost.strip()}")
         return False
     if yes:

@@ -71,4 +71,4 @@ def splitting_cost(volume: Volume, others: Sequence[Volume]) -> str:
 
 
 def _names(volumes: Sequence[Volume]) -> str:
-    return ", ".join(each.volume for each in volumes)
+    return ", ".join(volume.volume for volume in volumes)

@@ -33,31 +33,31 @@ def error_line(health: Health, text: str) -> str:
 
 def _details(overview: Overview) -> Iterable[str]:
     """Yield what isn't OK, the worst first."""
-    found: list[tuple[Health, str]] = []
+    lines: list[tuple[Health, str]] = []
     for row in overview.replicas:
         name = f"volume {row.volume}" + (f" at {row.site}" if row.site else "")
-        found.append((row.health, f"{name}: {row.reason or _lag_text(row.lag.lag_s)}"))
+        lines.append((row.health, f"{name}: {row.reason or _lag_text(row.lag.lag_s)}"))
     for group in overview.groups:
-        found.append((group.health, f"group {group.group} at {group.site}: {group.reason}"))
-    found += [(row.health, f"site {row.site}: {row.reason}") for row in overview.sites]
+        lines.append((group.health, f"group {group.group} at {group.site}: {group.reason}"))
+    lines += [(row.health, f"site {row.site}: {row.reason}") for row in overview.sites]
     for host in overview.hosts:
         name = f"host {host.report.host} on {host.report.volume}"
-        found.append((host.health, f"{name}: {host.reason}"))
-    found += [
+        lines.append((host.health, f"{name}: {host.reason}"))
+    lines += [
         (node.health, f"node {node.report.node}: {node.reason}")
         for node in overview.nodes
         if node.report.partitions
     ]
     if overview.partitions is None:
-        found.append((Health.UNKNOWN, f"hosts and node: {overview.reports_error}"))
+        lines.append((Health.UNKNOWN, f"hosts and node: {overview.reports_error}"))
     else:
-        found.append((overview.partitions.health, str(overview.partitions.reason)))
+        lines.append((overview.partitions.health, str(overview.partitions.reason)))
     if overview.unreadable:
-        found.append((Health.UNKNOWN, f"{overview.unreadable} reports can't be read"))
-    bad = [each for each in found if each[0] is not Health.OK]
+        lines.append((Health.UNKNOWN, f"{overview.unreadable} reports can't be read"))
+    bad = [line for line in lines if line[0] is not Health.OK]
     if overview.health is not Health.OK and not bad:
         bad = [(Health.WARNING, f"an event was refused: {overview.quarantine.text}")]
-    for health, text in sorted(bad, key=lambda each: -each[0].severity):
+    for health, text in sorted(bad, key=lambda line: -line[0].severity):
         yield f"{health.name}: {text}"
 
 

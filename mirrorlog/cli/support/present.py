@@ -61,11 +61,11 @@ class PresentView:
         """Return, by volume, where the commands of its partition end now."""
         self._refuse_mirror()
         volumes = self.reader.refresh().volumes.values()
-        wanted = [each for each in volumes if self.volume in (None, each.volume)]
+        wanted = [volume for volume in volumes if self.volume in (None, volume.volume)]
         topic = self.settings.topics.commands
-        partitions = {each.partition for each in wanted}
+        partitions = {volume.partition for volume in wanted}
         ends = {number: self.admin.end_position(topic, number) for number in partitions}
-        return {each.volume: ends[each.partition] for each in wanted if not each.is_retired}
+        return {volume.volume: ends[volume.partition] for volume in wanted if not volume.is_retired}
 
     def last_position(self, volume: str) -> int:
         """Return the position of the last command in the volume's partition now; -1 before one.

@@ -202,7 +202,7 @@ def group_in_words(others: Sequence[Volume], doubt: str | None) -> str:
     """Return what a promotion means for the other members of the group, to follow other text."""
     if not others:
         return ""
-    names = ", ".join(each.volume for each in others)
+    names = ", ".join(other.volume for other in others)
     state = (
         "is at the same moment" if doubt is None else f"isn't surely at the same moment: {doubt}"
     )

@@ -21,7 +21,7 @@ def check_secondaries(
     """
     active = [other for other in others if not other.is_retired and other.volume != volume]
     primaries = {place_of(primary): volume} | {
-        place_of(each.primary): each.volume for each in active
+        place_of(other.primary): other.volume for other in active
     }
     for site, address in secondaries.items():
         check_site_name(site)

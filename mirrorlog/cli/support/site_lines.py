@@ -110,8 +110,8 @@ class SiteLines:
         self.tick(ends=True)
         first = self._sorted()[:_NAMED]
         states = [
-            {"volume": each.volume, "state": _shown(each), "position": each.position}
-            for each in first
+            {"volume": report.volume, "state": _shown(report), "position": report.position}
+            for report in first
         ]
         named = [_left(change) for change in first]
         more = len(self._last) - len(named)

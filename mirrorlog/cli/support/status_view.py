@@ -261,7 +261,7 @@ def summary_lines(overview: Overview) -> Iterable[str]:
 
 def _group_text(row: GroupStatus) -> str:
     """Return where the members of a group are."""
-    places = [(each.volume, each.common_point_position) for each in row.members]
+    places = [(member.volume, member.common_point_position) for member in row.members]
     members = ", ".join(
         f"{name} {_UNKNOWN if position is None else f'@{position}'}" for name, position in places
     )

@@ -137,4 +137,6 @@ def _printable(cell: str) -> str:
     """Return the text with what would move the cursor, or colour the terminal, spelt out."""
     if cell.isprintable():
         return cell
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in cell)
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in cell
+    )

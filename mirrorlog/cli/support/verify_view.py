@@ -106,10 +106,10 @@ def failure_of(report: VerificationReport) -> MirrorlogError | None:
 
 
 def _range_fields(ranges: tuple[ByteRange, ...]) -> list[dict[str, int]]:
-    return [{"offset": each.offset, "length": each.length} for each in ranges]
+    return [{"offset": extent.offset, "length": extent.length} for extent in ranges]
 
 
 def _text(ranges: tuple[ByteRange, ...]) -> str:
-    named = ", ".join(f"{each.offset}+{each.length}" for each in ranges[:_NAMED])
+    named = ", ".join(f"{extent.offset}+{extent.length}" for extent in ranges[:_NAMED])
     more = len(ranges) - _NAMED
     return f"{named} and {more} more ranges" if more > 0 else named

@@ -51,8 +51,9 @@ def described_volume(volume: Volume) -> list[tuple[str, str]]:
     ]
     fields |= {"earlier_sizes": "; ".join(sizes)} if sizes else {}
     promotions = [
-        f"site {each['site']} at position {each['position']}, {format_time(each['at_us'])}"
-        for each in fields.pop("promotions", ())
+        f"site {promotion['site']} at position {promotion['position']}, "
+        f"{format_time(promotion['at_us'])}"
+        for promotion in fields.pop("promotions", ())
     ]
     fields |= {"promotions": "; ".join(promotions)} if promotions else {}
     for name in ("size_bytes", "block_size"):

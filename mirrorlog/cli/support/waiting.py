@@ -49,7 +49,7 @@ def wait_until_consistent(settings: Settings, name: str, timeout_s: float) -> li
     state of a secondary at the timeout, and KafkaFailed.
     """
     # A secondary that was promoted is the primary.
-    return _wait(settings, name, timeout_s, lambda each: each.state is not SiteState.DETACHED)
+    return _wait(settings, name, timeout_s, lambda report: report.state is not SiteState.DETACHED)
 
 
 def wait_until_site_proves(settings: Settings, name: str, site: str, timeout_s: float) -> None:
@@ -57,7 +57,7 @@ def wait_until_site_proves(settings: Settings, name: str, site: str, timeout_s: 
 
     Raise as wait_until_consistent().
     """
-    _wait(settings, name, timeout_s, lambda each: each.site == site)
+    _wait(settings, name, timeout_s, lambda report: report.site == site)
 
 
 def _wait(
@@ -68,7 +68,7 @@ def _wait(
         position = view.last_position(name)
 
         def look() -> list[SiteProgress]:
-            return [each for each in view.reports(name) if counts(each)]
+            return [report for report in view.reports(name) if counts(report)]
 
         reports = look_until(look, lambda seen: _are_proved(seen, position), timeout_s)
     return proved_reports(reports, name, position)

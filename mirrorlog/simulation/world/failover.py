@@ -234,7 +234,7 @@ class FailoverWorld(CopiedVolume):
         volume, site = self.described(), self.sites[copy]
         if copy == volume.primary_site or copy not in self.primary_marks:
             return False
-        for writer in [each for each in self.writers if each.copy == copy]:
+        for writer in [writer for writer in self.writers if writer.copy == copy]:
             writer.crash_and_recover()
             self.writers.remove(writer)
         ended = next(

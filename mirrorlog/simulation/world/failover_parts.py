@@ -211,9 +211,9 @@ class CopySecondaries(MemorySecondaries):
 
     def find(self, volume: Volume) -> FoundSecondary:
         """Look what is there: it may be marked as a primary."""
-        found = super().find(volume)
+        present = super().find(volume)
         is_marked = self._copy in self._world.primary_marks
-        return replace(found, primary_of=NAME if is_marked else None)
+        return replace(present, primary_of=NAME if is_marked else None)
 
     def open_primary(self, volume: Volume) -> MemoryDevice:
         """Open the copy at the address. DeviceFailed if it burned down."""

@@ -31,7 +31,7 @@ class _Flow:
         kept = self.source.partition(self.topic, 0)
         if self.next > kept.end:
             self.next = self.committed = 0
-        waiting = [each for each in kept.messages if each.position >= self.next][:messages]
+        waiting = [message for message in kept.messages if message.position >= self.next][:messages]
         for message in waiting:
             assert message.key is not None
             self.target.append(self.topic, 0, message.key, message.value)

@@ -144,8 +144,8 @@ class WorkersModel(SiteModel):
             is_owned
             and known.keys() == wanted
             and all(
-                each.state is SiteState.CONSISTENT and each.staged is None
-                for each in known.values()
+                secondary.state is SiteState.CONSISTENT and secondary.staged is None
+                for secondary in known.values()
             )
         )
 
@@ -201,7 +201,7 @@ class WorkersWorld(World):
         """Stop the worker that runs between two steps, let another one run, and continue it."""
         if self._random.random() > 0.1:
             return
-        others = [each for each in self.site.workers if not self.site.is_running(each)]
+        others = [worker for worker in self.site.workers if not self.site.is_running(worker)]
         if others:
             fuse_left = self._site_fuse.pause()
             for _ in range(self._random.randint(1, 6)):

@@ -42,7 +42,7 @@ rounds = st.lists(
         st.tuples(st.integers(0, 7), st.one_of(st.none(), st.binary(min_size=1, max_size=512))),
         min_size=1,
         max_size=5,
-        unique_by=lambda each: each[0],
+        unique_by=lambda pair: pair[0],
     ).map(
         lambda slots: [
             StagedRange(slot * 512, 512 if data is None else len(data), data)
@@ -102,14 +102,14 @@ def test_a_sealed_journal_is_read_back_and_applied_as_a_whole(staged: list[Round
     journals.crash()
     file = journals.open("v")
     assert file is not None
-    found = read_journal(file.pread)
-    assert found == live
-    assert (found.header, found.through, found.state) == (HEADER, 99, STATE)
-    assert sorted(bytes(each.data or b"") for each in staged_ranges(found, file)) == sorted(
-        bytes(each.data or b"") for ranges in staged for each in ranges
-    )
+    journal = read_journal(file.pread)
+    assert journal == live
+    assert (journal.header, journal.through, journal.state) == (HEADER, 99, STATE)
+    assert sorted(
+        bytes(staged_range.data or b"") for staged_range in staged_ranges(journal, file)
+    ) == sorted(bytes(extent.data or b"") for ranges in staged for extent in ranges)
     for _ in range(2):  # it may be repeated
-        apply_journal(found, file, device, OneAtATime(), lambda: None, has_whole_pages=False)
+        apply_journal(journal, file, device, OneAtATime(), lambda: None, has_whole_pages=False)
     device.crash()
     assert device.reopen().pread(offset=0, length=SIZE_BYTES) == expected(staged)
 
@@ -151,12 +151,12 @@ def test_after_a_crash_a_journal_is_sealed_or_nothing(
     if is_sealed:
         new = writer.seal(through=99, state=STATE)
     journals.crash(keep=random)
-    found = read(journals.content("v"))
-    assert found == new if is_sealed else found in (None, old)
-    if found is not None:
+    left = read(journals.content("v"))
+    assert left == new if is_sealed else left in (None, old)
+    if left is not None:
         file, device = journals.open("v"), secondary()
         assert file is not None
-        apply_journal(found, file, device, OneAtATime(), lambda: None, has_whole_pages=False)
+        apply_journal(left, file, device, OneAtATime(), lambda: None, has_whole_pages=False)
         assert device.pread(offset=0, length=SIZE_BYTES) == expected(newer if is_sealed else older)
 
 

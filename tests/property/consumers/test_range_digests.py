@@ -37,7 +37,7 @@ def test_digests_are_those_of_the_bytes_wherever_holes_are(
     cuts = sorted(cuts)
     ranges = [ByteRange(a, b - a) for a, b in pairwise(cuts)][::-1]
     digest = digest_function(algorithm)
-    expected = b"".join(digest(bytes(content[each.offset : each.end])) for each in ranges)
+    expected = b"".join(digest(bytes(content[extent.offset : extent.end])) for extent in ranges)
     assert digests_of(device, ranges, algorithm, TaskThreads(3)) == expected
 
 

@@ -88,8 +88,8 @@ def test_windows_of_any_width_give_the_same_runs(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(block_sets, "_WINDOW_BLOCKS", 1 << 12)
         patch.setattr(block_sets, "_WINDOW_SPAN", 1 << 15)
-        for each in (BlockSet(numbers), blocks | BlockSet(scattered)):
-            read = list(runs(each))
+        for blocks_read in (BlockSet(numbers), blocks | BlockSet(scattered)):
+            read = list(runs(blocks_read))
             assert [block for first, count in read for block in range(first, first + count)] == (
                 numbers
             )

@@ -107,22 +107,22 @@ def test_every_range_of_what_was_recorded_is_imported(
     expected = sectors_of([(first, count) for _, _, first, count in recorded])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stages_module, "_MAX_SECTORS", limit)
-        found = []
+        imported = []
         for source in sources(tmp_path, notation):
             try:
-                found.append(extents_of(source))
+                imported.append(extents_of(source))
             except BadInput:
                 shows_begin = not partition or any(event[0] == "A" for event in recorded)
                 assert not shows_begin or not recorded or {e[0] for e in recorded} == {"A"}
-                found.append([])
+                imported.append([])
                 continue
-            assert sectors_of(found[-1]) == expected
+            assert sectors_of(imported[-1]) == expected
             assert source.warnings == []
-    assert found[0] == found[1]
+    assert imported[0] == imported[1]
     queued = [(first, count) for action, _, first, count in recorded if action == "Q"]
     overlap = sum(count for _, count in queued) > len(sectors_of(queued))
     if recorded == everything and limit > 40 and not overlap:
-        assert len(found[0]) == len(queued), "each request counts once"
+        assert len(imported[0]) == len(queued), "each request counts once"
 
 
 WHOLE = (

@@ -31,40 +31,40 @@ def diverged(*commands: VolumeCommand, known: Volume | None = None) -> Divergenc
 
 
 def test_each_side_has_its_own_blocks_hosts_and_times() -> None:
-    found = diverged(
+    divergence = diverged(
         at(6, f"0+{BLOCK}", host="old", first_at_us=10, last_at_us=11),
         at(7, f"{BLOCK}+{2 * BLOCK}", host="old", first_at_us=20, last_at_us=21),
         at(10, f"{BLOCK}+1", OTHER_GENERATION, host="new", first_at_us=15, last_at_us=30),
         at(11, f"{10 * BLOCK - 1}+2", host="old", first_at_us=40, last_at_us=41),
         at(12, "", OTHER_GENERATION, host="new"),
     )
-    former = [(run.first_block, run.blocks, run.hosts) for run in found.former.runs()]
+    former = [(run.first_block, run.blocks, run.hosts) for run in divergence.former.runs()]
     assert former == [(0, 3, ("old",)), (9, 2, ("old",))]
-    times = [(run.first_at_us, run.last_at_us) for run in found.former.runs()]
+    times = [(run.first_at_us, run.last_at_us) for run in divergence.former.runs()]
     assert times == [(10, 21), (40, 41)]
-    assert [(run.first_block, run.blocks, run.hosts) for run in found.current.runs()] == [
+    assert [(run.first_block, run.blocks, run.hosts) for run in divergence.current.runs()] == [
         (1, 1, ("new",))
     ]
-    assert (found.former.commands, found.current.commands) == (3, 1)
-    assert list(found.former.blocks & found.current.blocks) == [1]
+    assert (divergence.former.commands, divergence.current.commands) == (3, 1)
+    assert list(divergence.former.blocks & divergence.current.blocks) == [1]
 
 
 def test_what_was_written_before_the_promotion_is_of_the_former_side_whatever_it_names() -> None:
-    found = diverged(at(8, f"0+{BLOCK}", "an operator's"))
-    assert len(found.former.blocks) == 1 and not found.current.blocks
+    divergence = diverged(at(8, f"0+{BLOCK}", "an operator's"))
+    assert len(divergence.former.blocks) == 1 and not divergence.current.blocks
 
 
 def test_a_copy_that_missed_two_promotions_is_former_for_both() -> None:
     third = "44444444-4444-4444-8444-444444444444"
     again = promotion("c", generation=OTHER_GENERATION, new_generation=third, parted_position=12)
     known = apply(promoted(), again, 20)
-    found = diverged(
+    divergence = diverged(
         at(21, f"0+{BLOCK}"),
         at(22, f"{BLOCK}+1", OTHER_GENERATION),
         at(23, "0+1", third),
         known=known,
     )
-    assert (len(found.former.blocks), len(found.current.blocks)) == (2, 1)
+    assert (len(divergence.former.blocks), len(divergence.current.blocks)) == (2, 1)
 
 
 def test_a_volume_without_a_promotion_has_no_other_side() -> None:

@@ -47,8 +47,8 @@ def test_only_the_newest_history_counts(case: str, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(module, "changelog_messages", messages)
     monkeypatch.setattr(commands, "changelog_messages", messages)
-    found, watermark = module.read_changelog(Settings(), 0)
-    assert [f"{entry.after}..{entry.through}" for entry in found] == records
+    read, watermark = module.read_changelog(Settings(), 0)
+    assert [f"{entry.after}..{entry.through}" for entry in read] == records
     assert watermark == int(through[0])
     digests, newest = commands._changelog_digests(Settings(), 0, ["v"])
     spans = [digest.span for digest in digests.by_log(int(through[0]))["v"]] if records else []

@@ -79,8 +79,8 @@ def test_the_embedded_broker_of_the_state_folder_is_an_origin(tmp_path: Path) ->
     (tmp_path / "broker").mkdir()
     record = '{"version": 1, "port": 1234, "controller_port": 1235}'
     (tmp_path / "broker" / "broker.json").write_text(record)
-    found = shown(["--state-dir", str(tmp_path)])["bootstrap_servers"]
-    assert (found["value"], found["from"]) == ("127.0.0.1:1234", "embedded broker")
+    servers = shown(["--state-dir", str(tmp_path)])["bootstrap_servers"]
+    assert (servers["value"], servers["from"]) == ("127.0.0.1:1234", "embedded broker")
     named = shown(["--state-dir", str(tmp_path), "--bootstrap-servers", "h:1"])
     assert named["bootstrap_servers"]["from"] == "option"
 

@@ -50,8 +50,8 @@ def test_on_a_terminal_the_answer_counts(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.parametrize("yes", [False, True])
 def test_a_dry_run_says_what_it_would_cost(yes: bool, capsys: pytest.CaptureFixture[str]) -> None:
-    found = {"consistent_position": None}
-    assert not is_confirmed(call(json=True), "v", COST, yes=yes, dry_run=True, found=found)
+    facts = {"consistent_position": None}
+    assert not is_confirmed(call(json=True), "v", COST, yes=yes, dry_run=True, facts=facts)
     fields = json.loads(capsys.readouterr().out)
     assert (fields["dry_run"], fields["cost"]) == (True, COST.strip())
     assert fields["volume"] == "v" and fields["consistent_position"] is None

@@ -84,7 +84,7 @@ def sound(copies: int = 3) -> Snapshot:
     )
 
 
-def found(snapshot: Snapshot) -> dict[str, list[Result]]:
+def results_of(snapshot: Snapshot) -> dict[str, list[Result]]:
     """Return the results of each check."""
     results: dict[str, list[Result]] = {}
     for name, finding in judge(snapshot):
@@ -105,23 +105,23 @@ def line_of(snapshot: Snapshot, check: str) -> str:
 
 
 def test_nothing_is_wrong_with_a_sound_snapshot() -> None:
-    results = found(sound())
+    results = results_of(sound())
     assert results.pop("node") == [Result.WARNING]  # no worker yet, and nothing to record
-    assert {each for listed in results.values() for each in listed} == {Result.OK}
+    assert {check for listed in results.values() for check in listed} == {Result.OK}
     assert not has_failed(judge(sound()))
 
 
 @pytest.mark.parametrize("change", [{"ports": [], "role": Role.ADMIN}, {"libraries": []}])
 def test_a_check_of_nothing_says_so(change: dict[str, Any]) -> None:
-    assert found(replace(sound(), **change))
+    assert results_of(replace(sound(), **change))
 
 
 def without(snapshot: Snapshot, name: str, **changes: object) -> Snapshot:
     """Return the snapshot with changes to one topic, named without the prefix."""
     assert not isinstance(snapshot.topics, NotAsked)
     topics = [
-        replace(each, **changes) if each.name.endswith(f".{name}") else each  # type: ignore[arg-type]
-        for each in snapshot.topics
+        replace(topic, **changes) if topic.name.endswith(f".{name}") else topic  # type: ignore[arg-type]
+        for topic in snapshot.topics
     ]
     return replace(snapshot, topics=topics)
 
@@ -130,7 +130,7 @@ def with_setting(name: str, value: str, topic: str = "commands", copies: int = 3
     """Return a snapshot in which a topic has another value of a setting."""
     snapshot = sound(copies)
     assert not isinstance(snapshot.topics, NotAsked)
-    (config,) = (each.config for each in snapshot.topics if each.name.endswith(f".{topic}"))
+    (config,) = (facts.config for facts in snapshot.topics if facts.name.endswith(f".{topic}"))
     assert isinstance(config, Mapping)
     return without(snapshot, topic, config={**config, name: value})
 
@@ -238,7 +238,7 @@ def test_a_principal_with_few_rights_is_told_which_roles_it_may_have() -> None:
     )
     snapshot = sound()
     assert not isinstance(snapshot.topics, NotAsked)
-    topics = [replace(each, allowed=reads) for each in snapshot.topics]
+    topics = [replace(topic, allowed=reads) for topic in snapshot.topics]
     snapshot = replace(snapshot, topics=topics, groups={"mirrorlog.reader": reads})
     told = [finding.what for name, finding in judge(snapshot) if name == "rights"]
     assert told == ["this principal has the rights of these roles: reader"]
@@ -260,9 +260,9 @@ def test_no_unknown_answer_hides_another_check() -> None:
         overview=unknown,
         clock=unknown,
     )
-    results = found(snapshot)
+    results = results_of(snapshot)
     assert results.pop("configuration") == [Result.OK]
-    assert all(each == [Result.NOT_ASKED] for each in results.values())
+    assert all(result == [Result.NOT_ASKED] for result in results.values())
 
 
 def test_without_a_broker_the_rest_is_checked(
@@ -274,7 +274,7 @@ def test_without_a_broker_the_rest_is_checked(
     code, out, err = run_main(["doctor", "--json", "--bootstrap-servers", gone])
     answer = json.loads(out)
     assert (code, answer["schema_version"], answer["ok"]) == (1, 1, False)
-    results = {each["name"]: each for each in answer["checks"]}
+    results = {check["name"]: check for check in answer["checks"]}
     assert list(results) == list(CHECKS)
     assert results["broker"]["result"] == "failed"
     assert results["topics"]["what"] == f"no broker answers at {gone}"
@@ -283,7 +283,7 @@ def test_without_a_broker_the_rest_is_checked(
     assert results["state folder"]["result"] in ("ok", "warning")
     assert not (tmp_path / "new").exists(), "nothing is made"
     assert all(
-        set(each) == {"name", "result", "what", "where", "next"} for each in results.values()
+        set(result) == {"name", "result", "what", "where", "next"} for result in results.values()
     )
     assert "failed: broker: " in err
 
@@ -293,7 +293,7 @@ def test_settings_that_cant_be_read_hide_nothing_of_the_machine(
 ) -> None:
     (tmp_path / "wrong.toml").write_text("partitions = 0\nunknown = 1\n")
     code, out, _ = run_main(["-c", str(tmp_path / "wrong.toml"), "doctor", "--json"])
-    results = [(each["name"], each["result"]) for each in json.loads(out)["checks"]]
+    results = [(load["name"], load["result"]) for load in json.loads(out)["checks"]]
     assert code == 1
     assert results.count(("configuration", "failed")) == 2
     assert ("open files", "not_asked") not in results
@@ -324,7 +324,7 @@ def test_a_folder_that_cant_be_used_says_why(tmp_path: Path) -> None:
 
 
 def test_the_installed_libraries_have_bounds() -> None:
-    by_name = {each.name: each for each in machine.libraries()}
+    by_name = {library.name: library for library in machine.libraries()}
     assert by_name["Python"].version
     assert by_name["faust-streaming"].bounds == "==0.15.3"
     assert "pytest" not in by_name
@@ -361,7 +361,7 @@ def test_doctor_judges_the_topics_that_a_mirror_made(
         )
         for spec in expected_specs(settings, single_copy=False)
     ]
-    found = list(check_topic_settings(replace(sound(), settings=settings, topics=facts)))
-    wrong = [each for each in found if each.result is not Result.OK]
-    assert [each.result for each in wrong] == [result for result, _ in expected]
-    assert all(name in each.what for each, (_, name) in zip(wrong, expected, strict=True))
+    findings = list(check_topic_settings(replace(sound(), settings=settings, topics=facts)))
+    wrong = [check for check in findings if check.result is not Result.OK]
+    assert [check.result for check in wrong] == [result for result, _ in expected]
+    assert all(name in check.what for check, (_, name) in zip(wrong, expected, strict=True))

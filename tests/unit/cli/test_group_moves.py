@@ -18,13 +18,15 @@ from mirrorlog.domain.volumes import Volume, VolumeState
 DATA, WAL, ALONE = volume("data", group="db"), volume("wal", group="db"), volume("x")
 
 
-def at(site: str | None, each: Volume) -> Volume:
-    return replace(each, primary_site=site)
+def at(site: str | None, described: Volume) -> Volume:
+    return replace(described, primary_site=site)
 
 
-def moved(each: Volume, *others: Volume, whole: bool = False, may_part: bool = False) -> list[str]:
-    volumes = members_to_move(each, [each, *others], "a", whole=whole, may_part=may_part)
-    return [each.volume for each in volumes]
+def moved(
+    described: Volume, *others: Volume, whole: bool = False, may_part: bool = False
+) -> list[str]:
+    volumes = members_to_move(described, [described, *others], "a", whole=whole, may_part=may_part)
+    return [member.volume for member in volumes]
 
 
 def test_a_member_alone_is_refused_and_both_ways_on_are_named() -> None:

@@ -85,8 +85,8 @@ def test_the_first_primary_is_known_by_what_its_host_knew_where_the_copies_parte
     entries = [SETTLED, PRIMARY]
     if known is not None:
         entries.append(ActivityEntry(ActivityOp.KNOWN, "v", position=known))
-    found = first_primary_promotion(call(tmp_path, *entries), promoted(), MARK, None)
-    assert (found == promoted().promotions[0]) is is_it
+    first = first_primary_promotion(call(tmp_path, *entries), promoted(), MARK, None)
+    assert (first == promoted().promotions[0]) is is_it
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,14 @@ def test_options_become_settings(
     expected: tuple[object, ...],
 ) -> None:
     settings = settings_of(monkeypatch, tmp_path, options)
-    found = (
+    chosen = (
         settings.site_checksum,
         settings.site_seeds,
         settings.site_volumes,
         settings.site_max_rate,
         settings.site_primary_reader,
     )
-    assert found == expected
+    assert chosen == expected
 
 
 @pytest.mark.parametrize(
@@ -65,8 +65,12 @@ def test_options_of_journals_become_settings(
     options: list[str],
     expected: tuple[object, ...],
 ) -> None:
-    found = settings_of(monkeypatch, tmp_path, options)
-    assert (found.site_consistency, found.site_journal_dir, found.site_journal_bytes) == expected
+    settings = settings_of(monkeypatch, tmp_path, options)
+    assert (
+        settings.site_consistency,
+        settings.site_journal_dir,
+        settings.site_journal_bytes,
+    ) == expected
 
 
 @pytest.mark.parametrize("options", [["--journal-max", "4KiB"], ["--consistency", "always"]])

@@ -16,7 +16,7 @@ def test_the_members_are_the_volumes_of_the_group_that_arent_retired() -> None:
     volumes = [volume(name, group="db") for name in ("wal", "data", "old")]
     volumes[2] = replace(volumes[2], state=VolumeState.RETIRED)
     members = members_of("db", [*volumes, volume("x"), volume("y", group="other")])
-    assert [each.volume for each in members] == ["data", "wal"]
+    assert [member.volume for member in members] == ["data", "wal"]
 
 
 def test_the_text_names_the_members_and_those_without_snapshots() -> None:

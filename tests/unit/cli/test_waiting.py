@@ -62,7 +62,7 @@ class World:
             return [heard.report for heard in reader.refresh().secondaries.values()]
 
         def is_done(seen: Sequence[SiteProgress]) -> bool:
-            return bool(seen) and all(proves(each.consistent_position, 5) for each in seen)
+            return bool(seen) and all(proves(report.consistent_position, 5) for report in seen)
 
         seen = look_until(look, is_done, 4, clock=self.clock, sleep=self.sleep)
         known = proved_reports(seen, "v", 5)

@@ -53,10 +53,10 @@ class Site:
         self.files = SecondaryFiles(addresses, SitePrimaries(addresses, self.marks))
         mark = SecondaryMark(secondary_id=ID, site="b", volume="v", epoch=3)
         self.files.write_marks([(self.volume, mark)])
-        found = self.files.find(self.volume).device
-        assert found is not None
+        present = self.files.find(self.volume).device
+        assert present is not None
         identity = SecondaryIdentity(
-            secondary_id=ID, epoch=3, size_bytes=SIZE, lasting=found.identity.lasting
+            secondary_id=ID, epoch=3, size_bytes=SIZE, lasting=present.identity.lasting
         )
         self.state = SecondaryState(
             "v",
@@ -155,9 +155,9 @@ def test_a_promoted_secondary_is_a_primary_for_everybody(site: Site) -> None:
         assert mark is not None and mark.is_of(promoted) and mark.primary_id == PRIMARY_ID
     assert read_mark(mark_path(site.path)) is None
     # Its site keeps off it, although it may not have read of the promotion.
-    found = site.files.find(site.volume)
+    present = site.files.find(site.volume)
     mark_of = SecondaryMark(secondary_id=ID, site="b", volume="v", epoch=0)
-    meeting = meet(mark_of, site.volume, site.state, found, primary=None, is_state_damaged=False)
+    meeting = meet(mark_of, site.volume, site.state, present, primary=None, is_state_damaged=False)
     assert meeting.step is MeetingStep.REFUSE and "primary" in meeting.reason
 
 
@@ -180,10 +180,10 @@ def test_a_former_primary_becomes_a_secondary_that_knows_where_it_parted(
     assert former_address(promoted) == former.as_uri()
     described = replace(promoted, secondaries={"a": former.as_uri()})
     with open_primary(former.as_uri(), exclusive=True) as device:
-        found = check_former(promoted, device, former.as_uri(), site.marks)
-        assert found.promotion == promoted.promotions[0]
+        former_state = check_former(promoted, device, former.as_uri(), site.marks)
+        assert former_state.promotion == promoted.promotions[0]
         become_secondary(
-            found, described, site="a", folder=folder, copies_all=False, marks=site.marks
+            former_state, described, site="a", folder=folder, copies_all=False, marks=site.marks
         )
         assert site.marks.read(device) is None
         with pytest.raises(BadUse, match="isn't marked as a primary"):
@@ -204,9 +204,9 @@ def test_a_former_primary_of_which_nothing_is_known_is_copied_whole(
     described = replace(site.promoted(), secondaries={"a": former.as_uri()})
     folder = site.folder.parent / "a"
     with open_primary(former.as_uri(), exclusive=True) as device:
-        found = check_former(described, device, former.as_uri(), site.marks)
+        former_state = check_former(described, device, former.as_uri(), site.marks)
         become_secondary(
-            found, described, site="a", folder=folder, copies_all=True, marks=site.marks
+            former_state, described, site="a", folder=folder, copies_all=True, marks=site.marks
         )
     state = SecondaryStateFiles(folder / "states").load("v")
     assert state is not None and state.applied_position is None

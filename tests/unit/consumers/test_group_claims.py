@@ -48,7 +48,7 @@ def test_the_others_are_the_members_that_are_still_secondaries() -> None:
         replace(member("old"), state=VolumeState.RETIRED),
     ]
     others = other_members(volumes[1], volumes, "berlin")
-    assert [each.volume for each in others] == ["elsewhere", "wal"]
+    assert [other.volume for other in others] == ["elsewhere", "wal"]
     assert other_members(member("x", None), volumes, "berlin") == []
 
 
@@ -67,8 +67,8 @@ def test_the_others_are_the_members_that_are_still_secondaries() -> None:
 def test_a_secondary_is_at_the_point_of_the_others_or_it_is_said_why_not(
     state: SecondaryState | Exception | None, doubt: str | None
 ) -> None:
-    found = group_doubt(STATE, [member("wal")], States(state))  # type: ignore[arg-type]
-    assert (found is None) if doubt is None else doubt in (found or "")
+    reason = group_doubt(STATE, [member("wal")], States(state))  # type: ignore[arg-type]
+    assert (reason is None) if doubt is None else doubt in (reason or "")
 
 
 def test_a_secondary_at_no_point_is_in_doubt_only_beside_others() -> None:

@@ -95,23 +95,23 @@ def saved_of(text: str) -> SecondaryState | None:
 
 
 def found_of(device: str, mark: str) -> FoundSecondary:
-    found = None
+    present = None
     if device != "nothing":
         size, name = device.split("@")
         identity = DeviceIdentity(storage=name.rstrip("0"), lasting=name.rstrip("0"))
-        found = FoundDevice(size_bytes=int(size), identity=identity, is_zeroed=name[-1] == "0")
+        present = FoundDevice(size_bytes=int(size), identity=identity, is_zeroed=name[-1] == "0")
     if mark in ("-", "!"):
-        return FoundSecondary(device=found, mark_damage="damaged" if mark == "!" else None)
+        return FoundSecondary(device=present, mark_damage="damaged" if mark == "!" else None)
     if mark.startswith("primary:"):
-        return FoundSecondary(device=found, primary_of=mark.removeprefix("primary:"))
+        return FoundSecondary(device=present, primary_of=mark.removeprefix("primary:"))
     left, middle, right = mark.partition("/")
     if not middle:
         site, _, name = mark.partition(":")
         return FoundSecondary(
-            device=found, mark=SecondaryMark(secondary_id=IDS["X"], site=site, volume=name)
+            device=present, mark=SecondaryMark(secondary_id=IDS["X"], site=site, volume=name)
         )
     return FoundSecondary(
-        device=found,
+        device=present,
         mark=SecondaryMark(secondary_id=IDS[left], site="a", volume="v", epoch=int(right)),
     )
 
@@ -162,12 +162,12 @@ def test_what_is_never_done_whatever_is_found() -> None:
     saves = ["-", "!", "old", *(f"X/4/{size}" for size in (50, 100, 200))]
     marks = ["-", "!", "b:v", "a:w", *(f"{id_}/{epoch}" for id_ in "XY" for epoch in (0, 3, 4, 5))]
     for saved, device, mark in product(saves, devices, marks):
-        found, state = found_of(device, mark), saved_of(saved)
+        present, state = found_of(device, mark), saved_of(saved)
         step = meet(
             OURS,
             volume(size_bytes=100),
             state,
-            found,
+            present,
             primary=PRIMARY,
             is_state_damaged=saved == "!",
         ).step
@@ -177,10 +177,12 @@ def test_what_is_never_done_whatever_is_found() -> None:
             assert is_refused, case
         if device == "nothing":
             assert is_refused or (step is MeetingStep.CREATE and (saved, mark) == ("-", "-")), case
-        if found.device is not None and found.device.size_bytes < 100 and not is_refused:
+        if present.device is not None and present.device.size_bytes < 100 and not is_refused:
             was_used = saved != "-" or mark not in ("-", "X/0", "Y/0")
-            if was_used or not found.device.is_zeroed:
-                assert step is MeetingStep.GROW and saved == f"X/4/{found.device.size_bytes}", case
+            if was_used or not present.device.is_zeroed:
+                assert step is MeetingStep.GROW and saved == f"X/4/{present.device.size_bytes}", (
+                    case
+                )
         if step in (MeetingStep.SAME, MeetingStep.GROW):
             assert mark == "X/4" and "@d" in device and saved.startswith("X/4"), case
         if step is MeetingStep.RESUME:

@@ -17,7 +17,7 @@ class Secondaries(MemorySecondaries):
     """Secondaries of which that of volume `bad` can't be created."""
 
     def create_all(self, volumes: Sequence[Volume]) -> None:
-        if any(each.volume == "bad" for each in volumes):
+        if any(described.volume == "bad" for described in volumes):
             raise DeviceFailed("creating failed: No space left on device", where="bad.img")
         super().create_all(volumes)
 
@@ -26,6 +26,8 @@ def test_one_that_cannot_be_created_stops_no_other() -> None:
     devices = Secondaries({}, {})
     missing = [Secondary(volume(name)) for name in ("a", "bad", "c")]
     failed = create_secondaries(devices, missing)
-    assert [(each.volume.volume, error.where) for each, error in failed] == [("bad", "bad.img")]
+    assert [(secondary.volume.volume, error.where) for secondary, error in failed] == [
+        ("bad", "bad.img")
+    ]
     assert sorted(devices.devices) == ["a", "c"]
     assert create_secondaries(devices, []) == []

@@ -112,16 +112,16 @@ CONTINUED = """
 @pytest.mark.parametrize("case", CONTINUED.strip().splitlines())
 def test_what_a_secondary_knows_when_another_copy_is_promoted(case: str) -> None:
     saved, expected = (part.strip() for part in case.split("|"))
-    found = continued_state(state(saved), PROMOTED, is_forked=False)
+    continued = continued_state(state(saved), PROMOTED, is_forked=False)
     if expected == "nothing":
-        assert found is None
+        assert continued is None
         return
-    assert found is not None and found.generation == OTHER_GENERATION
+    assert continued is not None and continued.generation == OTHER_GENERATION
     assert [
-        found.applied_position,
-        found.suspect_after,
-        found.cycle_through,
-        found.consistent_position,
+        continued.applied_position,
+        continued.suspect_after,
+        continued.cycle_through,
+        continued.consistent_position,
     ] == [number(word) for word in expected.split()]
 
 

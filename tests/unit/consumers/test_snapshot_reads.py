@@ -31,7 +31,7 @@ def primaries(folder: Path, address: str) -> SitePrimaries:
     return SitePrimaries(addresses, PrimaryMarkFiles(folder / "marks"))
 
 
-def found(primaries: SitePrimaries, volume: Volume) -> SitePrimaries:
+def with_primary(primaries: SitePrimaries, volume: Volume) -> SitePrimaries:
     primaries.find(volume)
     return primaries
 
@@ -40,7 +40,9 @@ def test_a_site_reads_a_snapshot_and_the_primary_once_it_breaks(
     native: NativeLibraries, tmp_path: Path
 ) -> None:
     with ServedVolume(native, tmp_path, SIZE, kept=(2 * BLOCK, 0)) as served:
-        site = found(primaries(tmp_path, f"nbd+unix:///?socket={tmp_path / 's'}"), served.volume)
+        site = with_primary(
+            primaries(tmp_path, f"nbd+unix:///?socket={tmp_path / 's'}"), served.volume
+        )
         with served.connect(writable=True) as live:
             live.pwrite(0, b"a" * 4 * BLOCK)
             assert site.has_snapshots(served.volume)
@@ -68,7 +70,7 @@ def test_another_server_than_the_one_that_was_found_takes_no_snapshot(
         ServedVolume(native, tmp_path / "2", SIZE),
     ):
         link.symlink_to(tmp_path / "1" / "s")
-        site = found(primaries(tmp_path, f"nbd+unix:///?socket={link}"), served.volume)
+        site = with_primary(primaries(tmp_path, f"nbd+unix:///?socket={link}"), served.volume)
         link.unlink()
         link.symlink_to(tmp_path / "2" / "s")
         with pytest.raises(DeviceFailed, match="another server answers"):
@@ -91,7 +93,7 @@ def test_a_server_that_isnt_a_host_has_no_snapshots(tmp_path: Path) -> None:
         initially_zeroed=True,
         primary="v",
     )
-    site = found(primaries(tmp_path, server.uri), volume)
+    site = with_primary(primaries(tmp_path, server.uri), volume)
     assert not site.has_snapshots(volume)
     with pytest.raises(DeviceFailed, match="no snapshots"):
         site.take_snapshot(volume)

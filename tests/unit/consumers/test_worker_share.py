@@ -78,15 +78,15 @@ class Folder:
     def __post_init__(self) -> None:
         self.broker.create(TOPICS.specs(single_copy=True), 3)
         publisher = self.broker.publisher()
-        for each in VOLUMES.values():
-            publish_volume(publisher, TOPICS, each)
+        for described in VOLUMES.values():
+            publish_volume(publisher, TOPICS, described)
         publisher.flush(0)
         for partition in range(3):
             watermark = Watermark(partition=partition, through=-1, at_us=0)
             self.broker.append(
                 TOPICS.changelog, partition, watermark_key(partition), encode(watermark)
             )
-        sizes = {name: each.size_bytes for name, each in VOLUMES.items()}
+        sizes = {name: described.size_bytes for name, described in VOLUMES.items()}
         primaries = {name: MemoryDevice(size_bytes) for name, size_bytes in sizes.items()}
         for device in primaries.values():
             device.pwrite(0, b"p" * device.size_bytes)
@@ -138,8 +138,8 @@ class Worker:
     def kill(self) -> None:
         """End as the kernel ends a process: all its locks are free."""
         self._folder.running = self
-        for each in VOLUMES.values():
-            self._folder.secondaries.release(each)
+        for described in VOLUMES.values():
+            self._folder.secondaries.release(described)
         self.locks.close()
 
     def volumes(self) -> str:
@@ -172,12 +172,12 @@ def metrics_of(worker: Worker) -> dict[str, float]:
         lambda: worker_samples("a", worker.share, len(worker.site.secondaries)),
     )
     labels = {("a",), ("a", str(worker.share.slot))}
-    found = dict[str, float]()
+    values = dict[str, float]()
     for name, series in page.items():
         if name.startswith("mirrorlog_site_"):
             assert series.keys() <= labels
-            (found[name.removeprefix("mirrorlog_site_")],) = series.values()
-    return found
+            (values[name.removeprefix("mirrorlog_site_")],) = series.values()
+    return values
 
 
 def test_the_metrics_of_workers_say_who_has_what_and_what_has_moved() -> None:
@@ -225,7 +225,9 @@ def test_a_worker_that_dies_hands_over_and_one_that_only_stopped_does_not() -> N
     first.run(60)
     assert first.volumes() == "abcdef"
     assert first.share.worker_count() == 1
-    assert all(each.state is SiteState.CONSISTENT for each in first.site.secondaries.values())
+    assert all(
+        secondary.state is SiteState.CONSISTENT for secondary in first.site.secondaries.values()
+    )
 
 
 def test_a_worker_reports_on_the_volumes_of_its_partitions_only() -> None:
@@ -235,7 +237,7 @@ def test_a_worker_reports_on_the_volumes_of_its_partitions_only() -> None:
     before = len(folder.reports())
     first.run(60)
     assert {report.volume for report in folder.reports()[before:]} <= set("abcd")
-    assert {each.progress.volume for each in first.site.reported()} == set("abcd")
+    assert {reported.progress.volume for reported in first.site.reported()} == set("abcd")
     assert first.site.summary().volumes == 4
 
 

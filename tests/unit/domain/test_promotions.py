@@ -59,7 +59,7 @@ def test_of_two_promotions_at_once_exactly_one_wins_whenever_they_are_read() -> 
         replayed = transition(known, second, 10)
         assert replayed.volume == known and replayed.refusal == lost.refusal
     assert later.parted_after(GENERATION) == 5
-    assert [each.former_site for each in later.promotions] == [None, "b"]
+    assert [promotion.former_site for promotion in later.promotions] == [None, "b"]
 
 
 def test_the_earliest_parting_counts_for_a_copy_that_missed_several_promotions() -> None:
@@ -74,7 +74,11 @@ def test_the_earliest_parting_counts_for_a_copy_that_missed_several_promotions()
             10 + number,
         )
         known = new
-    assert [chain.parted_after(each.former_generation) for each in chain.promotions] == [3, 3, 8]
+    assert [chain.parted_after(promotion.former_generation) for promotion in chain.promotions] == [
+        3,
+        3,
+        8,
+    ]
 
 
 def test_a_promotion_from_an_unknown_position_begins_the_log_anew() -> None:

@@ -38,14 +38,14 @@ def imported(
     folder: Path, notation: str, terms: FitOptions = TERMS, **options: object
 ) -> tuple[str, list[str]]:
     """Return what is imported of a recording, and its doubts. Both kinds must agree."""
-    found = []
+    writes = []
     for kind, encode in ENCODERS.items():
         path = folder / kind
         path.write_bytes(encode(notation))
         import_source = opened(kind, path, terms, **options)
-        found.append((rendered(import_source, SIZE, terms), import_source.warnings))
-    assert found[0] == found[1], f"{ENCODERS.keys()} disagree"
-    text, doubts = found[0]
+        writes.append((rendered(import_source, SIZE, terms), import_source.warnings))
+    assert writes[0] == writes[1], f"{ENCODERS.keys()} disagree"
+    text, doubts = writes[0]
     return text.removesuffix(" |"), doubts
 
 
@@ -345,10 +345,10 @@ def test_a_gap_is_filled_by_remaps_of_unknown_devices() -> None:
         "A1 A2": "",
     }.items():
         sequences = SequenceGaps()
-        found = [word for word in words.split() if sequences.is_behind_gap(numbered(word))]
+        gap_words = [word for word in words.split() if sequences.is_behind_gap(numbered(word))]
         assert not sequences.knows_devices
-        found += ["end"] if sequences.ends_in_gap() else []
-        assert " ".join(found) == gaps, words
+        gap_words += ["end"] if sequences.ends_in_gap() else []
+        assert " ".join(gap_words) == gaps, words
     of_one_device = SequenceGaps("a")
     assert [of_one_device.is_behind_gap(numbered(word)) for word in ("A1", "a5")] == [False, True]
 

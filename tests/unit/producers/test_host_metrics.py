@@ -81,7 +81,7 @@ def rig() -> Iterator[Rig]:
 
 def problems(page: dict[str, dict[tuple[str, ...], float]]) -> dict[str, float]:
     """Return the metrics that aren't 0 although that is a problem."""
-    names = [each.name for each in METRICS if each.is_problem and each.name in page]
+    names = [metric.name for metric in METRICS if metric.is_problem and metric.name in page]
     assert len(names) > 3
     return {name: value for name in names for value in page[name].values() if value}
 
@@ -99,7 +99,7 @@ def test_every_metric_of_a_host_is_exported(rig: Rig) -> None:
     assert page["mirrorlog_host_snapshot_disk_bytes"] == {("v",): 4096}
     assert page["mirrorlog_host_snapshot_disk_limit_bytes"] == {("v",): 8192}
     roles = (ExportingRole.HOST, ExportingRole.EVERY)
-    assert exported_names(page) == {each.name for each in METRICS if each.role in roles}
+    assert exported_names(page) == {metric.name for metric in METRICS if metric.role in roles}
     states = page["mirrorlog_host_fork_state"]
     assert {labels for labels, value in states.items() if value} == {
         ("v", "a", "IN"),

@@ -270,8 +270,8 @@ def test_reasons_to_doubt_a_primary(case: str) -> None:
             lasting=None if lasting == "-" else lasting,
         )
     lasting, known = opened.split()
-    found = swap_reason(mark, lasting=None if lasting == "-" else lasting, known_id=ids[known])
-    assert (found is None) if reason == "-" else (found is not None and reason in found)
+    doubt = swap_reason(mark, lasting=None if lasting == "-" else lasting, known_id=ids[known])
+    assert (doubt is None) if reason == "-" else (doubt is not None and reason in doubt)
 
 
 def test_a_mark_is_read_back_and_any_other_bytes_are_damage() -> None:

@@ -117,7 +117,7 @@ def test_acknowledgements_that_overtake_each_other_break_no_history(order: list[
         first_missing = min(set(range(6)) - acknowledged)
         assert queue.positions.last(0) == (99 + first_missing if first_missing else None)
         assert [region.unacknowledged for region in regions] == [
-            int(each >= first_missing) for each in range(5)
+            int(number >= first_missing) for number in range(5)
         ]
     assert queue.positions.broken == {}
     assert queue.is_acknowledged(5)

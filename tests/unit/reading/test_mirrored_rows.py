@@ -171,13 +171,13 @@ def test_a_head_that_no_watermark_has_reached_lets_nothing_count() -> None:
 
 def test_questions_are_put_again_and_the_reason_names_the_way_that_stands_still() -> None:
     mirror = Mirror()
-    assert [each.number for each in mirror.asked] == [1]
+    assert [question.number for question in mirror.asked] == [1]
     for _ in range(4):
         mirror.poll()
     assert len(mirror.asked) == 1, "a question waits for its answer"
     mirror.clock.now_s += AGAIN_S
     mirror.poll()
-    assert [each.number for each in mirror.asked] == [1, 2]
+    assert [question.number for question in mirror.asked] == [1, 2]
     mirror.put("W4")
     mirror.clock.now_s += STALLED_S
     mirror.poll()

@@ -62,8 +62,8 @@ def overview(
         for name, changed in changes.items()
     }
     state = PresentState(volumes=volumes, reports_error="no topic")
-    for each in reports:
-        state.secondaries["s", each.volume] = Reported(each, NOW_US - 1_000_000)
+    for report in reports:
+        state.secondaries["s", report.volume] = Reported(report, NOW_US - 1_000_000)
     state.leases["s"] = Reported(LEASE, NOW_US - int(heard_s * 1e6))
     return evaluate(
         state,
@@ -150,7 +150,7 @@ def test_a_point_without_a_time_has_no_age() -> None:
 def test_a_member_that_was_promoted_at_the_site_is_left_out() -> None:
     promoted = {"primary_site": "s", "generation": OTHER_GENERATION}
     row = group(report("data"), report("wal"), wal=promoted)
-    assert (row.is_whole, [each.volume for each in row.members]) == (True, ["data"])
+    assert (row.is_whole, [member.volume for member in row.members]) == (True, ["data"])
     assert overview(report("data"), report("wal"), data=promoted, wal=promoted).groups == []
 
 
@@ -161,7 +161,7 @@ def test_a_site_that_copies_no_member_has_no_row() -> None:
 def test_one_volume_shows_its_own_group_with_all_members() -> None:
     reports, other = (report("data"), report("wal")), {"group": None}
     (row,) = overview(*reports, other=other, only="wal").groups
-    assert (row.is_whole, [each.volume for each in row.members]) == (True, ["data", "wal"])
+    assert (row.is_whole, [member.volume for member in row.members]) == (True, ["data", "wal"])
     assert overview(*reports, other=other, only="other").groups == []
 
 
@@ -171,7 +171,7 @@ def test_a_check_names_a_group_without_a_common_point() -> None:
         Thresholds(),
     )
     assert any(
-        "WARNING: group db at s: its members are at no common point" in each for each in lines
+        "WARNING: group db at s: its members are at no common point" in line for line in lines
     )
 
 

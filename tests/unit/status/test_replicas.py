@@ -66,7 +66,9 @@ def overview(
     volumes: Sequence[Volume] = (VOLUME,),
     **thresholds: Any,
 ) -> Overview:
-    state = PresentState(volumes={each.volume: each for each in volumes}, reports_error="no topic")
+    state = PresentState(
+        volumes={volume.volume: volume for volume in volumes}, reports_error="no topic"
+    )
     if report is not None:
         state.secondaries["s", report.volume] = ago(report, reported_s)
     if lease is not None:

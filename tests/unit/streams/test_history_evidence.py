@@ -54,14 +54,14 @@ retention deleted commands that nobody folded
 def known(text: str, first_kept: int, end: int) -> KnownWatermark | None:
     if text == "-":
         return None
-    position, found = text.split()
+    position, now = text.split()
     through, epoch = (int(number) for number in position.split("/"))
     history = History(cluster="c", topic="t", epoch=epoch, id=GENERATION)
-    anchor = {"same": b"a", "diff": b"b", "new": b"a", "-": None}[found]
+    anchor = {"same": b"a", "diff": b"b", "new": b"a", "-": None}[now]
     return KnownWatermark(
         Watermark(partition=0, through=through, at_us=0, history=history, anchor=b"a"),
         CommandsNow(
-            topic="u" if found == "new" else "t", first_kept=first_kept, end=end, anchor=anchor
+            topic="u" if now == "new" else "t", first_kept=first_kept, end=end, anchor=anchor
         ),
     )
 

@@ -67,10 +67,10 @@ class Worker:
 def flush_plan(*values: bytes) -> FlushPlan:
     """Return the plan of a flush of these events of the volume v."""
     messages = [message(position, value) for position, value in enumerate(values)]
-    read = [read_command(each) for each in messages]
+    read = [read_command(message) for message in messages]
     responses = [
-        check_command(each, one, volume() if isinstance(one, TrackingCommand) else None)
-        for each, one in zip(messages, read, strict=True)
+        check_command(message, one, volume() if isinstance(one, TrackingCommand) else None)
+        for message, one in zip(messages, read, strict=True)
     ]
     flush_range = FlushRange(partition=0, first=0, last=len(values) - 1)
     return plan_flush(flush_range, responses, (), {}, now_us=9, record_max_bytes=900_000)

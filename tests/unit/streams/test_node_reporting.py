@@ -118,7 +118,7 @@ def test_partitions_whose_tables_are_read_are_recovering(worker: Worker) -> None
             PartitionReport(partition=2, state=NodePartitionState.RECOVERING),
         )
         worker.partitions = (RUNNING,)
-        assert [each.partition for each in worker.reporter.report().partitions] == [1, 2]
+        assert [partition.partition for partition in worker.reporter.report().partitions] == [1, 2]
         worker.recovery.end.set()
         await catching_up
         assert worker.reporter.report().partitions == (RUNNING,)

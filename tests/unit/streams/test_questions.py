@@ -23,7 +23,9 @@ from mirrorlog.tracking_log.keys import answer_key, head_key
 
 
 def question(number: int, *partitions: int, run: str = "r", repeat: bool = False) -> LogQuestion:
-    parts = [PartitionQuestion(partition=each, repeat_heads=repeat) for each in partitions]
+    parts = [
+        PartitionQuestion(partition=partition, repeat_heads=repeat) for partition in partitions
+    ]
     return LogQuestion(asker="berlin", run=run, number=number, partitions=parts, at_us=0)
 
 
@@ -34,7 +36,7 @@ def test_each_question_is_answered_once_in_each_partition() -> None:
     (second,) = questions.of(0)
     questions.note_answered(second)
     assert questions.of(0) == []
-    assert [each.question.number for each in questions.of(1)] == [1]
+    assert [asked.question.number for asked in questions.of(1)] == [1]
     assert questions.take(question(1, 0)) == set(), "a mirror repeats it"
     assert questions.take(question(1, 0, run="next")) == {0}
 
@@ -45,7 +47,7 @@ def test_a_newer_question_waits_on_while_one_is_answered() -> None:
     (first,) = questions.of(0)
     questions.take(question(2, 0))
     questions.note_answered(first)
-    assert [each.question.number for each in questions.of(0)] == [2]
+    assert [asked.question.number for asked in questions.of(0)] == [2]
 
 
 def test_the_census_is_that_of_the_last_values_in_whatever_order() -> None:

@@ -81,8 +81,8 @@ def test_commands_before_a_renewed_history_need_no_record() -> None:
     def uncovered(epoch: int) -> list[int]:
         volumes = {"v": replace(renewed, epoch=epoch)}
         digests = RecordDigests(records)
-        found = check_records(messages, volumes, digests, where="table", reread=lambda: records)
-        return [difference.through for difference in found]
+        report = check_records(messages, volumes, digests, where="table", reread=lambda: records)
+        return [difference.through for difference in report]
 
     assert uncovered(epoch=2) == [3]
     assert uncovered(epoch=1) == [0, 1, 3]

@@ -28,9 +28,9 @@ CASES = """
 
 @pytest.mark.parametrize("case", CASES.strip("\n").splitlines())
 def test_the_log_and_the_commands_agree_or_the_reason_is_named(case: str) -> None:
-    known, found, expected = (part.strip() for part in case.split("|"))
+    known, kept, expected = (part.strip() for part in case.split("|"))
     through, topic, anchor = (None if text == "-" else text for text in known.split())
-    topic_now, end, anchor_now = (None if text == "-" else text for text in found.split())
+    topic_now, end, anchor_now = (None if text == "-" else text for text in kept.split())
     watermark = Watermark(
         partition=0,
         through=int(through or 0),
