@@ -37,7 +37,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
@@ -47,6 +46,7 @@ from typing import Final
 
 import numpy as np
 from bench_node import log_line
+from case_options import add_case_options, chosen_cases, data_folder
 from lag_figures import Rows, check, gaps, lags
 from lag_observer import CommandFollower, Observer
 from lag_processes import START_S, Writer, end_part, served
@@ -205,30 +205,14 @@ def _wait_consistent(bench: Bench, follower: ProgressFollower, volume: Volume) -
 def main() -> int:
     """Return exit code 1 if a case failed."""
     parser = argparse.ArgumentParser(description="How long a write takes until it is at a site.")
-    parser.add_argument("--cases", default=",".join(CASES), help=f"run these of {', '.join(CASES)}")
-    parser.add_argument("--repeat", type=int, default=5, help="passes of each case (default 5)")
+    add_case_options(parser, CASES, short="one pass of 5 s of each case")
     parser.add_argument("--seconds", type=float, default=60, help="of each pass (default 60)")
-    parser.add_argument(
-        "--dir", type=Path, help="create the folder for all data here; it is removed afterwards"
-    )
-    parser.add_argument("--short", action="store_true", help="one pass of 5 s of each case")
-    parser.add_argument(
-        "--save",
-        action="store_true",
-        help="keep a complete result without failures for docs/performance.md",
-    )
     arguments = parser.parse_args()
-    names = arguments.cases.split(",")
-    if unknown := set(names) - set(CASES):
-        parser.error(f"there is no case {', '.join(sorted(unknown))}")
+    names = chosen_cases(parser, arguments, CASES)
     repeat, seconds = (1, 5.0) if arguments.short else (arguments.repeat, arguments.seconds)
     failures: list[str] = []
     with ExitStack() as cleanup:
-        folder = Path(
-            cleanup.enter_context(
-                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir)
-            )
-        )
+        folder = cleanup.enter_context(data_folder(arguments))
         run = cleanup.enter_context(Run(folder / "run", load_settings(), own_broker=True))
         run.start_broker()
         run.start_node()

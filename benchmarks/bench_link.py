@@ -33,7 +33,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -45,6 +44,7 @@ from typing import Any, Final
 
 from bench_node import log_line
 from bench_site import DIRTY_BYTES, RUNS
+from case_options import add_case_options, chosen_cases, data_folder
 from changed_files import (
     BLOCK_BYTES,
     VOLUME_BYTES,
@@ -285,34 +285,16 @@ def _prepare(folder: Path, names: Sequence[str], scale: int, cleanup: ExitStack)
 def main() -> int:
     """Return exit code 1 if a case failed, and 2 without root."""
     parser = argparse.ArgumentParser(description="How fast a site copies over a long line.")
-    parser.add_argument("--cases", default=",".join(CASES), help=f"run these of {', '.join(CASES)}")
-    parser.add_argument("--repeat", type=int, default=5, help="runs of each case (default 5)")
-    parser.add_argument(
-        "--dir", type=Path, help="create the folder for all data here; it is removed afterwards"
-    )
-    parser.add_argument(
-        "--short", action="store_true", help="run each case once, with a sixteenth of everything"
-    )
-    parser.add_argument(
-        "--save",
-        action="store_true",
-        help="keep a complete result without failures for docs/performance.md",
-    )
+    add_case_options(parser, CASES, short="run each case once, with a sixteenth of everything")
     arguments = parser.parse_args()
-    names = arguments.cases.split(",")
-    if unknown := set(names) - set(CASES):
-        parser.error(f"there is no case {', '.join(sorted(unknown))}")
+    names = chosen_cases(parser, arguments, CASES)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # clean up, too
     if os.geteuid() != 0:
         parser.error("network namespaces and their devices need root; run it as root")
     scale, repeat = (16, 1) if arguments.short else (1, arguments.repeat)
     runs = Runs()
     with ExitStack() as cleanup:
-        folder = Path(
-            cleanup.enter_context(
-                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir)
-            )
-        )
+        folder = cleanup.enter_context(data_folder(arguments))
         rig = _prepare(folder, names, scale, cleanup)
         with rig.link.near.entered():
             for _ in range(repeat):

@@ -30,7 +30,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -40,6 +39,7 @@ from statistics import median
 from typing import Any, Final
 
 from bench_node import log_line
+from case_options import add_case_options, chosen_cases, data_folder
 from changed_files import (
     VOLUME_BYTES,
     Pair,
@@ -165,8 +165,7 @@ def run_case(bench: Bench, name: str) -> None:
 def main() -> int:
     """Return exit code 1 if a case failed."""
     parser = argparse.ArgumentParser(description="How fast a site copies what the log names.")
-    parser.add_argument("--cases", default=",".join(CASES), help=f"run these of {', '.join(CASES)}")
-    parser.add_argument("--repeat", type=int, default=5, help="runs of each case (default 5)")
+    add_case_options(parser, CASES, short="run each case once, with a sixteenth of everything")
     parser.add_argument("--tool-repeat", type=int, default=1, help="runs of each tool (default 1)")
     parser.add_argument(
         "--seconds",
@@ -174,30 +173,13 @@ def main() -> int:
         default=0,
         help="begin no tool after so many; it is noted as skipped",
     )
-    parser.add_argument(
-        "--dir", type=Path, help="create the folder for all data here; it is removed afterwards"
-    )
-    parser.add_argument(
-        "--short", action="store_true", help="run each case once, with a sixteenth of everything"
-    )
-    parser.add_argument(
-        "--save",
-        action="store_true",
-        help="keep a complete result without failures for docs/performance.md",
-    )
     arguments = parser.parse_args()
-    names = arguments.cases.split(",")
-    if unknown := set(names) - set(CASES):
-        parser.error(f"there is no case {', '.join(sorted(unknown))}")
+    names = chosen_cases(parser, arguments, CASES)
     scale, repeat = (16, 1) if arguments.short else (1, arguments.repeat)
     began_s = time.monotonic()
     site_settings()
     with ExitStack() as cleanup:
-        folder = Path(
-            cleanup.enter_context(
-                tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir)
-            )
-        )
+        folder = cleanup.enter_context(data_folder(arguments))
         bench = _prepare(folder, names, scale)
         names = [name for name in names if _is_installed(bench, name)]
         tools = [name for name in names if name in TOOLS]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 from notation import GENERATION, OTHER_GENERATION, site_progress, volume
+from reports import LEASE
 
 from mirrorlog.cli.support.plugin_line import plugin_lines
 from mirrorlog.cli.support.status_view import overview_fields, summary_lines
-from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.present_state import PresentState, Reported
@@ -20,17 +20,7 @@ from mirrorlog.status.overview import Overview, QuarantineNews, evaluate
 
 NOW_US = 1_000_000_000_000
 POINT, LATER = (f"0000000{digit}-0000-4000-8000-000000000000" for digit in "12")
-LEASE = SiteLease(
-    site="s",
-    run=GENERATION,
-    folder=GENERATION,
-    machine="m",
-    term=1,
-    host="h",
-    pid=7,
-    started_at_us=0,
-    caught_up_age_s=0.1,
-)
+RUNNING = replace(LEASE, site="s", caught_up_age_s=0.1)
 
 
 def report(name: str, point: str | None = POINT, **more: object) -> SiteProgress:
@@ -64,7 +54,7 @@ def overview(
     state = PresentState(volumes=volumes, reports_error="no topic")
     for report in reports:
         state.secondaries["s", report.volume] = Reported(report, NOW_US - 1_000_000)
-    state.leases["s"] = Reported(LEASE, NOW_US - int(heard_s * 1e6))
+    state.leases["s"] = Reported(RUNNING, NOW_US - int(heard_s * 1e6))
     return evaluate(
         state,
         QuarantineNews(count=0),

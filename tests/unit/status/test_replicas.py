@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from notation import site_progress
+from reports import LEASE
 
 from mirrorlog.cli.support.plugin_line import plugin_lines
 from mirrorlog.domain.site_leases import SiteLease
@@ -32,17 +33,7 @@ VOLUME = Volume(
     initially_zeroed=True,
     primary="file:///v",
 )
-LEASE = SiteLease(
-    site="s",
-    run=UUID,
-    folder=UUID,
-    machine="m",
-    term=1,
-    host="h",
-    pid=7,
-    started_at_us=0,
-    caught_up_age_s=0.1,
-)
+RUNNING = replace(LEASE, site="s", caught_up_age_s=0.1)
 REPORT = site_progress(
     generation=UUID,
     state=SiteState.CONSISTENT,
@@ -61,7 +52,7 @@ def overview(
     *,
     report: SiteProgress | None = REPORT,
     reported_s: float = 1.0,
-    lease: SiteLease | None = LEASE,
+    lease: SiteLease | None = RUNNING,
     heard_s: float = 1.0,
     volumes: Sequence[Volume] = (VOLUME,),
     **thresholds: Any,
@@ -117,11 +108,11 @@ def test_a_lag_grows_with_the_age_of_the_report_while_the_site_copies() -> None:
 
 
 def test_a_site_that_is_busy_with_another_volume_proves_nothing_of_this_one() -> None:
-    busy = replace(LEASE, caught_up_age_s=120.0)
+    busy = replace(RUNNING, caught_up_age_s=120.0)
     looked = row(lease=busy, reported_s=500.0)
     assert (looked.health, looked.lag.lag_s) == (Health.UNKNOWN, None)
     assert looked.lag.at_most_s == 121.0
-    older_release = replace(LEASE, caught_up_age_s=None)
+    older_release = replace(RUNNING, caught_up_age_s=None)
     assert row(lease=older_release, reported_s=500.0).health is Health.UNKNOWN
     assert row(lease=older_release, reported_s=3.0).health is Health.OK
 
@@ -160,7 +151,7 @@ def test_volumes_without_a_site_or_a_report_and_reports_without_a_volume_are_sho
 
 
 def test_a_site_that_was_stopped_says_so_and_how_to_remove_it() -> None:
-    (site,) = overview(lease=replace(LEASE, is_over=True), heard_s=30.0).sites
+    (site,) = overview(lease=replace(RUNNING, is_over=True), heard_s=30.0).sites
     assert (site.life, site.health) == ("STOPPED", Health.WARNING)
     assert "site remove s" in (site.next_action or "")
 
