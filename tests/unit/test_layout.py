@@ -15,7 +15,10 @@ FOLDERS: Final = ("mirrorlog", "producers", "streams", "consumers", "schemas")
 SOURCES: Final = [path for top in FOLDERS for path in sorted((ROOT / top).rglob("*.py"))]
 PACKAGES: Final = [path for path in SOURCES if path.name == "__init__.py"]
 TESTED: Final = [
-    path for top in ("tests", "benchmarks") for path in sorted((ROOT / top).rglob("*.py"))
+    path
+    for top in ("tests", "benchmarks")
+    for path in sorted((ROOT / top).rglob("*.py"))
+    if ".venv" not in path.parts  # a peer of the benchmarks has an environment of its own
 ]
 
 
