@@ -7,6 +7,7 @@ The packages, from the lowest layer to the highest:
 - acls.py: the rights on Kafka that each role needs
 - domain/: volumes, extents, commands, bitmaps (pure)
 - tracking_log/: which blocks changed between any two positions (pure)
+- transparency/: Merkle trees over commands, signed checkpoints and proofs (pure)
 - ports/: protocols for time, devices, folders and Kafka
 - codec/: events and their bytes (Avro)
 - broker_record.py: the record of an embedded broker in its folder

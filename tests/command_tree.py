@@ -20,6 +20,11 @@ def is_group(command: Any) -> bool:
     return hasattr(command, "commands")
 
 
+def is_lazy(command: Any) -> bool:
+    """Return whether it is a group whose commands are loaded one by one."""
+    return hasattr(command, "load_commands")
+
+
 def required_arguments(command: Any) -> list[str]:
     """Return a word for each argument and option that the command can't do without."""
     options = [param for param in command.params if param.required]
@@ -31,5 +36,6 @@ def required_arguments(command: Any) -> list[str]:
 
 def _walk(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
     yield words, command
-    for name, child in getattr(command, "commands", {}).items():
+    children = command.load_commands() if is_lazy(command) else getattr(command, "commands", {})
+    for name, child in children.items():
         yield from _walk((*words, name), child)

@@ -82,6 +82,11 @@ COMMANDS = (
     LazyCommand(
         "changed", f"{_PACKAGE}.changed", "List the blocks of a volume that changed in a range."
     ),
+    LazyCommand(
+        "audit",
+        f"{_PACKAGE}.audit",
+        "Say who wrote what and when, and prove that nothing of it was altered.",
+    ),
     LazyCommand("command", f"{_PACKAGE}.command", "Send tracking commands by hand."),
     LazyCommand(
         "import",

@@ -65,8 +65,11 @@ def _add_global_options(command: Any) -> None:
         _add_global_options(command.commands[name])
 
 
-def lazy_group(commands: Sequence[LazyCommand]) -> type[typer.core.TyperGroup]:
-    """Return a group class that lists `commands` by their summaries and loads the one that runs."""
+def lazy_group(commands: Sequence[LazyCommand], default: str = "") -> type[typer.core.TyperGroup]:
+    """Return a group class that lists `commands` by their summaries and loads the one that runs.
+
+    default: the command that runs if the first argument names none of them.
+    """
     by_name = {command.name: command for command in commands}
 
     class LazyGroup(typer.core.TyperGroup):
@@ -79,8 +82,39 @@ def lazy_group(commands: Sequence[LazyCommand]) -> type[typer.core.TyperGroup]:
                     command.name, help=command.summary
                 )
 
+        def load_commands(self) -> dict[str, Any]:
+            """Load and return every command, by its name."""
+            return {command.name: command.load() for command in commands}
+
+        def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+            if default in by_name:
+                place = _place_of_command(self, args)
+                if place is not None and (place == len(args) or args[place] not in by_name):
+                    args = [*args[:place], default, *args[place:]]
+            return super().parse_args(ctx, args)
+
         def resolve_command(self, ctx: Any, args: list[str]) -> tuple[Any, Any, list[str]]:
             name, _, rest = super().resolve_command(ctx, args)
             return name, by_name[str(name)].load(), rest
 
     return LazyGroup
+
+
+def _place_of_command(group: Any, args: Sequence[str]) -> int | None:
+    """Return the index in `args` at which a command of the group would be named.
+
+    It is the first argument that is no option of the group. None if the arguments end before it, or
+    ask for the group's help.
+    """
+    flags = {name: param.is_flag for param in group.params for name in param.opts}
+    index = 0
+    while index < len(args):
+        argument = args[index]
+        if argument in ("-h", "--help"):
+            return None
+        name = argument.partition("=")[0] if argument.startswith("--") else argument[:2]
+        if not argument.startswith("-") or name not in flags:
+            return index
+        takes_next = not flags[name] and argument == name
+        index += 2 if takes_next else 1
+    return None

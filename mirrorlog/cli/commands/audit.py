@@ -1,0 +1,27 @@
+"""`mirrorlog audit`: the history of a volume, and proofs that nothing in it was altered."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+
+from mirrorlog.cli.support.lazy_commands import LazyCommand, lazy_group
+
+_PACKAGE = "mirrorlog.cli.commands"
+AUDIT_COMMANDS: Final = (
+    LazyCommand(
+        "keygen", f"{_PACKAGE}.audit_keygen", "Make a key pair for `audit seal` or `audit cosign`."
+    ),
+)
+
+app = typer.Typer(cls=lazy_group(AUDIT_COMMANDS, default="volume"), no_args_is_help=True)
+
+
+@app.callback()
+def audit() -> None:
+    """Say who wrote what and when, and prove that nothing of it was altered.
+
+    `mirrorlog audit VOLUME` is short for `mirrorlog audit volume VOLUME`. A volume that has the
+    name of a command below needs the long form.
+    """
