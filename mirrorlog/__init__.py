@@ -17,6 +17,7 @@ The packages, from the lowest layer to the highest:
 - processes/: child processes that die with their parent
 - broker/: an embedded Kafka
 - reading/: the topics as several roles read them
+- history/: who wrote what, as rows in columns
 - changed/: the question "which blocks changed?"
 - status/: how everything does (pure)
 - producers/, streams/, consumers/: the three roles (hosts, the node, sites)

@@ -1,0 +1,8 @@
+"""The history of a volume as rows: who wrote what, where and when, and what else happened to it.
+
+In reading order:
+
+- definition.py: the columns, their types and meanings, and the closed list of kinds, as data
+- batches.py: HistoryBatch, many rows as numpy columns
+- source.py: HistorySource, the port of everything that holds rows, and what it covers
+"""
