@@ -1,0 +1,94 @@
+"""The leaf that a command has in the tree of its partition. Pure.
+
+    digest   SHA-256 of the command's exact bytes: its key and its value, each behind its length (8
+             bytes, big-endian; all ones for null, as in histories.anchor_of)
+    entry    position (8 bytes, big-endian), digest (32), link of the command before it (32)
+    link     the leaf hash of the entry: SHA-256 of a zero byte and the entry (RFC 6962)
+
+The link before the first command is SHA-256 of the log's origin, so no entry fits another log.
+
+Everything comes from the commands topic alone, so anybody computes it again while the commands are
+kept. Avro has more than one encoding of a value: the bytes count, not what they say. Positions may
+have gaps (transactions' markers), so an entry names its own. What isn't part of it: the broker's
+time of appending, and headers. A mirror or a restored broker may give other times, and mirrorlog
+neither writes nor reads headers. An archive that keeps position and digest of each command (column
+`sha256`) can be compared with the tree as well as the commands themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Final, Self
+
+from mirrorlog.errors import StateDamaged
+from mirrorlog.transparency.merkle import HASH_BYTES
+
+POSITION_BYTES: Final = 8
+ENTRY_BYTES: Final = POSITION_BYTES + 2 * HASH_BYTES
+_NULL: Final = b"\xff" * 8
+
+
+def command_digest(key: bytes | None, value: bytes | None) -> bytes:
+    """Return the SHA-256 of a command's exact bytes."""
+    return sha256(
+        b"".join(
+            (
+                _NULL if key is None else len(key).to_bytes(8, "big"),
+                key or b"",
+                _NULL if value is None else len(value).to_bytes(8, "big"),
+                value or b"",
+            )
+        )
+    ).digest()
+
+
+def first_link(origin: str) -> bytes:
+    """Return the link before the first command of the log."""
+    return sha256(origin.encode()).digest()
+
+
+def chain(
+    commands: Iterable[tuple[int, bytes | None, bytes | None]], link: bytes
+) -> tuple[list[bytes], list[bytes]]:
+    """Return the entries of commands and their leaf hashes, of which the last is the next link.
+
+    commands: position, key and value of each, in order. link: of the command before the first.
+    """
+    entries, hashes = [], []
+    for position, key, value in commands:
+        entry = position.to_bytes(POSITION_BYTES, "big") + command_digest(key, value) + link
+        link = sha256(b"\x00" + entry).digest()
+        entries.append(entry)
+        hashes.append(link)
+    return entries, hashes
+
+
+@dataclass(frozen=True, slots=True)
+class CommandEntry:
+    """The entry of one command. digest: of its bytes. previous: the link before it."""
+
+    position: int
+    digest: bytes
+    previous: bytes
+
+    @classmethod
+    def parse(cls, entry: bytes, *, where: str) -> Self:
+        """Return the parts of an entry. Raise StateDamaged if it has another length."""
+        if len(entry) != ENTRY_BYTES:
+            raise StateDamaged(
+                f"an entry of the tree has {len(entry)} bytes and not {ENTRY_BYTES}",
+                where=where,
+                next="Restore the tree's files from a copy.",
+            )
+        digest_end = POSITION_BYTES + HASH_BYTES
+        return cls(
+            int.from_bytes(entry[:POSITION_BYTES], "big"),
+            entry[POSITION_BYTES:digest_end],
+            entry[digest_end:],
+        )
+
+    def as_bytes(self) -> bytes:
+        """Return the entry as it is in the log."""
+        return self.position.to_bytes(POSITION_BYTES, "big") + self.digest + self.previous

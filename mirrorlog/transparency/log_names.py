@@ -1,0 +1,80 @@
+"""The name of a log: its origin, which says of which commands its tree is made. Pure.
+
+A log is a pure function of its name: it has the commands of one partition from `first` on, in one
+history of the partition (domain/histories.py), in which a position means the same command for ever.
+So two trees of one name never differ at one size. If a history ends, or if retention takes commands
+before they are in the tree, another log begins, under another name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from mirrorlog.errors import BadInput
+from mirrorlog.transparency.notes import is_key_name
+
+_PREFIX: Final = "mirrorlog"
+_UNKNOWN: Final = "-"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogName:
+    """The name of a log. cluster, topic: Kafka's ids, None if they aren't known.
+
+    history: the id of the partition's history. first: the lowest position that a leaf may have.
+    """
+
+    cluster: str | None
+    topic: str | None
+    partition: int
+    history: str
+    first: int
+
+    @property
+    def origin(self) -> str:
+        """The first line of the log's checkpoints, and the name of the key that signs them."""
+        return "/".join(
+            (
+                _PREFIX,
+                self.cluster or _UNKNOWN,
+                self.topic or _UNKNOWN,
+                str(self.partition),
+                self.history,
+                str(self.first),
+            )
+        )
+
+    @property
+    def folder(self) -> str:
+        """The path of the log's folder, in the folder of all logs."""
+        return f"partition-{self.partition}/{self.history}-{self.first}"
+
+    @classmethod
+    def parse(cls, origin: str, *, where: str) -> Self:
+        """Return the name that an origin says. Raise BadInput if it is of no log of mirrorlog's."""
+        parts = origin.split("/")
+        if (
+            len(parts) == 6
+            and parts[0] == _PREFIX
+            and all(parts)
+            and is_key_name(origin)
+            and all(_is_number(parts[place]) for place in (3, 5))
+        ):
+            _, cluster, topic, partition, history, first = parts
+            return cls(
+                cluster=None if cluster == _UNKNOWN else cluster,
+                topic=None if topic == _UNKNOWN else topic,
+                partition=int(partition),
+                history=history,
+                first=int(first),
+            )
+        raise BadInput(
+            f"'{origin[:120]}' is no log of commands",
+            where=where,
+            next="Name a checkpoint or proof that `mirrorlog audit` made.",
+        )
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and str(int(text)) == text
