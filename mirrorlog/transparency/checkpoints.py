@@ -12,7 +12,7 @@ from mirrorlog.transparency.notes import SignedNote, decode_base64
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
+class TreeHead:
     """What a checkpoint says: the log `origin` has `size` leaves, and their root is `root`."""
 
     origin: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mirrorlog.errors import BadInput, StateDamaged
-from mirrorlog.transparency.checkpoints import Checkpoint
+from mirrorlog.transparency.checkpoints import TreeHead
 from mirrorlog.transparency.command_chain import (
     ENTRY_BYTES,
     CommandEntry,
@@ -32,7 +32,7 @@ NOTE = (
 
 def test_the_example_of_a_checkpoint() -> None:
     note = parse_note(NOTE, where="a test")
-    checkpoint = Checkpoint.of_note(note, where="a test")
+    checkpoint = TreeHead.of_note(note, where="a test")
     assert (checkpoint.origin, checkpoint.size) == ("example.com/behind-the-sofa", 20852163)
     assert (checkpoint.as_text(), note.as_text()) == (TEXT, NOTE)
     assert [signature.key_id.hex() for signature in note.signatures] == ["033de0ae", "8d66cf3f"]
@@ -54,7 +54,7 @@ def test_the_example_of_a_checkpoint() -> None:
 )
 def test_what_is_no_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(BadInput):
-        Checkpoint.parse(text, where="a test")
+        TreeHead.parse(text, where="a test")
 
 
 def test_a_proof_survives_its_file() -> None:
