@@ -5,4 +5,7 @@ In reading order:
 - definition.py: the columns, their types and meanings, and the closed list of kinds, as data
 - batches.py: HistoryBatch, many rows as numpy columns
 - source.py: HistorySource, the port of everything that holds rows, and what it covers
+- row_parts.py: the rows of a command that is decoded alone
+- command_rows.py: command_rows(), whole batches of commands by column
+- topic_history.py: the rows of the commands topic
 """

@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.history.definition import COLUMNS, NUMBER_TYPES, ColumnType
+from mirrorlog.history.definition import BY_NAME, COLUMNS, NUMBER_TYPES, ColumnType
 
 Value = TypeVar("Value", bound=Hashable)
 Rows: TypeAlias = "npt.NDArray[np.bool_] | npt.NDArray[np.int64]"
@@ -144,6 +144,13 @@ def encode_values(values: Sequence[Value | None]) -> DictionaryColumn[Value]:
         numbers.setdefault(value, len(numbers) - 1)
     codes = np.fromiter((numbers[value] for value in values), np.int32, len(values))
     return DictionaryColumn(codes, tuple(value for value in numbers if value is not None))
+
+
+def encode_numbers(name: str, values: Sequence[int | None]) -> NumberColumn:
+    """Return the column of that name with these values, None for null."""
+    known = np.fromiter((value is not None for value in values), np.bool_, len(values))
+    dtype = NUMBER_TYPES[BY_NAME[name].type]
+    return NumberColumn(np.array([value or 0 for value in values], dtype), known)
 
 
 def _join_numbers(parts: Sequence[NumberColumn]) -> NumberColumn:
