@@ -7,5 +7,6 @@ In reading order:
 - source.py: HistorySource, the port of everything that holds rows, and what it covers
 - row_parts.py: the rows of a command that is decoded alone
 - command_rows.py: command_rows(), whole batches of commands by column
+- arrow_tables.py: rows as Arrow tables and back, and how Parquet files hold them
 - topic_history.py: the rows of the commands topic
 """

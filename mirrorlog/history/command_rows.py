@@ -140,10 +140,6 @@ def _plain_kinds() -> npt.NDArray[np.int32]:
 def _single_commands(rows: Sequence[CommandRows]) -> _Commands:
     """Return the commands that were decoded one by one; at least one."""
     commands = [one.command for one in rows]
-    forks: list[Forks | None] = []
-    for one in rows:
-        outcomes = iter(one.forks or ())
-        forks += [next(outcomes, None) if has else None for has in one.has_extent.tolist()]
     shared: dict[str, Column] = {
         name: encode_values([None if c is None else getattr(c, name) for c in commands])
         for name in ("host", "session", "generation", "note", "new_generation")
@@ -163,9 +159,20 @@ def _single_commands(rows: Sequence[CommandRows]) -> _Commands:
         np.concatenate([one.lengths for one in rows]),
         np.concatenate([one.has_extent for one in rows]),
         np.concatenate([one.kinds for one in rows]),
-        encode_values(forks),
+        _fork_column(rows),
         shared,
     )
+
+
+def _fork_column(rows: Sequence[CommandRows]) -> DictionaryColumn[Forks]:
+    """Return the outcomes of all rows of these commands."""
+    if all(one.forks is None for one in rows):
+        return DictionaryColumn(np.full(sum(one.rows for one in rows), -1, np.int32), ())
+    forks: list[Forks | None] = []
+    for one in rows:
+        outcomes = iter(one.forks or ())
+        forks += [next(outcomes, None) if has else None for has in one.has_extent.tolist()]
+    return encode_values(forks)
 
 
 def _batch(commands: _Commands, volume: Volume, through: int) -> HistoryBatch:
