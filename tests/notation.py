@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
 from mirrorlog.domain.promotions import PromotionCommand
+from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
@@ -72,6 +75,27 @@ def command(text: str = "", name: str = "v", **more: object) -> TrackingCommand:
     return TrackingCommand(
         volume=name,
         extents=extents(text),
+        **(fields | more),  # type: ignore[arg-type]
+    )
+
+
+def recorded(text: str, name: str = "v", **more: object) -> RecordedWrites:
+    """Return a command of a recording: `7@0+4096` is a write of the microsecond 7."""
+    times_us, rows = zip(*(word.split("@") for word in text.split()), strict=True)
+    times = np.array([int(at_us) for at_us in times_us], np.int64)
+    fields = {
+        "generation": GENERATION,
+        "host": "import:msr:1",
+        "session": "s",
+        "sequence": 0,
+        "kind": CommandKind.WRITES,
+    }
+    return RecordedWrites(
+        volume=name,
+        extents=extents(" ".join(rows)),
+        first_at_us=int(times.min()),
+        last_at_us=int(times.max()),
+        times_us=times,
         **(fields | more),  # type: ignore[arg-type]
     )
 

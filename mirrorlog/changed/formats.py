@@ -29,7 +29,7 @@ from itertools import islice
 from typing import Any, Final, TypeAlias
 
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.points import format_time
+from mirrorlog.changed.points import AnsweringClock, format_time
 from mirrorlog.domain.bitmaps import BlockSet, runs
 from mirrorlog.errors import BadUse
 from mirrorlog.units import format_size
@@ -280,7 +280,8 @@ def _table(answer: ChangedBlocks, offset: int) -> Iterator[str]:
         if at_us is not None
     ]
     if asked:
-        yield f"asked for {', '.join(asked)}\n"
+        own = " by the writes' own times" if answer.asked.clock is AnsweringClock.OWN else ""
+        yield f"asked for {', '.join(asked)}{own}\n"
     if answer.hosts:
         first, last = _time(answer.first_write_at_us), _time(answer.last_write_at_us)
         others = " and others" if answer.has_more_hosts else ""

@@ -21,7 +21,10 @@ SINCE_HEADER: Final = "Mirrorlog-Since"
 UNTIL_HEADER: Final = "Mirrorlog-Until"
 """The positions that the question's points stand for. A page has them in its body instead."""
 BEGAN_HEADER: Final = "Mirrorlog-Volume-Began"
-"""When the volume was created, if `since` is a time before that: the answer begins there."""
+"""When the volume was created, or its recorded history begins, if `since` is a time before that:
+the answer begins there."""
+CLOCK_HEADER: Final = "Mirrorlog-Clock"
+"""By which clock the question's times were understood (points.AnsweringClock)."""
 FORWARDED_HEADER: Final = "Mirrorlog-Forwarded"
 """A worker passed the request on. The worker that gets it answers itself, or not at all."""
 

@@ -11,7 +11,12 @@ from typing import Final, NoReturn
 
 from mirrorlog.changed.append_times import AppendTimes
 from mirrorlog.changed.logs import LoadedLog, LogView, incomplete, records_of
-from mirrorlog.changed.volume_commands import QueryPorts, VolumeCommand, VolumeCommands
+from mirrorlog.changed.volume_commands import (
+    ChooseCommand,
+    QueryPorts,
+    VolumeCommand,
+    VolumeCommands,
+)
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed
 from mirrorlog.ports.clock import Clock
@@ -140,9 +145,11 @@ class MirroredCommands(VolumeCommands):
         """Raise BadUse."""
         self._refuse()
 
-    def read(self, *, after: int, through: int) -> Iterator[VolumeCommand]:
+    def read(
+        self, *, after: int, through: int, choose: ChooseCommand = lambda kept: kept.command
+    ) -> Iterator[VolumeCommand]:
         """Raise BadUse."""
-        del after, through
+        del after, through, choose
         self._refuse()
 
     def append_times(self) -> AppendTimes:

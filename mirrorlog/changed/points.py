@@ -14,6 +14,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from typing import Final, TypeAlias
 
 from mirrorlog.domain.extents import MAX_BYTE
@@ -69,17 +70,26 @@ class AtEnd:
 Point: TypeAlias = AtTime | AtPosition | AtBarrier | AtSite | AtOrigin | AtEnd
 
 
+class AnsweringClock(StrEnum):
+    """The clock by which a question's times are understood."""
+
+    BROKER = "broker"  # when the broker took the commands
+    OWN = "own"  # the writes' own times: a recording was imported into the volume
+
+
 @dataclass(frozen=True, slots=True)
 class AskedTimes:
     """The times that a question named, in microseconds since 1970, UTC.
 
     since_us, until_us: None for a point that isn't a time. volume_began_us: when the volume was
-    created, if the question reached back further: the answer begins there. None otherwise.
+    created, or its recorded history begins, if the question reached back further: the answer begins
+    there. None otherwise. clock: by which the times were understood; None if no point is a time.
     """
 
     since_us: int | None = None
     until_us: int | None = None
     volume_began_us: int | None = None
+    clock: AnsweringClock | None = None
 
 
 NO_TIMES: Final = AskedTimes()

@@ -97,7 +97,17 @@ def out_of_retention(
 
 def is_imported(record: LogRecord) -> bool:
     """Return whether the record may hold an import: its times don't tell when its commands came."""
-    return record.has_more_hosts or any(host.startswith(IMPORTED) for host in record.hosts)
+    return record.has_more_hosts or any(map(is_imported_host, record.hosts))
+
+
+def is_only_imported(record: LogRecord) -> bool:
+    """Return whether the record holds imports and nothing else, as far as hosts' names tell."""
+    return not record.has_more_hosts and all(map(is_imported_host, record.hosts))
+
+
+def is_imported_host(host: str) -> bool:
+    """Return whether commands of that host are an import's."""
+    return host.startswith(IMPORTED)
 
 
 def covering_records(

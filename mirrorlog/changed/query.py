@@ -10,15 +10,23 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mirrorlog.changed.fold import ChangedBlocks, ChangeFold
+from mirrorlog.changed.kept_commands import KeptCommand
+from mirrorlog.changed.own_times import (
+    Share,
+    TimeWindow,
+    own_times_range,
+    position_of_time,
+)
 from mirrorlog.changed.point_positions import TimePositions, position_of
-from mirrorlog.changed.points import AskedTimes, AtTime, Point
+from mirrorlog.changed.points import AnsweringClock, AskedTimes, AtTime, Point
 from mirrorlog.changed.proven_log import (
     ProvenLog,
     covering_records,
     out_of_retention,
     uncovered_ranges,
 )
-from mirrorlog.changed.volume_commands import QueryPorts, VolumeCommands
+from mirrorlog.changed.volume_commands import ChooseCommand, QueryPorts, VolumeCommands
+from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, OutOfRetention
 from mirrorlog.tracking_log.records import LogRecord
@@ -38,7 +46,8 @@ def changed_blocks(
     6. Unite the records that lie in the range. Fold the rest, at the edges, from the commands.
 
     A volume that is younger than the time `since` is answered from its creation on, and `asked` in
-    the answer says so.
+    the answer says so. If a recording was imported into the volume, times are the writes' own
+    (own_times), and no positions are made of them in step 4.
 
     Raise UnknownVolume; BadUse for a point that doesn't exist; OutOfRetention, with the position
     from which the log can answer, if it doesn't reach back; KafkaFailed if the log isn't complete
@@ -57,6 +66,11 @@ def changed_blocks(
     needed = last if after is None or through is None else through
     log = ProvenLog(volume, ports.logs.read(volume, needed, patience_s))  # 3
     try:
+        is_recorded = volume.recorded_since_us is not None
+        if is_recorded and (isinstance(since, AtTime) or isinstance(until, AtTime)):
+            since_point = since if isinstance(since, AtTime) else after
+            until_point = until if isinstance(until, AtTime) else through
+            return _answer_by_own_times(volume, log, commands, ports, since_point, until_point)
         times = TimePositions(volume, log, commands)
         if isinstance(until, AtTime):
             through = times.until(until)  # 4
@@ -73,12 +87,19 @@ def changed_blocks(
         log.close()
 
 
-def _asked_times(since: Point, until: Point, volume_began_us: int | None) -> AskedTimes:
-    """Return the times that the question names. volume_began_us: as in AskedTimes."""
+def _asked_times(
+    since: Point | int | None,
+    until: Point | int | None,
+    volume_began_us: int | None,
+    clock: AnsweringClock = AnsweringClock.BROKER,
+) -> AskedTimes:
+    """Return the times that the question names. volume_began_us, clock: as in AskedTimes."""
+    has_time = isinstance(since, AtTime) or isinstance(until, AtTime)
     return AskedTimes(
         since_us=since.at_us if isinstance(since, AtTime) else None,
         until_us=until.at_us if isinstance(until, AtTime) else None,
         volume_began_us=volume_began_us,
+        clock=clock if has_time else None,
     )
 
 
@@ -101,6 +122,45 @@ def _check_order(
         )
 
 
+def _answer_by_own_times(
+    volume: Volume,
+    log: ProvenLog,
+    commands: VolumeCommands,
+    ports: QueryPorts,
+    since: AtTime | int | None,
+    until: AtTime | int | None,
+) -> ChangedBlocks:
+    """Return what was made between two points of which one at least is a time. Close the log.
+
+    since, until: times, or positions. The answer's positions are those through which everything was
+    made at the times or before.
+    """
+    assert since is not None
+    assert until is not None
+    appends = commands.append_times()
+    span = own_times_range(volume, log, appends, since, until)
+    answer = _fold_range(
+        volume,
+        log,
+        commands,
+        ports,
+        after=min(span.after, span.through),
+        through=span.through,
+        window=span.window,
+    )
+    first_parts, watermark = log.first_parts(span.after), log.watermark
+    since_position, until_position = (
+        point
+        if isinstance(point, int)
+        else position_of_time(first_parts, point, appends, after=span.after, watermark=watermark)
+        for point in (since, until)
+    )
+    asked = _asked_times(since, until, span.volume_began_us, AnsweringClock.OWN)
+    return replace(
+        answer, since=min(since_position, until_position), until=until_position, asked=asked
+    )
+
+
 def _fold_range(
     volume: Volume,
     log: ProvenLog,
@@ -109,25 +169,39 @@ def _fold_range(
     *,
     after: int,
     through: int,
+    window: TimeWindow | None = None,
 ) -> ChangedBlocks:
-    """Return the answer for `(after, through]`, which the log covers. Close the log."""
+    """Return the answer for `(after, through]`, which the log covers. Close the log.
+
+    window: only what was made in it counts; None: all counts.
+    """
     records = log.records()
-    lying_inside = (
-        record for record in records if after <= record[0].after and record[0].through <= through
-    )
-    inside = list(covering_records(lying_inside, after=after, through=through))
+    shares = [Share.ALL if window is None else window.share_of(record[0]) for record in records]
+    whole = [
+        record
+        for record, share in zip(records, shares, strict=True)
+        if share is Share.NONE
+        or (share is Share.ALL and after <= record[0].after and record[0].through <= through)
+    ]
+    decided = list(covering_records(whole, after=after, through=through))
     fold = ChangeFold(volume)
-    for record in inside:
+    for record in decided:
         ports.checkpoint()
-        fold.add_record(log.parts(record))
+        if window is None or window.share_of(record[0]) is Share.ALL:
+            fold.add_record(log.parts(record))
     log.close()
-    for start, end in uncovered_ranges(inside, after=after, through=through):
+    for start, end in uncovered_ranges(decided, after=after, through=through):
         # Where no record reaches, nothing of the volume happened: the chain and the watermark
         # prove it.
         edges = [record[0] for record in covering_records(records, after=start, through=end)]
         if edges:
-            _fold_commands(fold, volume, commands, edges, after=start, through=end)
+            choose = _every_command if window is None else window.part_of
+            _fold_commands(fold, volume, commands, edges, choose, after=start, through=end)
     return fold.result(since=after, until=through)
+
+
+def _every_command(kept: KeptCommand) -> TrackingCommand:
+    return kept.command
 
 
 def _fold_commands(
@@ -135,11 +209,15 @@ def _fold_commands(
     volume: Volume,
     commands: VolumeCommands,
     edges: Sequence[LogRecord],
+    choose: ChooseCommand,
     *,
     after: int,
     through: int,
 ) -> None:
-    """Fold the commands in `(after, through]` that the records `edges` cover."""
+    """Fold the commands in `(after, through]` that the records `edges` cover.
+
+    choose: returns the part of a command that counts.
+    """
     after = max(after, min(record.after for record in edges))
     through = min(through, max(record.through for record in edges))
     if not commands.is_kept(after):
@@ -149,5 +227,5 @@ def _fold_commands(
             where=f"volume {volume.volume}",
             next=f"Ask from or to where a record ends: @{edges[0].after} or @{edges[-1].through}.",
         )
-    for command in commands.read(after=after, through=through):
+    for command in commands.read(after=after, through=through, choose=choose):
         fold.add_command(command.command, command.extents)

@@ -13,7 +13,7 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 import stamina
 
-from mirrorlog.changed.http import BEGAN_HEADER, SINCE_HEADER, UNTIL_HEADER, error_of
+from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER, error_of
 from mirrorlog.errors import BadUse, NodeUnavailable, in_words
 
 _CHUNK_BYTES: Final = 1 << 16
@@ -26,13 +26,16 @@ class RemoteListing:
     """A listing that a node streams, and what it says of it.
 
     since, until: the positions of the question's points. volume_began_at: when the volume was
-    created, if that is after the time that was asked for; None otherwise.
+    created, or its recorded history begins, if that is after the time that was asked for; None
+    otherwise. clock: by which times were understood; None if no point is one, or if an older node
+    answered.
     """
 
     since: int
     until: int
     volume_began_at: str | None
     pieces: Iterator[str]
+    clock: str | None = None
 
 
 def remote_listing(
@@ -61,6 +64,7 @@ def remote_listing(
         until=int(response.headers[UNTIL_HEADER]),
         volume_began_at=response.headers.get(BEGAN_HEADER),
         pieces=_pieces(response, node),
+        clock=response.headers.get(CLOCK_HEADER),
     )
 
 

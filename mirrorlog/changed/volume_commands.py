@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
 from mirrorlog.changed.append_times import AppendTimes
+from mirrorlog.changed.kept_commands import KeptCommand, OlderCommands
 from mirrorlog.changed.logs import VolumeLogSource
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
@@ -23,6 +24,8 @@ from mirrorlog.topics import Topics
 Event = TypeVar("Event")
 OpenCommands: TypeAlias = "Callable[[Volume, QueryPorts, float], VolumeCommands]"
 """Takes a volume, the ports and a patience in seconds."""
+ChooseCommand: TypeAlias = Callable[[KeptCommand], TrackingCommand | None]
+"""Returns the part of a command that counts, or None."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +36,7 @@ class QueryPorts:
     checkpoint: called between two steps of little work. It may rest, or raise to give the question
         up.
     open_commands: makes what reads the commands of a volume; None: they are in the topic.
+    older: the commands that the topic no longer has; None: nobody keeps them.
     """
 
     open_reader: Callable[[], TopicReader]
@@ -43,6 +47,7 @@ class QueryPorts:
     logs: VolumeLogSource
     checkpoint: Callable[[], None] = lambda: None
     open_commands: OpenCommands | None = None
+    older: OlderCommands | None = None
 
 
 class VolumeCommand(NamedTuple):
@@ -78,29 +83,52 @@ class VolumeCommands:
         return max(end_position - 1, self._volume.origin_position)
 
     def kept_after(self) -> int:
-        """Return the position above which commands are kept."""
-        return self._ports.admin.first_position(self._topic, self._partition) - 1
+        """Return the position above which commands are kept, in the topic or beside it."""
+        first = self._first_in_topic()
+        if self._ports.older is None:
+            return first - 1
+        return min(self._ports.older.kept_after(self._volume, below=first), first - 1)
+
+    def _first_in_topic(self) -> int:
+        return self._ports.admin.first_position(self._topic, self._partition)
 
     def is_kept(self, after: int) -> bool:
         """Return whether all commands above position `after` are kept."""
         return self.kept_after() <= after
 
-    def read(self, *, after: int, through: int) -> Iterator[VolumeCommand]:
+    def read(
+        self, *, after: int, through: int, choose: ChooseCommand = lambda kept: kept.command
+    ) -> Iterator[VolumeCommand]:
         """Yield the volume's commands in `(after, through]`.
 
-        Messages that are no command are left out: the node refused them, and no record has them.
-        Raise KafkaFailed as read_through does.
+        choose: returns the part of a command that counts, or None. Messages that are no command
+        are left out: the node refused them, and no record has them. Raise KafkaFailed as
+        read_through does.
         """
-        for message in self.messages(
-            self._topic, self._partition, start=after + 1, end=through + 1
-        ):
+        for kept in self._kept(after=after, through=through):
+            command = choose(kept)
+            if command is not None:
+                volume = self._volume.as_of(kept.position)
+                named = command_extents(command, volume, kept.position)
+                yield VolumeCommand(kept.position, command, extract(named.extents, volume).extents)
+
+    def _kept(self, *, after: int, through: int) -> Iterator[KeptCommand]:
+        """Yield the commands in `(after, through]`: those that the topic lacks from beside it.
+
+        What the topic drops meanwhile is read from there, too: the first position is asked for
+        before the topic is read.
+        """
+        older, first = self._ports.older, after + 1
+        if older is not None and (first_in_topic := self._first_in_topic()) > first:
+            yield from older.read(
+                self._volume, after=after, through=min(through, first_in_topic - 1)
+            )
+            first = first_in_topic
+        for message in self.messages(self._topic, self._partition, start=first, end=through + 1):
             command = _decoded(message, TrackingCommand)
             if command is not None and command.volume == self._volume.volume:
-                volume = self._volume.as_of(message.position)
-                named = command_extents(command, volume, message.position)
-                yield VolumeCommand(
-                    message.position, command, extract(named.extents, volume).extents
-                )
+                appended_us = message.at_us if message.by_broker else None
+                yield KeptCommand(message.position, command, appended_us)
 
     def read_events(self, topic: str, kind: type[Event]) -> Iterator[Event]:
         """Yield the events of `kind` in a topic with one partition, up to its end as of now."""

@@ -38,6 +38,7 @@ from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.histories import History
 from mirrorlog.domain.log_questions import LogAnswer, LogQuestion, PartitionQuestion
 from mirrorlog.domain.promotions import Promotion, PromotionCommand
+from mirrorlog.domain.recorded_writes import I64, RecordedWrites, unpack_times
 from mirrorlog.domain.reports import (
     ForkReport,
     HostReport,
@@ -68,7 +69,6 @@ Fields = dict[str, Any]
 
 _MARKER: Final = b"\xc3\x01"
 _HEADER_BYTES: Final = 10
-_I64: Final = np.dtype("<i8")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +188,7 @@ def _plain(event: Any) -> Fields:
 def _contracts() -> Mapping[type, _Contract]:
     return {
         TrackingCommand: _Contract("tracking_command", _command_fields, _command),
+        RecordedWrites: _Contract("recorded_writes", _recorded_fields, _recorded),
         PromotionCommand: _Contract("promotion", _promotion_fields, _promotion),
         LogRecord: _Contract("log_record", _record_fields, _record),
         PackedRecord: _Contract("log_record", _packed_fields, _record),
@@ -240,6 +241,38 @@ def _command(record: Fields) -> TrackingCommand:
     forks = tuple(ForkOutcomes(**item) for item in record["forks"])
     typed = {"kind": CommandKind(record["kind"]), "extents": extents, "raw": raw, "forks": forks}
     return TrackingCommand(**record | typed)
+
+
+_RECORDED_FIELDS: Final = (
+    "volume",
+    "generation",
+    "host",
+    "session",
+    "sequence",
+    "acknowledged_position",
+    "note",
+)
+
+
+def _recorded_fields(command: RecordedWrites) -> Fields:
+    columns = dict(zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True))
+    named = {name: getattr(command, name) for name in _RECORDED_FIELDS}
+    return named | columns | {"times": command.times_us.astype(I64).tobytes()}
+
+
+def _recorded(record: Fields) -> RecordedWrites:
+    extents = ExtentColumns.unpack(
+        record.pop("offsets"), record.pop("lengths"), record.pop("kinds")
+    )
+    times_us = unpack_times(record.pop("times"), extents)
+    return RecordedWrites(
+        **record,
+        kind=CommandKind.WRITES,
+        extents=extents,
+        first_at_us=int(times_us.min()),
+        last_at_us=int(times_us.max()),
+        times_us=times_us,
+    )
 
 
 _PROMOTION_FIELDS: Final = (
@@ -371,13 +404,13 @@ def _volume(record: Fields) -> Volume:
 
 def _batch_fields(batch: AcceptedBatch) -> Fields:
     columns = {"positions": batch.positions, "sequences": batch.sequences}
-    return _plain(batch) | {name: column.astype(_I64).tobytes() for name, column in columns.items()}
+    return _plain(batch) | {name: column.astype(I64).tobytes() for name, column in columns.items()}
 
 
 def _batch(record: Fields) -> AcceptedBatch:
     positions, sequences = (
-        np.frombuffer(record["positions"], _I64),
-        np.frombuffer(record["sequences"], _I64),
+        np.frombuffer(record["positions"], I64),
+        np.frombuffer(record["sequences"], I64),
     )
     if len(positions) != len(sequences):
         raise ValueError(

@@ -234,6 +234,7 @@ def _renew(volume: Volume, command: TrackingCommand, position: int) -> Transitio
         initially_zeroed=False,
         created_at_us=command.last_at_us,
         first_created_at_us=volume.born_at_us,
+        recorded_since_us=None,
         log_generation=None,
         promotions=(),
     )
@@ -274,6 +275,7 @@ def _promote(volume: Volume, command: TrackingCommand, position: int) -> Transit
             "initially_zeroed": False,
             "created_at_us": command.last_at_us,
             "first_created_at_us": volume.born_at_us,
+            "recorded_since_us": None,
         }
     return _change(
         volume,

@@ -76,6 +76,9 @@ class Volume:
     created_at_us is that time then. A renewal sets created_at_us, because the log begins there.
     ended_sessions: sessions of hosts from which the volume was taken over, the newest last, at most
     MAX_ENDED_SESSIONS. A host whose session is one of them writes no more.
+    recorded_since_us: when the oldest recording that was imported into the log begins, in
+    microseconds since 1970; None if none was. Questions about times then go by the writes' own
+    times (docs/decisions/own-times.md).
     group: the consistency group. Volumes that name the same one are copied as of one common point
     (docs/decisions/consistency-groups.md). None: it is in no group.
     """
@@ -106,6 +109,7 @@ class Volume:
     primary_id: str | None = None
     promotions: tuple[Promotion, ...] = ()
     group: str | None = None
+    recorded_since_us: int | None = None
 
     @property
     def born_at_us(self) -> int:

@@ -9,8 +9,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
+
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.recorded_writes import I64
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.producers.importers.change import AddressRange, Change, ChangeKind, ImportSource
@@ -57,6 +61,8 @@ class ImportCounts:
     extents, bytes: what the commands name. Overlaps count twice.
     zero_bytes: the part of `bytes` that reads as zeros.
     outside_extents, outside_bytes: what was left out because it lies outside the volume.
+    recorded_since_us: the time of the first change that has a time of its own, in microseconds
+    since 1970; None if none has.
     """
 
     commands: int = 0
@@ -65,9 +71,15 @@ class ImportCounts:
     zero_bytes: int = 0
     outside_extents: int = 0
     outside_bytes: int = 0
+    recorded_since_us: int | None = None
 
-    def add(self, change: Change) -> None:
-        """Count a change that is published."""
+    def add(self, change: Change, *, has_own_time: bool) -> None:
+        """Count a change that is published. has_own_time: `at_us` says when it was made."""
+        if has_own_time and change.at_us is not None:
+            known_us = self.recorded_since_us
+            self.recorded_since_us = (
+                change.at_us if known_us is None else min(known_us, change.at_us)
+            )
         self.extents += 1
         self.bytes += change.length
         if change.kind in (ChangeKind.ZERO, ChangeKind.DISCARD):
@@ -80,12 +92,14 @@ class ImportBatch:
 
     kind: WRITES or MARK_DIRTY.
     first_at_us, last_at_us: the times of the first and the last change, in microseconds since 1970.
+    times_us: i64, of each extent; None if the extents have no times of their own.
     """
 
     kind: CommandKind
     extents: ExtentColumns
     first_at_us: int
     last_at_us: int
+    times_us: npt.NDArray[np.int64] | None = None
 
 
 def import_batches(
@@ -106,18 +120,19 @@ def import_batches(
     changes = _fitted(source, volume, options, counts)
     if source.joins:
         changes = _joined(changes)
+    has_own_times = source.dated or options.began_us is not None
     batches = {CommandKind.WRITES: _OpenBatch(), CommandKind.MARK_DIRTY: _OpenBatch()}
     for change in _dated(changes, source, options, now_us):
-        counts.add(change)
+        counts.add(change, has_own_time=has_own_times)
         kind = CommandKind.MARK_DIRTY if change.kind is ChangeKind.DIRTY else CommandKind.WRITES
         batches[kind].add(change)
         if len(batches[kind].extents) >= max_extents:
-            yield batches[kind].closed(kind, options, now_us)
+            yield batches[kind].closed(kind, options, now_us, has_own_times=has_own_times)
             batches[kind] = _OpenBatch()
             counts.commands += 1
     for kind, batch in batches.items():
         if batch.extents:
-            yield batch.closed(kind, options, now_us)
+            yield batch.closed(kind, options, now_us, has_own_times=has_own_times)
             counts.commands += 1
 
 
@@ -133,17 +148,26 @@ class _OpenBatch:
         if change.at_us is not None:
             self.times_us.append(change.at_us)
 
-    def closed(self, kind: CommandKind, options: FitOptions, now_us: int) -> ImportBatch:
+    def closed(
+        self, kind: CommandKind, options: FitOptions, now_us: int, *, has_own_times: bool
+    ) -> ImportBatch:
         """Return the batch as a command's content.
 
         A change without a time was made between the beginning of the map, if that is known, and
-        now.
+        now. has_own_times: the times that changes have say when they were made.
         """
         times_us = self.times_us or [
             now_us if options.began_us is None else min(options.began_us, now_us),
             now_us,
         ]
-        return ImportBatch(kind, ExtentColumns.of(self.extents), min(times_us), max(times_us))
+        is_recorded = kind is CommandKind.WRITES and len(self.times_us) == len(self.extents)
+        return ImportBatch(
+            kind,
+            ExtentColumns.of(self.extents),
+            min(times_us),
+            max(times_us),
+            np.array(times_us, I64) if has_own_times and is_recorded else None,
+        )
 
 
 def _fitted(

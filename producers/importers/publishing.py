@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 from mirrorlog.codec.events import encode
 from mirrorlog.codec.status_batches import read_statuses
 from mirrorlog.domain.block_sets import BitMap64
 from mirrorlog.domain.commands import CommandKind, StatusCode, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
 from mirrorlog.ports.clock import Clock
@@ -104,19 +105,7 @@ class ImportSession:
 
     def _send(self, batch: ImportBatch, note: str | None) -> None:
         volume = self.volume
-        command = TrackingCommand(
-            volume=volume.volume,
-            generation=volume.generation,
-            host=self._host,
-            session=self.session,
-            sequence=self.commands,
-            kind=batch.kind,
-            extents=batch.extents,
-            first_at_us=batch.first_at_us,
-            last_at_us=batch.last_at_us,
-            acknowledged_position=self._acknowledged,
-            note=note,
-        )
+        command = self._command(batch, note)
         self._publisher.publish(
             self._topic,
             volume.partition,
@@ -126,6 +115,24 @@ class ImportSession:
         )
         self.commands += 1
         self.extents += len(batch.extents)
+
+    def _command(self, batch: ImportBatch, note: str | None) -> TrackingCommand:
+        fields: dict[str, Any] = {
+            "volume": self.volume.volume,
+            "generation": self.volume.generation,
+            "host": self._host,
+            "session": self.session,
+            "sequence": self.commands,
+            "kind": batch.kind,
+            "extents": batch.extents,
+            "first_at_us": batch.first_at_us,
+            "last_at_us": batch.last_at_us,
+            "acknowledged_position": self._acknowledged,
+            "note": note,
+        }
+        if batch.times_us is None:
+            return TrackingCommand(**fields)
+        return RecordedWrites(**fields, times_us=batch.times_us)
 
     def _on_acknowledged(self, position: int) -> None:
         self._acknowledged = (

@@ -370,6 +370,7 @@ def adopted_description(volume: Volume, message: Message, history: History | Non
         described_position=message.position - 1,
         initially_zeroed=False,
         first_created_at_us=volume.born_at_us,
+        recorded_since_us=None,
         log_generation=None,
         promotions=(),
     )

@@ -113,6 +113,7 @@ def renewed(volume: Volume, new: NewHistory) -> Volume:
         initially_zeroed=False,
         created_at_us=new.at_us,
         first_created_at_us=volume.born_at_us,
+        recorded_since_us=None,
         described_position=new.start - 1,
         earlier_sizes=(),
         log_generation=None,

@@ -38,6 +38,7 @@ from mirrorlog.streams.web.responses import (
     encode_json,
     join_pieces,
     json_response,
+    page_points,
     stream_listing,
     volume_entry,
 )
@@ -148,7 +149,9 @@ class RequestHandlers:
         with parts.query_threads.slot() as slot:
             volume = await slot.run(partial(self._volume, request.match_info["volume"]))
             if check_owned := parts.ownership.check_for(volume.partition):
-                blocks = self._cache.get(volume, query.since, query.until)
+                blocks = self._cache.get(
+                    volume, query.since, query.until, is_later_page=query.offset > 0
+                )
                 if blocks is None:
                     blocks = await slot.run(
                         partial(self._query, volume.volume, query, slot, check_owned)
@@ -211,8 +214,7 @@ class RequestHandlers:
         self._cache.put(blocks)
         next_url = request.rel_url.update_query(
             {
-                "since": blocks.since,
-                "until": blocks.until,
+                **page_points(blocks),
                 "offset": next_offset,
                 "limit": query.limit,
             }

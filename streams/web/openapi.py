@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS
-from mirrorlog.changed.http import BEGAN_HEADER, SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.changed.points import AnsweringClock
 from mirrorlog.streams.web.request_parameters import MAX_PAGE_ENTRIES
 
 Schema = Mapping[str, Any]
@@ -14,6 +15,7 @@ _POINT: Final = (
     "a time (`2026-11-22T18:30:00Z`; `2h ago`), a log position (`@1234`, `1234`), `barrier:NAME`, "
     "`site:NAME`, `origin` or `now`"
 )
+_CLOCK: Final = {"enum": [clock.value for clock in AnsweringClock]}
 _ERROR_CAUSES: Final = {
     400: "a parameter is wrong or unknown",
     401: "the node has a token, and the request doesn't carry it",
@@ -78,7 +80,8 @@ def _changed() -> Schema:
         "description": (
             f"Formats {', '.join(JSON_FORMATS)} come in pages. Ask for the next page with `since` "
             "and `until` as they are in the answer (they are positions, so the question stays the "
-            "same while writes go on) and `offset` = `next`. A Link header has the whole address. "
+            "same while writes go on; with `clock` `own`, a time stays a time) and `offset` = "
+            "`next`. A Link header has the whole address. "
             "With `limit=0`, and in every other format, the listing is streamed as "
             "`mirrorlog changed` prints it. A stream that breaks off is not the whole listing."
         ),
@@ -126,8 +129,13 @@ def _changed() -> Schema:
                     },
                     BEGAN_HEADER: {
                         "schema": _text(),
-                        "description": "Of a stream, if the volume was created after the time "
-                        "`since`: when. The answer begins there.",
+                        "description": "Of a stream, if the volume was created, or its recorded "
+                        "history begins, after the time `since`: when. The answer begins there.",
+                    },
+                    CLOCK_HEADER: {
+                        "schema": _CLOCK,
+                        "description": "Of a stream, if `since` or `until` is a time: by which "
+                        "clock it was understood.",
                     },
                     "Link": {
                         "schema": _text(),
@@ -198,19 +206,28 @@ _HEALTH: Final = _object(
     status={"enum": ["ok", "recovering"]},
     partitions=_array(_integer(0)),
 )
+_POSITION_OR_TIME: Final = {
+    "oneOf": [_integer(-1), _text()],
+    "description": "A position; a time if `clock` is `own` and the question named one.",
+}
 _PAGE: Final = _object(
     schema_version={"const": 1},
     volume=_text(),
     generation=_text(),
     size_bytes=_integer(1),
     block_size=_integer(512),
-    since=_integer(-1),
-    until=_integer(-1),
+    since=_POSITION_OR_TIME,
+    until=_POSITION_OR_TIME,
     changed_blocks=_integer(0),
     hosts=_array(_text()),
     since_at=_or_null("string"),
     until_at=_or_null("string"),
     volume_began_at=_or_null("string"),
+    clock={
+        "enum": [*_CLOCK["enum"], None],
+        "description": "By which clock times were understood: when the broker took the commands, "
+        "or the writes' own times, where a recording was imported. Null: no point is a time.",
+    },
     has_more_hosts={"type": "boolean"},
     first_write_at=_or_null("string"),
     last_write_at=_or_null("string"),

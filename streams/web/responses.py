@@ -13,8 +13,8 @@ from aiohttp import web
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import JSON_FORMATS, list_page
-from mirrorlog.changed.http import BEGAN_HEADER, SINCE_HEADER, UNTIL_HEADER
-from mirrorlog.changed.points import format_time
+from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.changed.points import AnsweringClock, format_time
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.web.query_threads import QuerySlot
 from mirrorlog.streams.web.request_parameters import ChangedQuery
@@ -86,11 +86,11 @@ def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
         "generation": volume.generation,
         "size_bytes": volume.size_bytes,
         "block_size": volume.block_size,
-        "since": blocks.since,
-        "until": blocks.until,
+        **page_points(blocks),
         "since_at": _time(blocks.asked.since_us),
         "until_at": _time(blocks.asked.until_us),
         "volume_began_at": _time(blocks.asked.volume_began_us),
+        "clock": blocks.asked.clock,
         "changed_blocks": len(blocks.changed),
         "hosts": list(blocks.hosts),
         "has_more_hosts": blocks.has_more_hosts,
@@ -98,6 +98,21 @@ def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
         "last_write_at": _time(blocks.last_write_at_us),
         "writes": blocks.writes,
     }
+
+
+def page_points(blocks: ChangedBlocks) -> dict[str, int | str]:
+    """Return `since` and `until` with which the next page is asked for.
+
+    They are positions, so the question stays the same while writes go on. Times by the writes' own
+    clock have no positions, so they stay times.
+    """
+    asked = blocks.asked
+    points: dict[str, int | str] = {"since": blocks.since, "until": blocks.until}
+    if asked.clock is AnsweringClock.OWN:
+        for name, at_us in (("since", asked.since_us), ("until", asked.until_us)):
+            if at_us is not None:
+                points[name] = format_time(at_us) or points[name]
+    return points
 
 
 def _time(at_us: int | None) -> str | None:
@@ -119,6 +134,8 @@ async def stream_listing(
     positions = {SINCE_HEADER: str(blocks.since), UNTIL_HEADER: str(blocks.until)}
     if began_at := _time(blocks.asked.volume_began_us):
         positions[BEGAN_HEADER] = began_at
+    if blocks.asked.clock is not None:
+        positions[CLOCK_HEADER] = blocks.asked.clock
     response = web.StreamResponse(headers={**_NO_STORE, **positions, "Content-Type": media_type})
     await response.prepare(request)
     try:

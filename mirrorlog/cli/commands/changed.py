@@ -11,7 +11,7 @@ import typer
 
 from mirrorlog.changed.ask import ask_kafka
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, in_object, render
-from mirrorlog.changed.points import AtTime, Point, format_time
+from mirrorlog.changed.points import AnsweringClock, AtTime, Point, format_time
 from mirrorlog.changed.remote import RemoteListing, remote_listing
 from mirrorlog.changed.worded_times import understand_point
 from mirrorlog.cli.support.context import invocation
@@ -118,6 +118,7 @@ def _ask_kafka(
         until=blocks.until,
         volume_began_at=None if began_us is None else format_time(began_us),
         pieces=render(blocks, output_format, offset),
+        clock=blocks.asked.clock,
     )
 
 
@@ -142,7 +143,18 @@ def _print_notes(
     if with_times and question.times:
         times = ", ".join(f"{name} {time}" for name, time in question.times.items())
         output.print_note(f"asked for {times}")
-    if answer.volume_began_at is not None:
+    is_own = answer.clock == AnsweringClock.OWN
+    if is_own:
+        output.print_note(
+            f"a recording was imported into volume {question.volume}: times are those of its "
+            "writes, not of the import"
+        )
+    if answer.volume_began_at is not None and is_own:
+        output.print_note(
+            f"the history of volume {question.volume} begins at {answer.volume_began_at}, after "
+            "the time that was asked for: the answer says nothing of what was written before"
+        )
+    elif answer.volume_began_at is not None:
         output.print_note(
             f"volume {question.volume} was created at {answer.volume_began_at}, after the time "
             "that was asked for: the answer begins there, and says nothing of what was written to "
@@ -167,6 +179,7 @@ def _fields(question: Question, answer: RemoteListing) -> dict[str, Any]:
             "position": answer.until,
         },
         "volume_began_at": answer.volume_began_at,
+        "clock": answer.clock,
     }
 
 

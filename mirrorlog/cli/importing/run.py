@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 from uuid import uuid4
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.changed.points import format_time
 from mirrorlog.cli.importing.options import ImportOptions
 from mirrorlog.cli.support.context import Invocation
+from mirrorlog.cli.support.describing import publish_changed
 from mirrorlog.cli.support.lookup import find_volume
 from mirrorlog.domain.commands import IMPORTED, StatusCode
 from mirrorlog.domain.volumes import Volume
@@ -29,6 +31,7 @@ from mirrorlog.producers.importers import (
     import_batches,
     volume_range,
 )
+from mirrorlog.settings import Settings
 from mirrorlog.units import format_size, parse_duration_s
 
 _PROGRESS_S: Final = 1.0
@@ -48,7 +51,8 @@ def run_import(
 
     1. Read the whole source, and check it against the volume. If anything is wrong, nothing has
        been published.
-    2. Read it again, and publish it.
+    2. If its changes have times of their own, say in the volume's description since when. Then
+       read it again, and publish it. So whoever reads one of its commands knows of the times.
     3. Wait for the node's statuses, if the options ask for it.
 
     kind: the name of the import command.
@@ -75,6 +79,7 @@ def run_import(
             pass
         session = _ImportRun(call, volume, kind, options.host)
         if planned.extents and not options.dry_run:
+            session.volume = _described(call.settings, volume, planned.recorded_since_us)
             published, answers = session.run(
                 _unchanged(read, planned), str(files[0]), patience_s
             )  # 2, 3
@@ -87,6 +92,26 @@ def run_import(
             where=f"volume {session.volume.volume}, session {session.id}",
             next="docs/statuses.md explains each reason. What lies inside the volume is recorded.",
         )
+
+
+def _described(settings: Settings, volume: Volume, since_us: int | None) -> Volume:
+    """Return the volume with a history of its own times since `since_us`, or since an earlier one.
+
+    None: the import has no times of its own, and the description stays. Raise KafkaFailed.
+    """
+
+    def has_times(described: Volume) -> bool:
+        known_us = described.recorded_since_us
+        return since_us is None or (known_us is not None and known_us <= since_us)
+
+    if has_times(volume):
+        return volume
+    return publish_changed(
+        settings,
+        volume,
+        lambda described: replace(described, recorded_since_us=since_us),
+        has_times,
+    )
 
 
 @contextmanager
@@ -204,7 +229,10 @@ def _result_fields(
         "dry_run": options.dry_run,
         "session": session.id if published else None,
         "host": session.host if published else None,
-        **asdict(tally),
+        **{name: count for name, count in asdict(tally).items() if name != "recorded_since_us"},
+        "recorded_since": (
+            None if tally.recorded_since_us is None else format_time(tally.recorded_since_us)
+        ),
         # With the commands that open and close the session.
         "commands": tally.commands + 2 if tally.extents else 0,
         "first_position": published.first_position if published else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from notation import GENERATION, promotion
+from notation import GENERATION, promotion, recorded
 
 from mirrorlog.codec.events import decode, encode, schema_fingerprint
 from mirrorlog.domain.bitmaps import BlockSet
@@ -30,6 +30,7 @@ from mirrorlog.domain.extents import U64, Extent, ExtentColumns
 from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.log_questions import LogAnswer, LogQuestion, PartitionQuestion
 from mirrorlog.domain.promotions import Promotion
+from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.domain.verifications import (
@@ -106,6 +107,44 @@ def same(one: object, two: object) -> bool:
 def test_promotions_read_back(parted: int | None) -> None:
     command = promotion(note="n", parted_position=parted)
     assert same(decode(encode(command), TrackingCommand), command)
+
+
+RECORDED = (
+    "c30134a82cf2f67c44f802764831313131313131312d313131312d343131312d383131312d3131313131"
+    "3131313131313118696d706f72743a6d73723a3102730030000000000000000000200000000000000010"
+    "000000000000300010000000000000000200000000000001000000000000000600010030070000000000"
+    "000005000000000000000900000000000000020602026e"
+)
+
+
+def plain_fields(command: RecordedWrites) -> dict[str, object]:
+    """Return the fields that aren't columns."""
+    columns = ("extents", "times_us")
+    return {name: value for name, value in asdict(command).items() if name not in columns}
+
+
+def test_recorded_writes_read_back_and_their_first_bytes_stay_readable() -> None:
+    command = recorded("7@0+4096 5@z8192+512 9@4096+1", note="n", acknowledged_position=3)
+    assert (command.first_at_us, command.last_at_us) == (5, 9)
+    for content in (encode(command), bytes.fromhex(RECORDED)):
+        event = decode(content, TrackingCommand)
+        assert isinstance(event, RecordedWrites)
+        assert event.times_us.tolist() == [7, 5, 9]
+        assert event.extents.pack() == command.extents.pack()
+        assert plain_fields(event) == plain_fields(command)
+
+
+@pytest.mark.parametrize("times", [b"", bytes(8), bytes(20), bytes(32)])
+def test_recorded_writes_need_a_time_for_each_extent(times: bytes) -> None:
+    schema = schema_of("recorded_writes.v1")
+    command = recorded("7@0+4096 5@8192+512 9@4096+1")
+    names = ("volume", "generation", "host", "session", "sequence")
+    columns = zip(("offsets", "lengths", "kinds"), command.extents.pack(), strict=True)
+    out = BytesIO()
+    fields = {name: getattr(command, name) for name in names} | dict(columns) | {"times": times}
+    fastavro.schemaless_writer(out, schema, fields)
+    with pytest.raises(BadInput, match="columns disagree"):
+        decode(b"\xc3\x01" + schema_fingerprint(schema) + out.getvalue(), TrackingCommand)
 
 
 @given(commands())
@@ -186,6 +225,7 @@ EVENTS = [
         topic_id="t",
         ended_sessions=("s", "t"),
         log_generation=GENERATION,
+        recorded_since_us=-1,
         primary_site="b",
         primary_id=GENERATION,
         promotions=(
@@ -416,6 +456,7 @@ quarantined.v1      ecccc44089df0e3b
 quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd
 session_beat.v2     28ce7fb9273546dd
+recorded_writes.v1  34a82cf2f67c44f8
 site_lease.v1       e2d6f1509cb837fa
 site_lease.v2       f4846c535317927f
 site_progress.v1    b981e54b947f368b
@@ -436,6 +477,7 @@ volume.v3           47a5190c710b4d77
 volume.v4           ed96db57df5689d9
 volume.v5           19380a6393f7d4f8
 volume.v6           56f53f945672594d
+volume.v7           9e9f37fdcaba8021
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
 volume_head.v3      33c768f079d377d1
@@ -749,6 +791,7 @@ def test_the_bytes_of_a_volume_of_a_group_never_change() -> None:
         "383131312d313131313131313131313131808001804000080102700000020000"
         "01000000000000000000000002046462"
     )
+    golden_of_newest = golden.replace("56f53f945672594d", "9e9f37fdcaba8021") + "00"
     volume = Volume(
         volume="v",
         generation=GENERATION,
@@ -760,7 +803,9 @@ def test_the_bytes_of_a_volume_of_a_group_never_change() -> None:
         primary="p",
         group="db",
     )
-    assert encode(volume).hex() == golden
+    assert decode(bytes.fromhex(golden), Volume) == volume
+    assert encode(volume).hex() == golden_of_newest
+    assert decode(encode(volume), Volume).recorded_since_us is None
     assert decode(bytes.fromhex(golden), Volume) == volume
 
 

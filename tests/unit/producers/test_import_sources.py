@@ -21,9 +21,16 @@ from import_cases import (
     source,
     tc,
 )
+from notation import volume
 
 from mirrorlog.errors import BadInput, BadUse
-from mirrorlog.producers.importers import AddressRange, FitOptions, blktrace_source
+from mirrorlog.producers.importers import (
+    AddressRange,
+    FitOptions,
+    ImportCounts,
+    blktrace_source,
+    import_batches,
+)
 
 K = 1024
 
@@ -306,6 +313,36 @@ def test_times(tmp_path: Path, case: tuple[str, str, int | None, float, float]) 
     options = FitOptions(began_us=None if began_s is None else began_s * 1_000_000)
     (batch,) = batches(source(kind, write_source(tmp_path, content)), terms=options)
     assert (batch.first_at_us, batch.last_at_us) == (first_s * 1e6, last_s * 1e6)
+
+
+# kind, content, --began in seconds, the time of each write in seconds (None: it has none)
+OWN_TIMES = [
+    ("msr", MSR, None, [1, 3]),
+    ("tencent", TENCENT, None, [1538323200, 1538323199]),
+    ("blkparse", BLKPARSE, None, None),
+    ("blkparse", BLKPARSE, 100, [100, 105]),
+    ("rbd-diff", '[{"offset":0,"length":1,"exists":"false"}]', 100, None),
+]
+
+
+@pytest.mark.parametrize("case", OWN_TIMES, ids=str)
+def test_writes_have_times_of_their_own_if_the_epoch_is_known(
+    tmp_path: Path, case: tuple[str, str, int | None, list[int] | None]
+) -> None:
+    kind, content, began_s, times_s = case
+    options = FitOptions(began_us=None if began_s is None else began_s * 1_000_000)
+    counts = ImportCounts()
+    (batch,) = import_batches(
+        source(kind, write_source(tmp_path, content)),
+        volume("v", MIB),
+        options,
+        now_us=NOW_US,
+        max_extents=500,
+        counts=counts,
+    )
+    times_us = None if times_s is None else [second * 1_000_000 for second in times_s]
+    assert (None if batch.times_us is None else batch.times_us.tolist()) == times_us
+    assert counts.recorded_since_us == (None if times_us is None else min(times_us))
 
 
 def test_one_of_several_devices_has_to_be_named(tmp_path: Path) -> None:

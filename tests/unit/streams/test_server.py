@@ -12,7 +12,7 @@ import pytest
 from deadlines import DEADLINE_S, until
 from http_world import MemoryView, Worker, listening
 from logs import Log
-from notation import command, volume
+from notation import command, recorded, volume
 from scraping import OPENMETRICS, read_page
 
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
@@ -120,6 +120,40 @@ def test_later_pages_answer_the_same_question_while_writes_go_on() -> None:
             now = await worker.json("/v1/volumes/v/changed")
             assert now["until"] > 8
             assert now["listing"] != whole
+
+    run(test)
+
+
+def test_pages_by_own_times_answer_the_same_question_and_name_the_clock() -> None:
+    seconds = [5, 2, 9, 1, 4]
+    times = [second * 10**6 for second in seconds]
+    rows = " ".join(f"{at_us}@{2 * n * BLOCK}+{BLOCK}" for n, at_us in enumerate(times))
+    log = Log([volume(recorded_since_us=10**6)])
+    log.publish([recorded(rows)], [1000.0])
+    log.flush(1)
+    since, until = "1970-01-01T00:00:01.000000Z", "1970-01-01T00:00:05.000000Z"
+    whole = json.loads(printed(log, "json", since, until))
+    assert [entry["start"] for entry in whole if entry["dirty"]] == [0, 2 * BLOCK, 8 * BLOCK]
+
+    def write() -> None:
+        times = {"first_at_us": 10**9, "last_at_us": 10**9}
+        log.publish([command(f"0+{30 * BLOCK}", sequence=log.next, **times)], [1000.0])
+        log.flush(1)
+
+    async def test() -> None:
+        worker = Worker(log)
+        async with listening(worker):
+            path = f"/v1/volumes/v/changed?since={since}&until={until}"
+            pages = await worker.pages(f"{path}&limit=2", between=write)
+            assert joined("json", pages) == whole
+            assert {(page["since"], page["until"], page["clock"]) for page in pages} == {
+                (since, until, "own")
+            }
+            asked = {"since": since, "until": until}
+            listing = await asyncio.to_thread(remote_listing, worker.url, "", "v", asked, 5.0)
+            text = await asyncio.to_thread("".join, listing.pieces)
+            assert (listing.clock, json.loads(text)) == ("own", whole)
+            assert (await worker.json("/v1/volumes/v/changed"))["clock"] is None
 
     run(test)
 
