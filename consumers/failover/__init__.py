@@ -4,6 +4,7 @@ docs/decisions/failing-over.md says why it is done in this way. In reading order
 
 - claims.py: what may be said of a secondary that is to be promoted
 - group_claims.py: whether the secondaries of a group are at one common point
+- group_promotion.py: the promotion of all members of a group, planned and carried out
 - lost_writes.py: what a promotion loses
 - site_log_now.py: the log of a volume as its site would read it
 - held_secondary.py: a secondary from which its site keeps off

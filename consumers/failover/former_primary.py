@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
-from mirrorlog.adapters.addresses import path_of, place_of
+from mirrorlog.adapters.addresses import open_file, path_of, place_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import create_folder
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
@@ -93,6 +93,31 @@ def check_no_other(volume: Volume, address: str, *, site: str, folder: Path) -> 
             where=f"volume {volume.volume} at {site}",
             next="Use a site of another name for the former primary.",
         )
+
+
+def is_secondary_now(
+    volume: Volume,
+    address: str,
+    *,
+    site: str,
+    folder: Path,
+    marks: PrimaryMarkFiles,
+    export: str | None = None,
+) -> bool:
+    """Return whether a former primary follows as the secondary of a site already.
+
+    address, export: as in become_secondary(). Nothing is locked or changed. Raise DeviceFailed.
+    """
+    described = volume.secondaries.get(site)
+    if described is None or place_of(described) != place_of(export or address):
+        return False
+    with open_file(address, writable=False) as device:
+        if marks.read(device) is not None:
+            return False
+    if export is not None:
+        return export_mark_path(folder, volume).exists()
+    addresses = SiteAddresses(site, folder)
+    return SecondaryFiles(addresses, SitePrimaries(addresses, marks)).find(volume).mark is not None
 
 
 def become_secondary(

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from mirrorlog.adapters.addresses import open_primary
+from mirrorlog.adapters.addresses import open_file, open_primary
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
@@ -22,7 +22,7 @@ from mirrorlog.consumers.failover.backing_files import (
 )
 from mirrorlog.consumers.resync.meeting import MeetingStep, meet, resumed
 from mirrorlog.consumers.resync.secondaries import FoundSecondary
-from mirrorlog.consumers.secondary_exports import lock_export
+from mirrorlog.consumers.secondary_exports import export_mark_path, lock_export
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_addresses import SiteAddresses
 from mirrorlog.consumers.site_journals import apply_sealed_of
@@ -33,7 +33,7 @@ from mirrorlog.consumers.state.state_files import SecondaryStateFiles
 from mirrorlog.domain.primary_marks import new_mark
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse, StateDamaged
+from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 from mirrorlog.settings import Settings
 
 _POLL_S: Final = 0.1
@@ -88,6 +88,26 @@ class HeldSecondary:
         self._marks.write([(self.device, mark)])
         self._files.remove_mark(volume)
         return True
+
+
+def is_primary_here(site: str, folder: Path, volume: Volume, settings: Settings) -> bool:
+    """Return whether the site's secondary is marked as the volume's primary, and as nothing else.
+
+    Then nothing of its promotion is left to be done, and a host may have it open. Nothing is
+    locked. folder: of the site.
+    """
+    addresses = SiteAddresses.from_settings(site, folder, settings)
+    address, marks = addresses.secondary(volume), PrimaryMarkFiles(settings.primary_marks_dir)
+    if is_nbd(address) or export_mark_path(folder, volume).exists():
+        return False
+    try:
+        with open_file(address, writable=False) as device:
+            known = marks.read(device)
+    except DeviceFailed:
+        return False
+    if known is None or known.primary_id != volume.primary_id:
+        return False
+    return SecondaryFiles(addresses, SitePrimaries(addresses, marks)).find(volume).mark is None
 
 
 @contextmanager

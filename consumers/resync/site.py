@@ -118,12 +118,12 @@ class Site:
         ]
         for start in range(0, len(due), _SAVED_TOGETHER):
             self._steps.advance(due[start : start + _SAVED_TOGETHER])
-        if moved := self._groups.run():
-            self._active |= moved
-            known = {secondary.volume.volume for secondary in active}
-            active += [self._secondaries[name] for name in sorted(moved - known)]
+        moved = self._groups.run()
+        known = {secondary.volume.volume for secondary in active}
+        active += [self._secondaries[name] for name in sorted(moved - known)]
         for secondary in active:
             self._reports.report_and_go_idle(secondary)
+        self._look_again(moved)
         self._reporter.poll()
         if (age_s := self._ends.age_s()) is not None:
             self._ports.note_caught_up(age_s)
@@ -151,6 +151,15 @@ class Site:
     def now_us(self) -> int:
         """Return the time by the site's clock, in microseconds since 1970."""
         return self._ports.clock.now_us()
+
+    def _look_again(self, moved: set[str]) -> None:
+        """Let the next round look for steps of these: their group began or ended a cycle.
+
+        The log may not grow any more: their hosts may have ended.
+        """
+        for name in moved:
+            self._secondaries[name].look_again()
+        self._active |= moved
 
     def _keep_name(self) -> None:
         self._ports.keep_name()

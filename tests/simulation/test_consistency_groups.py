@@ -8,9 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import pytest
+from group_worlds import (
+    MEMBERS,
+    group_world,
+    ready_world,
+    run_rounds,
+    run_to_point,
+    saved_point,
+    write_both,
+)
 
 from mirrorlog.consumers import journal_recovery
 from mirrorlog.consumers.journal.group_commit import is_committed
@@ -26,28 +34,6 @@ from mirrorlog.errors import DeviceFailed
 from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.world.crashes import Crash
 from mirrorlog.simulation.world.world import World
-
-MEMBERS = ("u", "v")
-CRASH = {"site_consistency": "crash", "site_journal_bytes": 1 << 20, "site_snapshot_s": 0}
-
-
-def group_world(seed: int, *, has_snapshots: bool = True, **settings: object) -> World:
-    """Return a world whose volumes u and v are a group."""
-    world = World(seed, **{**CRASH, **settings})
-    world.fold_and_commit()
-    for name in MEMBERS:
-        world.publish_volume(replace(world.described(name), group="db"))
-    if has_snapshots:
-        world.use_snapshots()
-    return world
-
-
-def saved_point(world: World) -> str | None:
-    """Return the common point at which the running site has saved all members."""
-    secondaries = [world.site.site.secondaries.get(name) for name in MEMBERS]
-    saved = [None if secondary is None else secondary.saved for secondary in secondaries]
-    ids = {None if state is None else state.common_point_id for state in saved}
-    return ids.pop() if len(ids) == 1 else None
 
 
 def openable_state(world: World, name: str) -> SecondaryState | None:
@@ -75,45 +61,6 @@ def point_of(world: World) -> str | None:
     positions = {name: point.position for name, point in points.items()}
     assert world.host.were_at_once(positions), positions
     return points["u"].id
-
-
-def run_to_point(world: World) -> None:
-    """Let node and site run until the group is at a common point that holds all writes."""
-    for _ in range(100):
-        run_rounds(world, 1)
-        if saved_point(world) is not None and all(
-            world.site.secondary_equals_primary(name) for name in MEMBERS
-        ):
-            return
-    raise AssertionError(f"no common point: {world.site.site.secondaries['u'].status}")
-
-
-def run_rounds(world: World, count: int) -> None:
-    """Let site, host and node work in turns."""
-    for _ in range(count):
-        world.site.site.run_once(0)
-        world.host.heartbeat()
-        world.fold_and_commit()
-
-
-def write_both(world: World) -> None:
-    """Write to v and then to u, in turns."""
-    for block in (3, 4, 9):
-        for name in ("v", "u"):
-            world.host.write_block(name, block)
-    world.host.publish_all()
-    world.fold_and_commit()
-
-
-def ready_world(*, has_snapshots: bool = True, **settings: object) -> World:
-    """Return a world whose group is at a common point, and was written to since."""
-    world = group_world(3, has_snapshots=False, **settings)
-    world.hold_primaries_still()
-    if has_snapshots:
-        world.use_snapshots(always=True)
-    run_to_point(world)
-    write_both(world)
-    return world
 
 
 @pytest.mark.parametrize("has_snapshots", [True, False])
@@ -338,3 +285,21 @@ def test_snapshots_that_fail_once_or_twice_are_asked_for_again_within_seconds(
         if point_of(world) != before:
             break
     assert world.site.clock.now_s - failed_at_s[0] < 5 * 2**failures  # by the site's own clock
+
+
+@pytest.mark.parametrize("rounds", [1, 2, 3, 4, 6, 8])
+def test_a_group_whose_hosts_ended_reaches_its_point_within_seconds(rounds: int) -> None:
+    """What is written while the group is read ends its cycle. No command follows."""
+    world = group_world(3, has_snapshots=False)
+    world.hold_primaries_still()
+    world.site.clock.look_s = 0.01
+    run_rounds(world, rounds)
+    write_both(world)
+    world.host.close()
+    world.fold_and_commit()
+    closed_s = world.site.clock.now_s
+    while saved_point(world) is None or not all(
+        world.site.secondary_equals_primary(name) for name in MEMBERS
+    ):
+        world.site.site.run_once(0)
+        assert world.site.clock.now_s < closed_s + 15, world.site.site.secondaries["u"].status

@@ -14,30 +14,26 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.group_moves import members_to_move, parting_cost
+from mirrorlog.cli.support.group_promotions import (
+    carry_out,
+    check_address,
+    check_nothing_lost,
+    hold_and_plan,
+)
 from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.moving import check_sessions
-from mirrorlog.cli.support.promoting import (
-    AddressOption,
-    NotConsistent,
-    assess,
-    finish_promotion,
-    lost_in_words,
-    publish_promotion,
-    published_address,
-)
+from mirrorlog.cli.support.promoting import AddressOption
 from mirrorlog.cli.support.rejoining import (
     HostNotRecovered,
     has_leftovers,
+    is_following,
     open_plan,
     rejoin_by,
 )
 from mirrorlog.cli.support.site_addresses import SecondaryOption, with_addresses
 from mirrorlog.cli.support.waiting import wait_until_site_proves
-from mirrorlog.consumers.failover.claims import SecondaryClaim
 from mirrorlog.consumers.failover.group_claims import other_members
-from mirrorlog.consumers.failover.held_secondary import HeldSecondary, hold_secondary
-from mirrorlog.consumers.failover.lost_writes import LostWrites
 from mirrorlog.domain.site_progress import check_site_name
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
@@ -102,10 +98,10 @@ def failback(
     volume, timeout_s = find_volume(call.settings, name), parse_duration_s(timeout)
     volumes = load_volumes(call.settings).values()
     moved = members_to_move(volume, volumes, site, whole=whole, may_part=force or dry_run)
-    _check_address(moved, address)
+    check_address(moved, address)
     if former_folder is not None:
-        _check_former_sites(moved, former_site)
-    _check_stopped(call, moved, is_former_here=former_folder is not None)  # 1
+        _check_former_sites(moved, site, former_site)
+    _check_stopped(call, moved, site, is_former_here=former_folder is not None)  # 1
     left = [member for member in other_members(volume, volumes, site) if member not in moved]
     cost = " ".join(filter(None, [*_costs(moved, site), parting_cost(volume, left, site)]))
     if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run):
@@ -118,7 +114,7 @@ def failback(
     call.output.print_json(together if whole else done[0])
     if former_folder is not None:
         for member in moved:
-            _follow(call, member, former_site or member.primary_site or "", former_folder)  # 4
+            _follow(call, member, site, former_site, former_folder)  # 4
 
 
 def _costs(moved: Sequence[Volume], site: str) -> list[str]:
@@ -126,31 +122,38 @@ def _costs(moved: Sequence[Volume], site: str) -> list[str]:
         f"The secondary of site {site} is then the primary of volume {member.volume}, and "
         f"{member.primary} follows it. Nothing is lost."
         for member in moved
+        if member.primary_site != site
     ]
 
 
-def _check_address(moved: Sequence[Volume], address: str | None) -> None:
-    """Raise BadUse if several volumes would have one address."""
-    if len(moved) > 1 and address is not None and "{volume}" not in address:
-        raise BadUse(
-            "one address can't be that of several volumes",
-            where=address,
-            next="Write {volume} where the name of each volume stands.",
-        )
+def _check_stopped(
+    call: Invocation, moved: Sequence[Volume], site: str, *, is_former_here: bool
+) -> None:
+    """Raise BadUse if a host has a volume open, and HostNotRecovered as _check_settled().
 
-
-def _check_stopped(call: Invocation, moved: Sequence[Volume], *, is_former_here: bool) -> None:
-    """Raise BadUse if a host has a volume open, and HostNotRecovered as _check_settled()."""
+    A member whose primary is at the site already isn't asked: it is promoted no more.
+    """
     for member in moved:
-        check_sessions(call.settings, member, ())
-        if is_former_here:
-            _check_settled(call, member)
+        if member.primary_site != site:
+            check_sessions(call.settings, member, ())
+            if is_former_here:
+                _check_settled(call, member)
 
 
-def _check_former_sites(moved: Sequence[Volume], former_site: str | None) -> None:
+def _site_of_former(volume: Volume, site: str, former_site: str | None) -> str | None:
+    """Return the site that keeps the former primary; None if nobody knows.
+
+    site: the one to which the volume moves. former_site: as the user named it.
+    """
+    if former_site is not None or volume.primary_site != site:
+        return former_site or volume.primary_site
+    return volume.promotions[-1].former_site if volume.promotions else None
+
+
+def _check_former_sites(moved: Sequence[Volume], site: str, former_site: str | None) -> None:
     """Raise BadUse if it isn't known which site keeps a former primary."""
     for member in moved:
-        if former_site is None and member.primary_site is None:
+        if _site_of_former(member, site, former_site) is None:
             raise BadUse(
                 "the former primary is that of no site yet",
                 where=f"volume {member.volume}",
@@ -158,15 +161,25 @@ def _check_former_sites(moved: Sequence[Volume], former_site: str | None) -> Non
             )
 
 
-def _follow(call: Invocation, volume: Volume, site: str, folder: Path) -> None:
-    """Let the former primary of a volume rejoin as the secondary of a site."""
-    with open_plan(call, volume.volume, site=site, folder=folder) as plan:
+def _follow(
+    call: Invocation, volume: Volume, site: str, former_site: str | None, folder: Path
+) -> None:
+    """Let the former primary of a volume rejoin as the secondary of its site.
+
+    volume: as it was described before step 3. A former primary that follows already is left as it
+    is. Of one that an earlier run promoted, its host's leftovers are looked for again.
+    """
+    keeper = _site_of_former(volume, site, former_site) or ""
+    was_promoted = volume.primary_site == site
+    if was_promoted and is_following(call, volume, keeper, folder):
+        return
+    with open_plan(call, volume.volume, site=keeper, folder=folder) as plan:
         if plan.needs_all:
             raise plan.unknown_error()
-        rejoin_by(call, plan, None, is_published=True)
+        rejoin_by(call, plan, None, is_published=not was_promoted)
     call.output.print_text(
-        f"{plan.address} follows as the secondary of site {site}: "
-        f"`mirrorlog site run {site} --dir {folder}`"
+        f"{plan.address} follows as the secondary of site {keeper}: "
+        f"`mirrorlog site run {keeper} --dir {folder}`"
     )
 
 
@@ -197,51 +210,10 @@ def _promote(
     Nothing is promoted before each of them is held and was found to lose nothing. Raise
     NotConsistent otherwise.
     """
-    done = []
     with ExitStack() as stack:
-        held = [
-            stack.enter_context(
-                hold_secondary(site, folder, member, call.settings, patience_s=timeout_s)
-            )
-            for member in volumes
-        ]
-        losses = [
-            None
-            if volume.primary_site == site
-            else _assess(call, volume, site, secondary, timeout_s)
-            for volume, secondary in zip(volumes, held, strict=True)
-        ]
-        for volume, loss in zip(volumes, losses, strict=True):
-            if loss is not None:
-                check_sessions(call.settings, volume, ())
-        for volume, secondary, loss in zip(volumes, held, losses, strict=True):
-            if loss is None:
-                done.append(finish_promotion(call, volume, secondary, lost=None, is_again=True))
-                continue
-            claim, lost = loss
-            named = None if address is None else address.replace("{volume}", volume.volume)
-            promoted = publish_promotion(
-                call.settings,
-                volume,
-                site=site,
-                address=published_address(secondary.address, named),
-                claim=claim,
-                timeout_s=timeout_s,
-            )
-            done.append(finish_promotion(call, promoted, secondary, lost=lost, is_again=False))
-    return done
-
-
-def _assess(
-    call: Invocation, volume: Volume, site: str, held: HeldSecondary, timeout_s: float
-) -> tuple[SecondaryClaim, LostWrites]:
-    """Return what a secondary is worth. Raise NotConsistent if its promotion loses something."""
-    claim, lost = assess(call, volume, site, held, timeout_s)
-    if claim.consistent_position is None or lost is None or lost.blocks:
-        raise NotConsistent(
-            f"the promotion would lose something, so nothing was done. {claim.reason or ''}"
-            f"{lost_in_words(volume, lost)}".strip(),
-            where=f"volume {volume.volume} at {site}",
-            next="See that no host writes to the volume, then repeat this.",
-        )
-    return claim, lost
+        held = hold_and_plan(call, stack, volumes, site, folder, timeout_s)
+        check_nothing_lost(held.plan)
+        for member in held.plan.members:
+            if not member.is_promoted:
+                check_sessions(call.settings, member.volume, ())
+        return carry_out(call, held, address=address, timeout_s=timeout_s)

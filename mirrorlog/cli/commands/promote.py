@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
-from mirrorlog.cli.support.context import invocation
-from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.context import Invocation, invocation
+from mirrorlog.cli.support.group_moves import whole_group
+from mirrorlog.cli.support.group_promotions import (
+    HeldPlan,
+    carry_out,
+    check_address,
+    hold_and_plan,
+)
+from mirrorlog.cli.support.lookup import find_volume, load_volumes
 from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.promoting import (
     AddressOption,
@@ -26,6 +34,7 @@ from mirrorlog.cli.support.promoting import (
 from mirrorlog.cli.support.site_addresses import SecondaryOption, with_addresses
 from mirrorlog.consumers.failover.held_secondary import hold_secondary
 from mirrorlog.domain.site_progress import check_site_name
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.units import parse_duration_s
 
@@ -46,6 +55,14 @@ def promote(
         typer.Option("--force", help="Promote it although it equals the primary at no position."),
     ] = False,
     address: AddressOption = None,
+    whole: Annotated[
+        bool,
+        typer.Option(
+            "--group",
+            help="Promote all members of its consistency group. {volume} in an address stands for "
+            "the name of each.",
+        ),
+    ] = False,
     yes: YesOption = False,
     dry_run: DryRunOption = False,
     timeout: Annotated[str, typer.Option(help="Wait this long for site, log and node.")] = "30s",
@@ -64,6 +81,9 @@ def promote(
     5. This machine's host opens it once, so that its activity log covers the volume from now on.
     6. The lock and the pause end. The site keeps off the volume.
 
+    With --group, all members are held and checked before one of them is promoted: they must be at
+    one common point, unless --force is given.
+
     If this dies before step 3, the site stays paused: repeat it, or resume the site. If it dies
     later, repeat it: it goes on with step 4. No host opens the new primary before that.
 
@@ -76,6 +96,16 @@ def promote(
     if volume.is_retired:
         raise BadUse("the volume is retired", where=f"volume {name}", next="Create a new one.")
     timeout_s = parse_duration_s(timeout)
+    if whole:
+        members = whole_group(volume, load_volumes(call.settings, may_be_mirror=dry_run).values())
+        check_address(members, address)
+        with ExitStack() as stack:
+            held_all = hold_and_plan(call, stack, members, site, folder.absolute(), timeout_s)
+            if _is_group_confirmed(call, volume, held_all, force=force, yes=yes, dry_run=dry_run):
+                done = carry_out(call, held_all, address=address, timeout_s=timeout_s)
+                together = {"schema_version": 1, "group": volume.group, "volumes": done}
+                call.output.print_json(together)
+        return
     with hold_secondary(
         site, folder.absolute(), volume, call.settings, patience_s=timeout_s
     ) as held:  # 1
@@ -111,3 +141,27 @@ def promote(
             timeout_s=timeout_s,
         )  # 3
         call.output.print_json(finish_promotion(call, volume, held, lost=lost, is_again=False))
+
+
+def _is_group_confirmed(
+    call: Invocation, volume: Volume, held: HeldPlan, *, force: bool, yes: bool, dry_run: bool
+) -> bool:
+    """Return whether to go on with the promotion of a group. Raise NotConsistent without force."""
+    refusals, costs = held.plan.refusals(), " ".join(held.costs())
+    if refusals and not force and not dry_run:
+        raise NotConsistent(
+            f"group {volume.group} isn't consistent here: {'; '.join(refusals)}",
+            where=f"{', '.join(held.names)} at {held.plan.site}",
+            next="If the primaries live, wait until the site reports a common point. If they are "
+            f"lost: --force. {costs}",
+        )
+    doubt = held.plan.doubt()
+    costs += " All of them are at one moment." if doubt is None else f" Not of one moment: {doubt}."
+    facts = {
+        "site": held.plan.site,
+        "is_whole": not refusals,
+        "reason": "; ".join(refusals) or None,
+        "volumes": held.fields(),
+    }
+    group = str(volume.group)
+    return is_confirmed(call, group, costs, yes=yes, dry_run=dry_run, kind="group", facts=facts)

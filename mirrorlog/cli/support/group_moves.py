@@ -1,29 +1,42 @@
-"""Whether a member of a consistency group may move or rejoin without the other members."""
+"""Which members of a consistency group move or rejoin, and whether one may without the others."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
 from mirrorlog.consumers.failover.group_claims import members_elsewhere, other_members
-from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import MirrorlogError
+from mirrorlog.domain.volumes import Volume, members_of
+from mirrorlog.errors import BadUse, MirrorlogError
 
 
 class GroupSplit(MirrorlogError):
     """A member of a consistency group would be parted from the others, and nobody said --force."""
 
 
+def whole_group(volume: Volume, volumes: Iterable[Volume]) -> list[Volume]:
+    """Return all members of the volume's group, by name. Raise BadUse if it is in none."""
+    if volume.group is None:
+        raise BadUse(
+            "the volume is in no consistency group",
+            where=f"volume {volume.volume}",
+            next=f"Leave --group out, or put it into one: `mirrorlog volume group "
+            f"{volume.volume} GROUP`.",
+        )
+    return members_of(volume.group, volumes)
+
+
 def members_to_move(
     volume: Volume, volumes: Iterable[Volume], site: str, *, whole: bool, may_part: bool
 ) -> list[Volume]:
-    """Return the volumes that a failback to a site moves: the volume, and with `whole` its group.
+    """Return the volumes that a failback to a site moves: the volume, or with `whole` its group.
 
-    Other members whose primary is at the site already are left out. Raise GroupSplit if one isn't,
-    unless the group moves as a whole or `may_part` is given.
+    A group is returned with the members whose primary is at the site already: a run that died may
+    have left something to do. Raise BadUse if there is no group. Without `whole`, raise GroupSplit
+    if another member's primary isn't at the site, unless `may_part` is given.
     """
-    others = other_members(volume, volumes, site)
     if whole:
-        return [volume, *others]
+        return whole_group(volume, volumes)
+    others = other_members(volume, volumes, site)
     if others and not may_part:
         raise GroupSplit(
             f"it is a member of consistency group {volume.group}, whose other members stay "

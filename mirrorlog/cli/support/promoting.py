@@ -268,6 +268,12 @@ def finish_promotion(
         f"Start its host here: `mirrorlog host serve {name}{where}`. On the former primary's "
         f"machine: `mirrorlog rejoin {name} --site SITE --dir DIR`.{note}"
     )
+    return finished_fields(volume, lost=lost)
+
+
+def finished_fields(volume: Volume, *, lost: LostWrites | None) -> dict[str, object]:
+    """Return what a promotion has done, as JSON has it. lost: None if nobody knows."""
+    promotion = volume.promotions[-1] if volume.promotions else None
     return {
         "schema_version": 1,
         **volume_fields(volume),

@@ -26,6 +26,7 @@ from mirrorlog.consumers.failover.former_primary import (
     check_former,
     check_no_other,
     former_address,
+    is_secondary_now,
 )
 from mirrorlog.domain.primary_marks import PrimaryMark
 from mirrorlog.domain.promotions import Promotion
@@ -236,6 +237,30 @@ def open_plan(
         )
 
 
+def is_following(
+    call: Invocation,
+    volume: Volume,
+    site: str,
+    folder: Path,
+    *,
+    copy: str | None = None,
+    export: str | None = None,
+) -> bool:
+    """Return whether the former primary follows as the site's secondary already.
+
+    copy, export: as in open_plan(). Raise BadUse if no former primary is here, and DeviceFailed.
+    """
+    newest = find_volume(call.settings, volume.volume)
+    return is_secondary_now(
+        newest,
+        parse_file_address(copy or former_address(newest)).uri,
+        site=site,
+        folder=folder.absolute(),
+        marks=PrimaryMarkFiles(call.settings.primary_marks_dir),
+        export=export,
+    )
+
+
 def check_copy(copy: str | None, export: str | None, site: str, volume: Volume) -> None:
     """Raise BadUse unless the copy is named as a file or device, and its export as an NBD URI."""
     if copy is not None and is_nbd(copy):
@@ -303,17 +328,19 @@ def rejoin_by(
     return volume
 
 
+def rejoined_fields(plan: RejoinPlan, volume: Volume) -> dict[str, object]:
+    """Return what a rejoin has done, as JSON has it."""
+    return {
+        "schema_version": 1,
+        **volume_fields(volume),
+        "site": plan.site,
+        "parted_position": plan.parted_position,
+        "copies_all": plan.copies_all,
+    }
+
+
 def print_rejoined(call: Invocation, plan: RejoinPlan, volume: Volume) -> None:
-    """Say what a rejoin has done."""
-    call.output.print_json(
-        {
-            "schema_version": 1,
-            **volume_fields(volume),
-            "site": plan.site,
-            "parted_position": plan.parted_position,
-            "copies_all": plan.copies_all,
-        }
-    )
+    """Say for people what a rejoin has done."""
     how = f"what changed after position {plan.parted_position}"
     if plan.copies_all:
         how = "a copy of everything"

@@ -14,6 +14,7 @@ from mirrorlog.cli.support.group_moves import (
     parting_cost,
 )
 from mirrorlog.domain.volumes import Volume, VolumeState
+from mirrorlog.errors import BadUse
 
 DATA, WAL, ALONE = volume("data", group="db"), volume("wal", group="db"), volume("x")
 
@@ -45,9 +46,18 @@ def test_a_group_moves_as_a_whole_or_parts_by_force() -> None:
     assert moved(ALONE, DATA, WAL) == ["x"]
 
 
+def test_a_group_that_moved_in_part_is_looked_at_as_a_whole_again() -> None:
+    """A run that died may have left something to do for those that moved."""
+    assert moved(DATA, at("a", WAL), whole=True) == ["data", "wal"]
+
+
+def test_a_volume_in_no_group_moves_with_no_group() -> None:
+    with pytest.raises(BadUse, match="in no consistency group"):
+        moved(ALONE, DATA, WAL, whole=True)
+
+
 def test_a_member_follows_those_that_moved_before_it() -> None:
     assert moved(DATA, at("a", WAL)) == ["data"]
-    assert moved(DATA, at("a", WAL), whole=True) == ["data"]
     assert moved(DATA, replace(WAL, state=VolumeState.RETIRED)) == ["data"]
     with pytest.raises(GroupSplit):
         moved(DATA, at("b", WAL))

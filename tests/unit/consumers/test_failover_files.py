@@ -18,8 +18,9 @@ from mirrorlog.consumers.failover.former_primary import (
     check_former,
     check_no_other,
     former_address,
+    is_secondary_now,
 )
-from mirrorlog.consumers.failover.held_secondary import hold_secondary
+from mirrorlog.consumers.failover.held_secondary import hold_secondary, is_primary_here
 from mirrorlog.consumers.resync.meeting import MeetingStep, meet
 from mirrorlog.consumers.secondary_files import SecondaryFiles
 from mirrorlog.consumers.site_addresses import SiteAddresses
@@ -147,6 +148,7 @@ def test_a_promoted_secondary_is_a_primary_for_everybody(site: Site) -> None:
     promoted = site.promoted()
     with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
         assert held.is_marked_for(promoted)
+        assert not is_primary_here("b", site.folder, promoted, site.settings)
         assert held.become_primary(promoted)
         assert held.is_marked_for(promoted)
         assert not held.is_marked_for(replace(promoted, primary_id=ID))
@@ -154,6 +156,9 @@ def test_a_promoted_secondary_is_a_primary_for_everybody(site: Site) -> None:
         mark = site.marks.read(held.device)
         assert mark is not None and mark.is_of(promoted) and mark.primary_id == PRIMARY_ID
     assert read_mark(mark_path(site.path)) is None
+    with open_primary(site.path.as_uri(), exclusive=True):  # its host has it
+        assert is_primary_here("b", site.folder, promoted, site.settings)
+    assert not is_primary_here("b", site.folder, replace(promoted, primary_id=ID), site.settings)
     # Its site keeps off it, although it may not have read of the promotion.
     present = site.files.find(site.volume)
     mark_of = SecondaryMark(secondary_id=ID, site="b", volume="v", epoch=0)
@@ -172,6 +177,17 @@ def former(site: Site) -> Path:
     return path
 
 
+def test_a_promotion_whose_second_mark_is_left_isnt_finished(site: Site) -> None:
+    promoted = site.promoted()
+    mark = SecondaryMark(secondary_id=ID, site="b", volume="v", epoch=3)
+    with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
+        held.become_primary(promoted)
+    site.files.write_marks([(site.volume, mark)])
+    assert not is_primary_here("b", site.folder, promoted, site.settings)
+    site.path.unlink()
+    assert not is_primary_here("b", site.folder, promoted, site.settings)
+
+
 def test_a_former_primary_becomes_a_secondary_that_knows_where_it_parted(
     site: Site, former: Path
 ) -> None:
@@ -182,10 +198,14 @@ def test_a_former_primary_becomes_a_secondary_that_knows_where_it_parted(
     with open_primary(former.as_uri(), exclusive=True) as device:
         former_state = check_former(promoted, device, former.as_uri(), site.marks)
         assert former_state.promotion == promoted.promotions[0]
+        where = {"site": "a", "folder": folder, "marks": site.marks}
+        assert not is_secondary_now(described, former.as_uri(), **where)  # type: ignore[arg-type]
         become_secondary(
             former_state, described, site="a", folder=folder, copies_all=False, marks=site.marks
         )
         assert site.marks.read(device) is None
+        assert is_secondary_now(described, former.as_uri(), **where)  # type: ignore[arg-type]
+        assert not is_secondary_now(promoted, former.as_uri(), **where)  # type: ignore[arg-type]
         with pytest.raises(BadUse, match="isn't marked as a primary"):
             check_former(promoted, device, former.as_uri(), site.marks)
     state = SecondaryStateFiles(folder / "states").load("v")
