@@ -14,9 +14,10 @@ In reading order:
 - volume_view: a volume's description as a row, as lines and as fields.
 - describing: changes of a volume's description that the command line publishes itself.
 - moving: which sessions have a volume open, and its new address.
-- group_moves: whether a member of a consistency group may move or rejoin without the others.
+- group_moves: which members of a consistency group move or rejoin, and whether one may alone.
 - promoting: the command that promotes a secondary, and what it loses.
 - rejoining: what the host of a former primary left, and the description of its site.
+- group_promotions, group_rejoins: promotions and rejoins of all members of a group.
 - primaries: which file or device becomes the primary of a volume.
 - secondaries: which addresses the secondaries of a new volume may have.
 - changelog: the tracking log of one partition, read once.
