@@ -29,6 +29,7 @@ In reading order:
 - failover/: a site's secondary becomes the primary, and the former primary a secondary
 - state/: what a site saves of each secondary, durably
 - verify/: does a secondary equal its primary?
+- file_names/: which files do the blocks of a volume belong to?
 - drills/: a secondary, served as of a consistent position
 """
 

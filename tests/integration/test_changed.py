@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from deadlines import DEADLINE_S
+from file_images import make_ext, make_tree
 from notation import volume as small_volume
 from running import Outcome, run_cli, wait_for_result
 
@@ -108,8 +110,23 @@ def test_changed_names_the_blocks_that_the_recording_wrote(run: Run, tmp_path: P
     assert "isn't complete" in changed(run, "--until", f"@{last + 10_000}", "--wait", "1s", code=1)
     table = changed(run)
     assert f"demo: {len(everything)} of {volume.blocks} blocks changed" in table
+    check_files(run, everything, tmp_path)
     # Entries may differ: what is known to be zero may change with a roll-up in between.
     assert dirty_blocks(run, "--json", "--since", "yesterday") == everything
+
+
+def check_files(run: Run, blocks: set[int], folder: Path) -> None:
+    """Name the files of an image that has nothing to do with the recording but its size."""
+    if importlib.util.find_spec("pytsk3") is None or shutil.which("mke2fs") is None:
+        return
+    make_tree(folder / "tree", seed=1, files=2)
+    image = make_ext(folder / "ext4", folder / "tree", "-t", "ext4", size_bytes=1 << 30)
+    asked = json.loads(changed(run, "--files", "--primary", str(image), "--json"))
+    assert sum(row["bytes"] for row in asked["files"]) == len(blocks) * BLOCK
+    assert {row["label"] for row in asked["files"]} > {"superblock", "free", "journal"}
+    assert asked["mapping"]["file_systems"][0]["type"] == "ext4"
+    assert "Add --files" in changed(run, "--primary", str(image), code=2)
+    assert "no secondary at site nowhere" in changed(run, "--files", "--site", "nowhere", code=2)
 
 
 @pytest.mark.skipif(

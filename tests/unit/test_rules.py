@@ -30,7 +30,9 @@ One file names Prometheus'  | consumers/state/breach.py    | import prometheus_c
 One file names OpenTelemetry | producers/writes/breach.py   | import opentelemetry
 The command line alone talks | streams/fold/breach.py       | import rich
 One file names the bitmaps'  | mirrorlog/domain/breach.py   | import pyroaring
-One file names the library   | consumers/state/breach.py    | import xxhash
+One file names the library of X | consumers/state/breach.py | import xxhash
+One file names the library of s | consumers/state/breach.py | import cryptography
+The process that reads file  | consumers/verify/breach.py   | import pytsk3
 The worker alone names Faust | streams/web/breach.py        | import faust
 The node meets its engine at | streams/table/breach.py      | import mirrorlog.streams.faust_worker
 """

@@ -10,12 +10,15 @@ from typing import Annotated, Any
 import typer
 
 from mirrorlog.changed.ask import ask_kafka
+from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, in_object, render
 from mirrorlog.changed.points import AnsweringClock, AtTime, Point, format_time
 from mirrorlog.changed.remote import RemoteListing, remote_listing
 from mirrorlog.changed.worded_times import understand_point
-from mirrorlog.cli.support.context import invocation
+from mirrorlog.cli.support.context import Invocation, invocation
+from mirrorlog.cli.support.file_names import NameSource
 from mirrorlog.cli.support.output import Output, discard_the_rest
+from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_duration_s, parse_size
@@ -51,6 +54,23 @@ def changed(
             help="Ask this worker of the node over HTTP instead of reading Kafka.", metavar="URL"
         ),
     ] = None,
+    files: Annotated[
+        bool,
+        typer.Option(
+            "--files", help="List the files that the blocks belong to, and what is in no file."
+        ),
+    ] = False,
+    primary: Annotated[
+        str | None,
+        typer.Option(
+            help="With --files: read the names here, and not from the volume's primary: a file, a "
+            "device, an NBD export; a secondary or a snapshot.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="With --files: read the names from this site's secondary.")
+    ] = None,
 ) -> None:
     """List the blocks of a volume that changed in a range.
 
@@ -60,7 +80,13 @@ def changed(
     call = invocation(context)
     as_json = call.output.json
     name = output_format or ("json" if as_json else "table")
-    check_format(name, JSON_FORMATS if as_json else FORMATS)
+    if files:
+        check_format(name, ("json",) if as_json else FILE_FORMATS)
+        _check_whole(node, offset)
+    elif primary or site:
+        raise BadUse("--primary and --site name where files are read", next="Add --files.")
+    else:
+        check_format(name, JSON_FORMATS if as_json else FORMATS)
     now_us = SystemClock().now_us()
     question = Question(
         volume,
@@ -68,6 +94,10 @@ def changed(
         (until, understand_point(until, now_us)),
         parse_duration_s(wait),
     )
+    if files:
+        source = NameSource(primary=primary, site=site)
+        _print_files(call, question, source, name, in_an_object=as_json and output_format is None)
+        return
     answer = (
         _ask_kafka(call.settings, question, name, parse_size(offset))
         if node is None
@@ -84,6 +114,10 @@ def changed(
     if as_json and output_format is None:
         pieces = in_object(_fields(question, answer), pieces)
     _write(pieces, quiet=name == "table" and call.output.quiet)
+
+
+FILE_FORMATS = ("table", "json", "csv")
+"""The formats of --files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,14 +146,48 @@ def _ask_kafka(
     blocks = ask_kafka(
         settings, question.volume, question.since[1], question.until[1], question.patience_s
     )
+    return _as_listing(blocks, render(blocks, output_format, offset))
+
+
+def _as_listing(blocks: ChangedBlocks, pieces: Iterable[str]) -> RemoteListing:
     began_us = blocks.asked.volume_began_us
     return RemoteListing(
         since=blocks.since,
         until=blocks.until,
         volume_began_at=None if began_us is None else format_time(began_us),
-        pieces=render(blocks, output_format, offset),
+        pieces=iter(pieces),
         clock=blocks.asked.clock,
     )
+
+
+def _check_whole(node: str | None, offset: str) -> None:
+    """Raise BadUse for options that --files doesn't have."""
+    if node is not None or parse_size(offset):
+        raise BadUse(
+            "--files names the files of a whole answer, which this machine reads from Kafka",
+            next="Leave --node and --offset out.",
+        )
+
+
+def _print_files(
+    call: Invocation,
+    question: Question,
+    source: NameSource,
+    output_format: str,
+    *,
+    in_an_object: bool,
+) -> None:
+    """Print the files that changed."""
+    from mirrorlog.cli.support.changed_files import files_pieces
+
+    blocks = ask_kafka(
+        call.settings, question.volume, question.since[1], question.until[1], question.patience_s
+    )
+    answer = _as_listing(blocks, ())
+    _print_notes(call.output, question, answer, with_times=True)
+    fields = _fields(question, answer) if in_an_object else None
+    pieces = files_pieces(call, blocks, source, output_format, fields)
+    _write(pieces, quiet=output_format == "table" and call.output.quiet)
 
 
 def _ask_node(

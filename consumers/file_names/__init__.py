@@ -1,0 +1,27 @@
+"""The files that the blocks of a volume belong to.
+
+A process of its own reads the file systems, because the library that does it is C code and an image
+is whatever somebody wrote there. Its answer is an index of the whole device, made in one walk; to
+ask it is a bisection (docs/decisions/file-names.md).
+
+In reading order:
+
+- owners.py: what a byte of a volume may belong to
+- name_table.py: the names of files by inode
+- file_index.py: the index, and the questions to it
+- claims.py: makes one map without gaps of ranges that may overlap
+- map_builder.py: collects what the readers find
+- index_format.py: an index as bytes
+- scan_process.py: asks a process of its own for an index
+- scan.py: that process
+- image_reading.py: a device as pytsk3 reads it
+- tsk_reader.py: partitions, and which reader maps each of them
+- signatures.py: what lies where no file system can be read
+- tsk_walk.py: the files of a file system, by The Sleuth Kit
+- ext_reader.py, ext_layout.py: ext2, ext3 and ext4
+- ntfs_reader.py: NTFS
+- fat_reader.py: FAT and exFAT
+- hfs_reader.py: HFS+
+- changed_files.py: the files in which blocks changed
+- file_formats.py: that as a table, JSON and CSV
+"""

@@ -1,0 +1,153 @@
+"""Maps an ext2, ext3 or ext4 file system: files by The Sleuth Kit, the rest by the layout."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from mirrorlog.consumers.file_names.ext_layout import (
+    ENCRYPTED,
+    SUPERBLOCK_AT,
+    ExtSuperblock,
+    ReadAt,
+    allocated_inodes,
+    descriptor_blocks,
+    free_blocks,
+    read_groups,
+)
+from mirrorlog.consumers.file_names.map_builder import AreaMap, Tier
+from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
+from mirrorlog.consumers.file_names.tsk_walk import TskWalk
+
+_RESIZE_INODE: Final = 7
+_ROOT_INODE: Final = 2
+DIRTY: Final = (
+    "the file system is mounted, or wasn't unmounted in order: what its journal or the memory of "
+    "its machine holds isn't in the mapping yet"
+)
+
+
+def map_ext(superblock: ExtSuperblock, fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
+    """Claim everything of an ext file system. fs: it, as pytsk3 opened it. bare: its area so far.
+
+    Raise ExtUnsupported.
+    """
+    groups = read_groups(superblock, read)
+    _claim_layout(superblock, area, groups.block_bitmaps, groups.inode_bitmaps)
+    _claim_inode_tables(superblock, area, groups.inode_tables)
+    size = superblock.block_bytes
+    free = area.owner(Owner(kind=OwnerKind.FREE))
+    for runs in free_blocks(superblock, groups, read):
+        area.claim_all(Tier.FREE, runs[:, 0] * size, runs[:, 1] * size, free)
+    columns = list(allocated_inodes(superblock, groups, read))
+    encrypted = {
+        int(inode) for group in columns for inode in group.inodes[(group.flags & ENCRYPTED) != 0]
+    }
+    walk = TskWalk(
+        fs=fs,
+        area=area,
+        has_block_zero=False,
+        journals=frozenset({superblock.journal_inode} - {0}),
+        encrypted=frozenset(encrypted),
+    )
+    walk.run()
+    for group in columns:
+        for inode in group.inodes.tolist():
+            if inode not in walk.seen:
+                _claim_nameless(superblock, walk, inode)
+        _claim_attributes(area, group.inodes, group.attribute_blocks, size)
+    area.end(
+        _described(superblock, bare, walk, has_encrypted=bool(encrypted)), superblock.blocks * size
+    )
+
+
+def _described(
+    superblock: ExtSuperblock, bare: Area, walk: TskWalk, *, has_encrypted: bool
+) -> Area:
+    """Return what is said of the area."""
+    notes = [*bare.notes]
+    if not superblock.is_clean:
+        notes.append(DIRTY)
+    if has_encrypted:
+        notes.append("names in encrypted folders can't be read, and stand as numbers of inodes")
+    if walk.unread:
+        notes.append(f"{walk.unread} folders or files couldn't be read")
+    return Area(
+        number=bare.number,
+        start=bare.start,
+        length=bare.length,
+        type_name=bare.type_name,
+        is_dirty=not superblock.is_clean,
+        inode_bytes=superblock.inode_bytes,
+        root_inode=_ROOT_INODE,
+        block_bytes=superblock.block_bytes,
+        notes=tuple(notes),
+    )
+
+
+def _claim_layout(superblock: ExtSuperblock, area: AreaMap, *bitmaps: Any) -> None:
+    """Claim superblocks, group descriptors and bitmaps."""
+    size = superblock.block_bytes
+    owner = area.owner(Owner(kind=OwnerKind.SUPERBLOCK))
+    if superblock.first_block:
+        area.claim(Tier.USED, 0, SUPERBLOCK_AT, owner)
+    for group in range(superblock.groups):
+        if superblock.has_superblock(group):
+            area.claim(Tier.USED, superblock.group_start(group) * size, size, owner)
+    owner = area.owner(Owner(kind=OwnerKind.DESCRIPTORS))
+    for first, blocks, _ in descriptor_blocks(superblock):
+        area.claim(Tier.USED, first * size, blocks * size, owner)
+    for kind, blocks in zip((OwnerKind.BLOCK_BITMAP, OwnerKind.INODE_BITMAP), bitmaps, strict=True):
+        owner = area.owner(Owner(kind=kind))
+        for block in np.unique(blocks).tolist():
+            area.claim(Tier.USED, block * size, size, owner)
+    if superblock.mmp_block:
+        owner = area.owner(Owner(kind=OwnerKind.METADATA, detail="multiple mount protection"))
+        area.claim(Tier.USED, superblock.mmp_block * size, size, owner)
+
+
+def _claim_inode_tables(superblock: ExtSuperblock, area: AreaMap, tables: Any) -> None:
+    size = superblock.block_bytes
+    length = superblock.group_inodes * superblock.inode_bytes
+    for group, block in enumerate(tables.tolist()):
+        first = group * superblock.group_inodes + 1
+        owner = Owner(
+            kind=OwnerKind.INODES,
+            first_inode=first,
+            last_inode=min(first + superblock.group_inodes - 1, superblock.inodes),
+            begin=area.start + block * size,
+        )
+        area.claim(Tier.USED, block * size, -(-length // size) * size, area.owner(owner))
+
+
+def _claim_nameless(superblock: ExtSuperblock, walk: TskWalk, inode: int) -> None:
+    """Claim an inode in use that no folder names: reserved, or deleted while it is open."""
+    area = walk.area
+    before = len(area.builder.owners.owners)
+    walk.claim_inode(inode)
+    owners = area.builder.owners.owners
+    for number in range(before, len(owners)):
+        owner = owners[number]
+        if owner.kind is OwnerKind.JOURNAL:
+            continue
+        if inode == _RESIZE_INODE:
+            kind, detail = OwnerKind.RESERVED, ""
+        elif inode < superblock.first_file_inode:
+            kind, detail = OwnerKind.METADATA, f"inode {inode}"
+        else:
+            kind, detail = OwnerKind.UNNAMED, ""
+        owners[number] = Owner(
+            kind=kind,
+            area=owner.area,
+            first_inode=owner.first_inode,
+            last_inode=owner.last_inode,
+            detail=detail,
+        )
+
+
+def _claim_attributes(area: AreaMap, inodes: Any, blocks: Any, size: int) -> None:
+    """Claim the blocks of extended attributes, which several files may share."""
+    for inode, block in zip(inodes[blocks > 0].tolist(), blocks[blocks > 0].tolist(), strict=True):
+        owner = Owner(kind=OwnerKind.ATTRIBUTES, first_inode=inode, last_inode=inode)
+        area.claim(Tier.USED, block * size, size, area.owner(owner))

@@ -1,0 +1,129 @@
+"""File systems in images, made without mounting anything and without root, and what they hold."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.consumers.file_names.file_index import FileIndex
+
+MIB = 1 << 20
+SBIN = "/usr/sbin:/sbin"
+"""Where distributions keep mkfs, which users don't have in PATH."""
+
+
+def need(*tools: str) -> None:
+    """Skip the test unless all tools are installed, and pytsk3 is."""
+    pytest.importorskip("pytsk3", reason="the extra `files` isn't installed")
+    for tool in tools:
+        if shutil.which(tool, path=f"{os.environ.get('PATH', '')}:{SBIN}") is None:
+            pytest.skip(f"{tool} isn't installed")
+
+
+def run_tool(*command: str | Path, input: str | None = None) -> str:
+    """Run a tool, and return its stdout. Fail the test if it fails."""
+    done = subprocess.run(
+        [str(part) for part in command],
+        input=None if input is None else input.encode(),
+        capture_output=True,
+        check=False,
+        env={
+            **os.environ,
+            "PATH": f"{os.environ.get('PATH', '')}:{SBIN}",
+            "MTOOLS_SKIP_CHECK": "1",
+        },
+    )
+    assert done.returncode == 0, (command, done.stdout[-300:], done.stderr[-300:])
+    return done.stdout.decode("utf-8", "replace")
+
+
+def new_image(path: Path, size_bytes: int) -> Path:
+    """Make a sparse file."""
+    with path.open("wb") as image:
+        image.truncate(size_bytes)
+    return path
+
+
+def make_tree(folder: Path, seed: int, files: int = 60) -> None:
+    """Make folders and files of all kinds: hard links, links, holes, and names that are awkward."""
+    chance = random.Random(seed)
+    (folder / "etc").mkdir(parents=True)
+    (folder / "etc/shadow").write_bytes(b"root:*:1\n" * 40)
+    (folder / "etc/passwd").write_bytes(b"root:x:0\n")
+    (folder / "empty").touch()
+    folders = [folder, folder / "etc"]
+    for number in range(8):
+        new = chance.choice(folders) / f"folder {number}"
+        new.mkdir()
+        folders.append(new)
+    for number in range(files):
+        path = chance.choice(folders) / f"file{number}"
+        path.write_bytes(chance.randbytes(chance.choice([1, 200, 4096, 5000, 40_000, 200_000])))
+        if number % 7 == 0:
+            os.link(path, chance.choice(folders) / f"link to {number}")
+    (folder / "new\nline").write_bytes(b"x" * 5000)
+    os.close(os.open(os.fsencode(folder) + b"/not\xffutf8", os.O_CREAT | os.O_WRONLY))
+    (folder / os.fsdecode(b"not\xffutf8")).write_bytes(b"y" * 5000)
+    (folder / "short").symlink_to("etc/shadow")
+    (folder / "long").symlink_to("x" * 300)
+    with (folder / "holes").open("wb") as holes:
+        for number in range(400):
+            holes.seek(number * 16384)
+            holes.write(chance.randbytes(4096))
+
+
+def make_ext(image: Path, tree: Path, *options: str, size_bytes: int = 48 * MIB) -> Path:
+    """Make an ext file system with the files of a tree. options: of mke2fs."""
+    new_image(image, size_bytes)
+    run_tool("mke2fs", "-q", "-F", *options, "-d", tree, image)
+    return image
+
+
+def debugfs(image: Path, commands: Sequence[str], *, writes: bool = False) -> str:
+    """Return what debugfs prints for commands, each in a line of its own."""
+    assert all(len(command) < 8000 for command in commands)
+    options = ["-w"] if writes else []
+    return run_tool("debugfs", *options, "-f", "/dev/stdin", image, input="\n".join(commands))
+
+
+def inodes_by_debugfs(image: Path, blocks: Sequence[int]) -> dict[int, int | None]:
+    """Return the inode that has each block, by debugfs; None where none has."""
+    lines = [
+        "icheck " + " ".join(map(str, blocks[first : first + 500]))
+        for first in range(0, len(blocks), 500)
+    ]
+    inodes: dict[int, int | None] = {}
+    for line in debugfs(image, lines).splitlines():
+        if match := re.fullmatch(r"(\d+)\t(?:(\d+)|<block not found>)", line):
+            inodes[int(match[1])] = int(match[2]) if match[2] else None
+    assert len(inodes) == len(set(blocks)), "debugfs left blocks out"
+    return inodes
+
+
+def free_by_dumpe2fs(image: Path) -> Iterator[tuple[int, int]]:
+    """Yield (first, last) of the runs of free blocks, by dumpe2fs."""
+    for line in run_tool("dumpe2fs", image).splitlines():
+        if line.startswith("  Free blocks: "):
+            for run in filter(None, line.removeprefix("  Free blocks: ").split(", ")):
+                first, _, last = run.partition("-")
+                yield int(first), int(last or first)
+
+
+def map_of(image: Path) -> FileIndex:
+    """Return the map of an image, made in this process."""
+    from mirrorlog.consumers.file_names.image_reading import CachedDevice
+    from mirrorlog.consumers.file_names.map_builder import MapBuilder
+    from mirrorlog.consumers.file_names.tsk_reader import map_device
+
+    with open_device(str(image), writable=False) as device:
+        builder = MapBuilder(device.size_bytes)
+        map_device(CachedDevice(device), builder)
+        return builder.result(began_at_us=0, read_at_us=0)
