@@ -8,7 +8,7 @@ it, whole, is a row of kind REFUSED with its address.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Final, TypeAlias
 
@@ -19,6 +19,7 @@ from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.codec.events import newest_contract
 from mirrorlog.domain.commands import CommandKind, RejectReason, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE
+from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.history.batches import (
     Column,
@@ -52,6 +53,8 @@ class _Commands:
     messages: of the commands, n. counts: i64, n, the number of rows of each.
     offsets, lengths, has_extent, kinds: m, as in CommandRows. forks: m, null without an outcome.
     shared: the columns that all rows of a command share, each of length n.
+    own_times: by name, columns of length m for the times of recorded writes, which each row has for
+        itself; empty if no command is a recording's.
     """
 
     messages: Sequence[Message]
@@ -62,6 +65,7 @@ class _Commands:
     kinds: npt.NDArray[np.int32]
     forks: DictionaryColumn[Forks]
     shared: Mapping[str, Column]
+    own_times: Mapping[str, Column] = field(default_factory=dict)
 
 
 def command_rows(messages: Sequence[Message], volume: Volume, *, through: int) -> HistoryBatch:
@@ -161,7 +165,22 @@ def _single_commands(rows: Sequence[CommandRows]) -> _Commands:
         np.concatenate([one.kinds for one in rows]),
         _fork_column(rows),
         shared,
+        _own_times(rows),
     )
+
+
+def _own_times(rows: Sequence[CommandRows]) -> dict[str, Column]:
+    """Return the times of each row, if a command among these has times of its own."""
+    if not any(isinstance(one.command, RecordedWrites) for one in rows):
+        return {}
+    return {
+        name: NumberColumn(
+            np.concatenate([one.times_us(name) for one in rows]),
+            _unless_all(np.repeat([one.command is not None for one in rows], counts)),
+        )
+        for counts in [[one.rows for one in rows]]
+        for name in ("first_at_us", "last_at_us")
+    }
 
 
 def _fork_column(rows: Sequence[CommandRows]) -> DictionaryColumn[Forks]:
@@ -201,6 +220,7 @@ def _batch(commands: _Commands, volume: Volume, through: int) -> HistoryBatch:
         ),
         "status": DictionaryColumn(np.full(rows, -1, np.int32), ()),
         "forks": commands.forks,
+        **commands.own_times,
     }
     batch = HistoryBatch({column.name: columns[column.name] for column in COLUMNS}, through)
     return batch.with_column("reason", _row_reasons(kinds, is_outside, batch.texts("reason")))

@@ -18,6 +18,7 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.extraction import command_extents, command_forks
+from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volume_states import transition
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
@@ -73,6 +74,16 @@ class CommandRows:
     def rows(self) -> int:
         """The number of rows."""
         return len(self.kinds)
+
+    def times_us(self, name: str) -> npt.NDArray[np.int64]:
+        """Return the column `first_at_us` or `last_at_us` of the rows, i64; 0 without a command.
+
+        Of recorded writes each row has its own time. The rows of other commands share theirs.
+        """
+        if isinstance(self.command, RecordedWrites):
+            return self.command.times_us
+        at_us = 0 if self.command is None else getattr(self.command, name)
+        return np.full(self.rows, at_us, np.int64)
 
 
 def rows_of_message(message: Message, volume: Volume) -> CommandRows | None:
