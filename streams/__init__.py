@@ -13,6 +13,7 @@ package imports neither Faust nor a Kafka client.
     fold/          a batch of events becomes one flush of the log (mostly pure)
     history/       what shows that a partition's history ended, and how the next one begins
     table/         the table that holds the log, and the follower that fills it from the changelog
+    chain/         the commands of a partition become a Merkle tree, which is signed and proved
     questions/     answers to sites that read a mirror of the log
     compaction/    records roll up to coarser tiers and are deleted when they are too old
     web/           which blocks changed, over HTTP (docs/http.md)

@@ -17,6 +17,7 @@
 - image_locks.py: locks that keep other writers off an image
 - secondary_marks.py: the mark beside a secondary
 - folders.py: durable folders and their locks
+- log_folder.py: the files of the logs of commands
 - os_failures.py: what the operating system refuses, as an error for operators
 - machine.py: which machine this is, and whose folder a folder is
 - listening.py: TCP sockets for what answers over HTTP

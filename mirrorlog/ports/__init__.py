@@ -7,6 +7,7 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 - devices.py: the bytes of a volume
 - primary_marks.py: which volume's a primary is
 - folders.py: the folder with a host's durable state
+- log_files.py: the files of the logs of commands
 - streams.py: publishing to topics and reading them by position
 - tracing.py: spans of what the roles do with commands
 - task_runner.py: work that several threads may share

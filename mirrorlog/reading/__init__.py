@@ -7,6 +7,7 @@ In reading order:
 - clusters.py: refuses the positions of another cluster
 - partition_counts.py: how many partitions the topics have, and whether they agree
 - catalog.py: the volumes that exist
+- newest_watermark.py: how far the log is complete
 - commands_now.py: the commands topic as it is now, to hold a watermark against it
 - source_questions.py: the questions that a reader of a mirrored log puts to its source
 - mirrored_rows.py: what an answer proves of a mirrored log

@@ -33,6 +33,7 @@ Files:
 - memory_secondary_states.py: MemorySecondaryStates, a site's store of its secondaries' states
 - memory_journals.py: MemoryJournals, a site's journals
 - memory_locks.py: LockTable, the locks of a site's workers
+- memory_log_files.py: MemoryLogStore, the port of mirrorlog.ports.log_files
 - memory_group.py: MemoryGroup, what the workers of a site tell each other
 - memory_secondaries.py: MemorySecondaries, the secondaries of a site and their marks
 - manual_clock.py: ManualClock, the port of mirrorlog.ports.clock

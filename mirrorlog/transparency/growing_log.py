@@ -33,6 +33,7 @@ class GrowingLog:
         self._levels: list[list[bytes]] = [[]]
         self._entries: list[bytes] = []
         self._full: dict[str, bytes] = {}
+        self._partial: set[str] = set()
 
     @classmethod
     def restored(cls, read: ReadFile, size: int, root: bytes, *, where: str) -> Self:
@@ -59,6 +60,7 @@ class GrowingLog:
                 next="Restore the tree's files from a copy. If there is none, the commands make "
                 "them again as long as they are kept: move the tree's folder away.",
             )
+        log._partial = set(log._partial_files())
         return log
 
     @property
@@ -98,9 +100,18 @@ class GrowingLog:
     def commit(self) -> dict[str, bytes]:
         """Return the files that the log needs at its size and that earlier commits didn't return.
 
-        By path. All of them must be durable before anything names this size.
+        By path. All of them must be durable before anything names this size. No file of an earlier
+        size is among them: a crash while they are written damages nothing that is named already.
         """
         files, self._full = self._full, {}
+        partial = self._partial_files()
+        files |= {path: content for path, content in partial.items() if path not in self._partial}
+        self._partial = set(partial)
+        return files
+
+    def _partial_files(self) -> dict[str, bytes]:
+        """Return the last tile of each level and the last bundle, if they aren't full or empty."""
+        files = {}
         for level, hashes in enumerate(self._levels):
             if hashes:
                 index = (self.size >> (TILE_HEIGHT * level)) // TILE_WIDTH

@@ -21,6 +21,8 @@ from mirrorlog.transparency.merkle import HASH_BYTES, complete_root
 TILE_WIDTH: Final = 256
 TILE_HEIGHT: Final = 8
 CHECKPOINT_FILE: Final = "checkpoint"
+HEAD_FILE: Final = "tree-head"
+"""The text of a checkpoint of the whole tree, as it was made durable last. Nobody signed it."""
 _LENGTH_BYTES: Final = 2
 MAX_ENTRY_BYTES: Final = 0xFFFF
 
