@@ -117,6 +117,11 @@ class ChainBuilder:
         if chain.position >= watermark.through:
             return 0
         topic = self._topics.commands
+        if (end := self._admin.end_position(topic, partition)) <= watermark.through:
+            raise ForeignCommands(
+                f"the topic ends at {end}, and the node recorded commands through "
+                f"{watermark.through}"
+            )
         start = chain.position if self._is_kept(partition, chain.position) else chain.position + 1
         messages = read_range(
             self._open_reader,

@@ -203,6 +203,16 @@ def test_commands_that_were_replaced_unnoticed_stay_out(recorded_again: bool) ->
     assert "isn't the one" in progress.trouble
 
 
+def test_a_topic_that_ends_below_the_watermark_is_another_one() -> None:
+    topics = ChainedTopics()
+    topics.write(10)
+    topics.record()
+    topics.broker.rewind(TOPICS.commands, 0, 6)
+    (progress,) = topics.builder().advance()
+    assert (progress.added, only_head(topics).size) == (0, 0)
+    assert "ends at 6" in progress.trouble
+
+
 def test_damaged_files_stop_the_tree_and_are_named() -> None:
     topics = ChainedTopics()
     topics.write(10)
