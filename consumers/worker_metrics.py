@@ -16,6 +16,8 @@ def worker_samples(site: str, share: WorkerShare, volume_count: int) -> MetricSa
     yield MetricSample(metrics.SITE_WORKERS, share.worker_count(), (site,))
     if share.partition_count is not None:
         yield MetricSample(metrics.SITE_PARTITIONS, share.partition_count, (site,))
+    if share.without_worker is not None:
+        yield MetricSample(metrics.SITE_WITHOUT_WORKER, len(share.without_worker), (site,))
     yield MetricSample(metrics.SITE_WORKER_PARTITIONS, len(share.held), labels)
     yield MetricSample(metrics.SITE_WORKER_VOLUMES, volume_count, labels)
     yield MetricSample(metrics.SITE_WORKER_TAKEN, share.taken, labels)

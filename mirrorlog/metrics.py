@@ -207,6 +207,15 @@ SITE_PARTITIONS: Final = _gauge(
     "The number of partitions that the workers share. If all workers together have fewer, nobody "
     "works for the others: a worker that starts or hangs, or none.",
 )
+SITE_WITHOUT_WORKER: Final = _gauge(
+    "site_partitions_without_worker",
+    _R.SITE,
+    "site",
+    "The number of partitions that no worker had locked at this worker's last two looks, 5 s "
+    "apart: nobody copies their volumes. A worker that hangs keeps its locks, and "
+    "site_heartbeat_timestamp_seconds tells of it.",
+    is_problem=True,
+)
 SITE_WORKER_PARTITIONS: Final = _gauge(
     "site_worker_partitions",
     _R.SITE,

@@ -85,10 +85,25 @@ class FolderLocks:
                 self._fds[partition] = fd
         return partition in self._fds
 
+    def free_partitions(self, count: int) -> frozenset[int]:
+        """Return the partitions below `count` that nobody has locked."""
+        with _named("looking for partitions without a worker", self._partitions):
+            return frozenset(
+                number
+                for number in range(count)
+                if number not in self._fds and not self._is_partition_locked(number)
+            )
+
     def unlock_partition(self, partition: int) -> None:
         """Unlock a partition. Does nothing if it isn't locked."""
         if (fd := self._fds.pop(partition, None)) is not None:
             os.close(fd)
+
+    def _is_partition_locked(self, partition: int) -> bool:
+        try:
+            return _is_locked(self._partitions / f"{partition}{_SUFFIX}")
+        except FileNotFoundError:  # nobody has ever locked it
+            return False
 
     def close(self) -> None:
         """Unlock everything, the slot last."""

@@ -42,6 +42,13 @@ class WorkerLocks(Protocol):
         """Lock a partition. Return False if another worker has it, True if this one has it."""
         ...
 
+    def free_partitions(self, count: int) -> frozenset[int]:
+        """Return the partitions below `count` that nobody has locked. Nothing is locked meanwhile.
+
+        A partition may be locked before this returns.
+        """
+        ...
+
     def unlock_partition(self, partition: int) -> None:
         """Unlock a partition. Does nothing if it isn't locked."""
         ...

@@ -11,6 +11,8 @@ from mirrorlog.ports.clock import Clock
 
 _LOOK_S: Final = 0.5
 """How often a worker looks which others live."""
+_LOOK_FREE_S: Final = 5.0
+"""How often it looks for partitions that nobody has locked."""
 
 
 class WorkerShare:
@@ -18,6 +20,8 @@ class WorkerShare:
 
     Attributes that any thread may read: partition_count, as it was at the last look; None before
     the first. taken, given_back: how many partitions were locked and given back since the start.
+    without_worker: the partitions that no worker had locked at the last two looks for that; None
+    before these.
     """
 
     def __init__(
@@ -34,6 +38,9 @@ class WorkerShare:
         self._live: frozenset[int] = frozenset((self.slot,))
         self.partition_count: int | None = None
         self.taken = self.given_back = 0
+        self.without_worker: frozenset[int] | None = None
+        self._free: frozenset[int] | None = None
+        self._free_at_s = float("-inf")
         self._looked_at_s = float("-inf")
 
     @property
@@ -88,3 +95,11 @@ class WorkerShare:
         self._wanted = frozenset(
             partition for partition, slot in enumerate(owners) if slot == self.slot
         )
+        if now_s - self._free_at_s >= _LOOK_FREE_S:
+            self._look_for_free(now_s, count)
+
+    def _look_for_free(self, now_s: float, count: int) -> None:
+        """Look which partitions nobody has locked. A handover takes less than the time between."""
+        self._free_at_s = now_s
+        before, self._free = self._free, self._locks.free_partitions(count)
+        self.without_worker = None if before is None else before & self._free

@@ -59,6 +59,10 @@ class MemoryLocks:
         """Lock a partition. Return False if another worker has it."""
         return self._lock(("partition", partition))
 
+    def free_partitions(self, count: int) -> frozenset[int]:
+        """Return the partitions below `count` that nobody has locked."""
+        return frozenset(number for number in range(count) if not self._is_locked(number))
+
     def unlock_partition(self, partition: int) -> None:
         """Unlock a partition."""
         self._unlock(("partition", partition))
@@ -68,6 +72,9 @@ class MemoryLocks:
         self._slot = None
         for key in [key for key, owner in self._table.owners.items() if owner is self]:
             del self._table.owners[key]
+
+    def _is_locked(self, partition: int) -> bool:
+        return self._table.owner_of_partition(partition) is not None
 
     def _lock(self, key: object) -> bool:
         self._hook("lock")

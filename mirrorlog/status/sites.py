@@ -75,9 +75,13 @@ def _site_status(
     event = None if lease is None else lease.report
     heard_s = None if lease is None else age_s(lease, now_us)
     life, reason, next_action = _life_of(site, event, heard_s, thresholds)
-    caught_up_s = None if event is None else event.caught_up_age_s
+    told_s = None if event is None else event.caught_up_age_s
+    caught_up_s = None if told_s is None or heard_s is None else told_s + heard_s
+    is_late = caught_up_s is not None and caught_up_s >= thresholds.warn_lag_s
     if life is Life.STOPPED and not volumes:
         health, next_action = Health.OK, None
+    elif life is Life.RUNNING and is_late:
+        health, reason, next_action = _late(site, caught_up_s or 0.0, thresholds)
     else:
         health = _health_of(life, heard_s, thresholds)
     return SiteStatus(
@@ -88,7 +92,7 @@ def _site_status(
         pid=None if event is None else event.pid,
         started_at_us=None if event is None else event.started_at_us,
         heartbeat_age_s=heard_s,
-        caught_up_age_s=None if caught_up_s is None or heard_s is None else caught_up_s + heard_s,
+        caught_up_age_s=caught_up_s,
         volumes=volumes,
         reason=reason,
         next_action=next_action,
@@ -117,6 +121,21 @@ def _life_of(
         f"nothing was heard of the site for {format_duration(heard_s)}: it is dead, or can't reach "
         f"Kafka (last: {lease.describe()})",
         f"Look at {lease.host}, and start the site again. {remove}",
+    )
+
+
+def _late(
+    site: str, caught_up_s: float, thresholds: Thresholds
+) -> tuple[Health, str | None, str | None]:
+    """Return the health of a site that runs and hasn't taken all of its log for a while."""
+    return (
+        thresholds.of_lag(caught_up_s),
+        f"the site runs, and hasn't taken all that the log holds for {format_duration(caught_up_s)}"
+        ": a partition has no worker, a worker hangs, one cycle takes that long, or the source of "
+        "a mirror doesn't answer",
+        "Look at the site's log. If it has several workers, look whether each of them goes on: "
+        "kill one that hangs, and the others take its volumes. "
+        f"`mirrorlog site run {site} --dir DIR --worker` starts one more.",
     )
 
 

@@ -62,6 +62,16 @@ def test_one_worker_has_a_partition(open_locks: OpenLocks) -> None:
     assert not one.lock_partition(3)
 
 
+def test_a_partition_that_nobody_has_is_seen_by_all(open_locks: OpenLocks) -> None:
+    one, other = open_locks(), open_locks()
+    assert one.free_partitions(3) == {0, 1, 2}
+    assert one.lock_partition(1)
+    assert one.free_partitions(3) == other.free_partitions(3) == {0, 2}
+    assert other.lock_partition(2)  # looking locks nothing
+    one.close()
+    assert other.free_partitions(3) == {0, 1}
+
+
 def test_one_worker_starts_at_a_time(open_locks: OpenLocks) -> None:
     one, other = open_locks(), open_locks()
     assert one.lock_start()

@@ -43,6 +43,7 @@ MirrorlogGroupWithoutCommonPoint | mirrorlog_group_without_common_point{site="a"
 MirrorlogGroupPointOld          | GROUP_POINT 0
 MirrorlogReplicaCopiedInFull    | mirrorlog_replica_resync{site="a",volume="v",rung="full"} 1
 MirrorlogSiteHangs              | mirrorlog_site_heartbeat_timestamp_seconds{site="a"} 0
+MirrorlogSitePartitionWithoutWorker | mirrorlog_site_partitions_without_worker{site="a"} 1
 MirrorlogNoNode                 | mirrorlog_node_partitions{node="n"} 0
 MirrorlogNodeHoldsBack          | mirrorlog_node_holding_back_seconds{node="n"} 61
 MirrorlogPartitionStuck         | mirrorlog_node_partition_stuck{node="n",partition="0"} 1
@@ -70,6 +71,7 @@ HEALTHY: Final = {
     GROUP_POINT: "now",
     'mirrorlog_replica_resync{site="a",volume="v",rung="full"}': "0",
     'mirrorlog_site_heartbeat_timestamp_seconds{site="a"}': "now",
+    'mirrorlog_site_partitions_without_worker{site="a"}': "0",
     'mirrorlog_node_partitions{node="n"}': "4",
     'mirrorlog_node_holding_back_seconds{node="n"}': "0",
     'mirrorlog_node_partition_stuck{node="n",partition="0"}': "0",

@@ -190,6 +190,7 @@ def test_the_metrics_of_workers_say_who_has_what_and_what_has_moved() -> None:
     assert metrics_of(first) == {
         "workers": 2,
         "partitions": 3,
+        "partitions_without_worker": 0,
         "worker_partitions": 2,
         "worker_volumes": 4,
         "worker_taken_partitions_total": 3,
@@ -201,6 +202,23 @@ def test_the_metrics_of_workers_say_who_has_what_and_what_has_moved() -> None:
     assert (metrics["workers"], metrics["worker_partitions"]) == (1, 3)
     assert metrics["worker_taken_partitions_total"] == 4
     assert metrics["worker_given_back_partitions_total"] == 1
+
+
+def test_a_partition_whose_worker_never_takes_it_is_seen_by_the_others() -> None:
+    """The worker of a slot has started, and hangs before it locks its share."""
+    folder = Folder()
+    first = Worker(folder)
+    first.run(60)
+    hanging = Worker(folder)
+    first.run(5)
+    assert first.share.held == {0, 1}
+    assert metrics_of(first)["partitions_without_worker"] == 0  # it may only be late
+    first.run(60)
+    assert first.share.without_worker == {2}
+    assert metrics_of(first)["partitions_without_worker"] == 1
+    hanging.run(60)
+    first.run(60)
+    assert metrics_of(first)["partitions_without_worker"] == 0
 
 
 def test_what_a_worker_left_is_loaded_and_not_copied_again() -> None:

@@ -166,3 +166,20 @@ def test_the_line_of_a_plugin_has_the_worst_first_and_bars_only_before_the_data(
     assert "max_lag=U;60;600;0" in lines[0]
     assert "v@s_behind=U;;;0" in lines[0]
     assert lines[1] == "CRITICAL: volume v at s: a/b"
+
+
+@pytest.mark.parametrize(
+    ("caught_up_s", "health"),
+    [(1.0, Health.OK), (70.0, Health.WARNING), (700.0, Health.CRITICAL), (None, Health.OK)],
+)
+def test_a_site_that_takes_no_log_for_long_is_told_of_although_it_runs(
+    caught_up_s: float | None, health: Health
+) -> None:
+    """So is one of several workers, of which one hangs or has left a partition to nobody."""
+    seen = overview(lease=replace(RUNNING, caught_up_age_s=caught_up_s))
+    (site,) = seen.sites
+    assert site.health is health
+    assert ("a partition has no worker" in (site.reason or "")) == (health is not Health.OK)
+    if health is not Health.OK:
+        assert seen.health is health
+        assert any("a partition has no worker" in line for line in plugin_lines(seen, Thresholds()))
