@@ -90,7 +90,7 @@ class Volumes:
 class Recoveries:
     """Lets PostgreSQL recover on the secondaries whenever they are at another position.
 
-    found: the highest number at each of these, in their order. bounds: by the position of the first
+    numbers: by such a position, the highest number there. bounds: by the position of the first
     volume, how many numbers were committed before its snapshot was taken, and begun after it.
     kept: by volume, a copy of the secondary at the first of these positions.
     """
@@ -98,7 +98,7 @@ class Recoveries:
     def __init__(self, volumes: Volumes, folder: Path, inserts: Inserts) -> None:
         self._volumes, self._folder, self._inserts = volumes, folder, inserts
         self._states = SecondaryStateFiles(folder / "site" / "states")
-        self.found = dict[int, int]()
+        self.numbers = dict[int, int]()
         self.bounds = dict[int, tuple[int, int]]()
         self.kept = dict[str, Path]()
 
@@ -113,14 +113,14 @@ class Recoveries:
         """Check the secondaries if they are at a position that wasn't seen yet."""
         self._inserts.check()
         position = self._position()
-        if position is None or position in self.found or position not in self.bounds:
+        if position is None or position in self.numbers or position not in self.bounds:
             return
         first, last = self.bounds[position]
         names = self._volumes.names
         wal = self.image("wal") if "wal" in names else None
         highest, count = recovered(self.image(names[0]), self._folder, wal)
         assert first <= highest <= last and count == highest, (first, highest, last, count)
-        self.found[position] = highest
+        self.numbers[position] = highest
         for name in names:
             if name not in self.kept:
                 self.kept[name] = self._folder / f"kept-{name}.img"
@@ -139,7 +139,7 @@ class Recoveries:
         return known[0].consistent_position
 
 
-def follow(settings: Settings, volumes: Volumes, folder: Path, found: Recoveries) -> None:
+def follow(settings: Settings, volumes: Volumes, folder: Path, recoveries: Recoveries) -> None:
     """Run the site in this thread until enough positions were seen."""
     until_s = time.monotonic() + 10 * POSITIONS + DEADLINE_S
     run_site(
@@ -153,8 +153,8 @@ def follow(settings: Settings, volumes: Volumes, folder: Path, found: Recoveries
                 "site_snapshot_s": 0.0,
             }
         ),
-        stopped=lambda: len(found.found) >= POSITIONS or time.monotonic() > until_s,
-        on_change=found.look,
+        stopped=lambda: len(recoveries.numbers) >= POSITIONS or time.monotonic() > until_s,
+        on_change=recoveries.look,
     )
 
 
@@ -172,28 +172,28 @@ def test_postgres_recovers_at_each_of_many_consistent_positions(
         assert asked(sockets, "CREATE TABLE ledger (number int PRIMARY KEY, filling text)") == ""
         inserts = Inserts(sockets)
         stack.callback(inserts.end)
-        found = Recoveries(volumes, folder, inserts)
+        recoveries = Recoveries(volumes, folder, inserts)
 
         def take_one(self: SiteDevices, volume: Volume) -> TakenSnapshot:
             before, taken = inserts.acknowledged, one(self, volume)
-            found.note_taken(taken, before)
+            recoveries.note_taken(taken, before)
             return taken
 
         def take_several(self: SiteDevices, members: Sequence[Volume]) -> dict[str, TakenSnapshot]:
             before, taken = inserts.acknowledged, several(self, members)
-            found.note_taken(taken["data"], before)
+            recoveries.note_taken(taken["data"], before)
             return taken
 
         monkeypatch.setattr(SiteDevices, "take_snapshot", take_one)
         monkeypatch.setattr(SiteDevices, "take_snapshots", take_several)
-        follow(run.settings, volumes, folder, found)
-        numbers = [found.found[position] for position in sorted(found.found)]
+        follow(run.settings, volumes, folder, recoveries)
+        numbers = [recoveries.numbers[position] for position in sorted(recoveries.numbers)]
         assert len(numbers) == POSITIONS
         assert numbers == sorted(numbers) and len(set(numbers)) > POSITIONS // 2
     # Secondaries of two positions, put together, are found out.
-    of_last = found.image("data")
+    of_last = recoveries.image("data")
     if len(names) == 1:
-        torn = read_in_two_moments(found.kept["data"], of_last, folder / "torn.img")
+        torn = read_in_two_moments(recoveries.kept["data"], of_last, folder / "torn.img")
         assert not is_whole(torn, folder, at_least=numbers[-1])
     else:
-        assert not is_whole(of_last, folder, at_least=numbers[-1], wal=found.kept["wal"])
+        assert not is_whole(of_last, folder, at_least=numbers[-1], wal=recoveries.kept["wal"])
