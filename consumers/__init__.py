@@ -30,6 +30,7 @@ In reading order:
 - state/: what a site saves of each secondary, durably
 - verify/: does a secondary equal its primary?
 - file_names/: which files do the blocks of a volume belong to?
+- archive/: writes history to Parquet files, before Kafka drops it
 - drills/: a secondary, served as of a consistent position
 """
 

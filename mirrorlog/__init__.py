@@ -17,7 +17,9 @@ The packages, from the lowest layer to the highest:
 - processes/: child processes that die with their parent
 - broker/: an embedded Kafka
 - reading/: the topics as several roles read them
+- extras.py: packages of optional parts
 - history/: who wrote what, as rows in columns
+- archive/: history that Kafka may drop, in Parquet files
 - changed/: the question "which blocks changed?"
 - status/: how everything does (pure)
 - producers/, streams/, consumers/: the three roles (hosts, the node, sites)

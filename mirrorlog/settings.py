@@ -197,6 +197,19 @@ class Settings(BaseSettings):
     metrics_volumes: int = Field(default=10_000, ge=0)
     """How many volumes of a site have metrics of their own. The sums cover all."""
 
+    archive: str = ""
+    """The archive of history (docs/archive.md): a folder, or s3://BUCKET/PREFIX. Questions read it
+    for what Kafka no longer keeps."""
+    archive_s3: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Options of an archive in S3: endpoint, region, access_key_id, secret_access_key. Without
+    them, the variables AWS_* hold, and then the role of the machine."""
+    archive_s3_credentials: Path | None = None
+    """A file with the credentials, in the form of ~/.aws/credentials. Its profile `default` is
+    used."""
+    archive_keep_s: float = Field(default=365 * 86_400.0, ge=3600)
+    """How long the commands topic keeps commands while archiving is on (`archive run`). What isn't
+    archived is kept however old it is."""
+
     report_s: float = Field(default=2.0, gt=0)
     """A host, and a worker of the node, reports a change after this time at the earliest
     (`mirrorlog status`)."""

@@ -18,6 +18,9 @@
 - secondary_marks.py: the mark beside a secondary
 - folders.py: durable folders and their locks
 - log_folder.py: the files of the logs of commands
+- archive_folder.py: an archive in a folder
+- archive_bucket.py: an archive in a bucket of S3
+- archive_addresses.py: opens the archive of an address
 - os_failures.py: what the operating system refuses, as an error for operators
 - machine.py: which machine this is, and whose folder a folder is
 - listening.py: TCP sockets for what answers over HTTP

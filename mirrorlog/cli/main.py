@@ -93,6 +93,11 @@ COMMANDS = (
         f"{_PACKAGE}.import_",
         "Track a volume from recordings and dirty maps of other tools (docs/import.md).",
     ),
+    LazyCommand(
+        "archive",
+        f"{_PACKAGE}.archive",
+        "Archive history in Parquet files, before Kafka drops it.",
+    ),
     LazyCommand("log", f"{_PACKAGE}.log", "Show the tracking log, and check it."),
     LazyCommand(
         "config",

@@ -8,6 +8,7 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 - primary_marks.py: which volume's a primary is
 - folders.py: the folder with a host's durable state
 - log_files.py: the files of the logs of commands
+- archive_stores.py: objects that are written once, for archives
 - streams.py: publishing to topics and reading them by position
 - tracing.py: spans of what the roles do with commands
 - task_runner.py: work that several threads may share

@@ -16,6 +16,7 @@ In the order in which a new user meets them:
 - changed: which blocks of a volume changed in a range.
 - audit: the group of what is asked of a volume's history, and of proofs that it wasn't altered;
   audit_keygen makes keys for these.
+- archive: history in Parquet files, before Kafka drops it.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.
 - config: the settings, and where they come from.

@@ -1,0 +1,11 @@
+"""Archives history: the commands that Kafka is about to drop, in Parquet files by volume and day.
+
+The format and its readers are in mirrorlog/archive/, because questions read archives, too.
+
+- plan.py: what is done next with a partition (pure)
+- topic_comparison.py: what the topic holds, held against the archive
+- archiver.py: Archiver, which does it
+- row_files.py: the files of rows by volume and day
+- wiring.py: puts an archiver together from the settings, and runs it
+- verify.py: is the archive whole?
+"""

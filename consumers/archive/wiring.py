@@ -1,0 +1,127 @@
+"""Puts an archiver together from the settings, and runs it."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from mirrorlog import __version__
+from mirrorlog.adapters.archive_addresses import open_archive_store
+from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.archive.archive import Archive
+from mirrorlog.consumers.archive.archiver import Archiver, ArchiverPorts, Written
+from mirrorlog.consumers.archive.row_files import RowFiles
+from mirrorlog.errors import ArchiveFailed, BadUse, KafkaFailed, MirrorlogError, StateDamaged
+from mirrorlog.ports.archive_stores import ArchiveStore
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.reading.catalog import Catalog
+from mirrorlog.settings import Settings
+
+log = logging.getLogger("mirrorlog.archive")
+
+_LOOK_S: Final = 0.2
+_RETRIED: Final = (ArchiveFailed, KafkaFailed, StateDamaged)
+"""What may be well again later: an archiver that runs on tries again."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArchiveOptions:
+    """How an archiver runs.
+
+    every_s: the time between two rounds; None: one round, whose errors are raised.
+    accepts_hole: commands that Kafka dropped before they were archived don't stop it.
+    volumes: rows are made of the volumes whose names match one of these patterns; without any, of
+        all.
+    """
+
+    address: str
+    every_s: float | None
+    accepts_hole: bool = False
+    volumes: tuple[str, ...] = ()
+
+
+def open_store(settings: Settings, address: str, *, for_writing: bool = False) -> ArchiveStore:
+    """Open the archive at `address`, or that of the settings if it is empty.
+
+    Raise BadUse if neither names one.
+    """
+    address = address or settings.archive
+    if not address:
+        raise BadUse(
+            "no archive is named",
+            next="Name a folder or s3://BUCKET/PREFIX, or set MIRRORLOG_ARCHIVE.",
+        )
+    return open_archive_store(
+        address, settings.archive_s3, settings.archive_s3_credentials, for_writing=for_writing
+    )
+
+
+@contextmanager
+def open_archive(settings: Settings, address: str) -> Iterator[Archive]:
+    """Open an archive for reading, as open_store does."""
+    with closing(open_store(settings, address)) as store:
+        yield Archive(store)
+
+
+def _catalog(settings: Settings, admin: KafkaAdmin) -> Catalog:
+    reader = KafkaReader(settings.kafka_client())
+    return Catalog(reader, admin, settings.topics, SystemClock())
+
+
+def run_archiver(
+    settings: Settings,
+    options: ArchiveOptions,
+    *,
+    stopped: Callable[[], bool],
+    on_ready: Callable[[str], None],
+    on_written: Callable[[Written], None],
+    on_error: Callable[[MirrorlogError], None],
+) -> None:
+    """Archive every partition, once or until `stopped()` returns True.
+
+    on_ready: called with the archive's address before the first round. on_written: called with what
+    a round wrote of a partition. on_error: called with an error after which the next round tries
+    again. Raise what can't be well again by itself, and with one round every error.
+    """
+    clock = SystemClock()
+    with (
+        closing(open_store(settings, options.address, for_writing=True)) as store,
+        closing(KafkaAdmin(settings.kafka_client())) as admin,
+        closing(_catalog(settings, admin)) as catalog,
+    ):
+        ports = ArchiverPorts(
+            store=store,
+            open_reader=lambda: KafkaReader(settings.kafka_client()),
+            admin=admin,
+            topics=settings.topics,
+            clock=clock,
+            make_rows=RowFiles(catalog, options.volumes),
+            before_range=catalog.refresh,
+        )
+        archiver = Archiver(ports, accepts_hole=options.accepts_hole, written_by=__version__)
+        on_ready(store.where)
+        while True:
+            for partition in range(admin.partitions(settings.topics.commands)):
+                try:
+                    on_written(archiver.run_partition(partition))
+                except _RETRIED as error:
+                    if options.every_s is None:
+                        raise
+                    on_error(error)
+                if stopped():
+                    return
+            if options.every_s is None:
+                return
+            _rest(options.every_s, stopped, clock)
+            if stopped():
+                return
+
+
+def _rest(for_s: float, stopped: Callable[[], bool], clock: SystemClock) -> None:
+    until_s = clock.monotonic_s() + for_s
+    while not stopped() and clock.monotonic_s() < until_s:
+        time.sleep(_LOOK_S)

@@ -1,0 +1,11 @@
+"""The archive of history: commands that Kafka may drop, in Parquet files that are never changed.
+
+`mirrorlog archive run` (consumers/archive/) writes it. docs/archive.md has its format.
+
+- names.py: the names of its objects
+- manifests.py: which files hold the commands of which positions
+- chains.py: manifests in order: what is archived, what is missing
+- parquet.py: Parquet files in memory
+- command_files.py: the exact messages of the commands topic as Parquet
+- archive.py: Archive, which reads them
+"""

@@ -1,0 +1,130 @@
+"""The archive as its readers see it: chains of manifests, and the commands that they name."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from mirrorlog.archive.chains import Chain, ClippedChain, StoredManifest, line_of
+from mirrorlog.archive.command_files import decode_commands
+from mirrorlog.archive.manifests import ArchivedFile, FileKind, decode_manifest, digest_of
+from mirrorlog.archive.names import MANIFESTS, first_position_of, partition_prefix
+from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.errors import StateDamaged
+from mirrorlog.ports.archive_stores import ArchiveStore
+from mirrorlog.ports.streams import Message
+
+
+def _do_nothing() -> None:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class CommandsWanted:
+    """Which commands a reader wants: those at positions in `(after, through]`.
+
+    volumes: of these volumes only, and no messages that aren't commands; None: all messages.
+    """
+
+    after: int
+    through: int
+    volumes: frozenset[str] | None = None
+
+
+class Archive:
+    """Reads one store. Manifests are read once and kept, because none ever changes.
+
+    checkpoint: called before each object that is read. It may raise, to give the reading up.
+    """
+
+    def __init__(self, store: ArchiveStore, checkpoint: Callable[[], None] = _do_nothing) -> None:
+        self.store, self._checkpoint = store, checkpoint
+        self._known: dict[str, StoredManifest] = {}
+
+    def partitions(self) -> list[int]:
+        """Return the partitions of which there is a manifest."""
+        parts = {name.split("/")[1] for name in self.store.names(MANIFESTS)}
+        return sorted(int(part.removeprefix("p")) for part in parts)
+
+    def chains(self, partition: int, *, above: int = BEFORE_FIRST) -> list[Chain]:
+        """Return the chains of a partition, by epoch, as the store has them now.
+
+        above: of each chain, only the manifests that hold positions above this one are read, and at
+        least the last. Raise StateDamaged if a chain is broken, or a manifest can't be read;
+        ArchiveFailed.
+        """
+        histories: dict[str, list[str]] = {}
+        for name in self.store.names(partition_prefix(partition)):
+            histories.setdefault(name.rpartition("/")[0], []).append(name)
+        chains: list[Chain] = []
+        for names in histories.values():
+            begins = [first_position_of(name) for name in names]
+            skipped = max(bisect_right(begins, above + 1) - 1, 0)
+            stored = [self._stored(name) for name in names[skipped:]]
+            chains.append(Chain.of(stored, is_whole=skipped == 0))
+        return sorted(chains, key=lambda chain: chain.history.epoch)
+
+    def line(
+        self, partition: int, topic: str | None, *, above: int = BEFORE_FIRST
+    ) -> list[ClippedChain]:
+        """Return the chains of a partition whose positions are those of the topic with this id.
+
+        above: as for chains().
+        """
+        return line_of(self.chains(partition, above=above), topic)
+
+    def _stored(self, name: str) -> StoredManifest:
+        if name not in self._known:
+            self._checkpoint()
+            content = self.store.read(name)
+            if content is None:
+                raise StateDamaged("a manifest of the archive has vanished", where=name)
+            self._known[name] = StoredManifest.of(name, content, decode_manifest(content, name))
+        return self._known[name]
+
+    def content(self, file: ArchivedFile) -> bytes:
+        """Return the content of a file. Raise StateDamaged if it isn't what was written."""
+        self._checkpoint()
+        content = self.store.read(file.name)
+        reason = damage_of(file, content)
+        if content is None or reason is not None:
+            raise StateDamaged(
+                f"a file of the archive is damaged: {reason}",
+                where=f"{file.name}, positions {file.first_position} to {file.last_position}",
+                next="Restore the file from a copy of the archive.",
+            )
+        return content
+
+    def commands(self, line: Iterable[ClippedChain], wanted: CommandsWanted) -> Iterator[Message]:
+        """Yield the messages of a line, in the order of positions. One file is in memory at a time.
+
+        The caller has checked that the line holds the range (chains.missing_in). Raise
+        StateDamaged for a damaged file.
+        """
+        for part in line:
+            through = min(part.through, wanted.through)
+            for manifest in part.chain.manifests:
+                if manifest.through <= wanted.after or manifest.after >= through:
+                    continue
+                for file in manifest.files_of(FileKind.COMMANDS):
+                    yield from decode_commands(
+                        self.content(file),
+                        manifest.topic_name,
+                        manifest.partition,
+                        after=wanted.after,
+                        through=through,
+                        volumes=wanted.volumes,
+                        where=file.name,
+                    )
+
+
+def damage_of(file: ArchivedFile, content: bytes | None) -> str | None:
+    """Return what is wrong with the content of a file; None if nothing is."""
+    if content is None:
+        return "it is missing"
+    if len(content) != file.size_bytes:
+        return f"it has {len(content)} bytes, and had {file.size_bytes}"
+    if digest_of(content) != file.sha256:
+        return "its SHA-256 is another one"
+    return None
