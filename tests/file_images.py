@@ -10,10 +10,12 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.consumers.file_names.file_index import FileIndex
+from mirrorlog.consumers.file_names.owners import OwnerKind
 
 MIB = 1 << 20
 SBIN = "/usr/sbin:/sbin"
@@ -127,3 +129,33 @@ def map_of(image: Path) -> FileIndex:
         builder = MapBuilder(device.size_bytes)
         map_device(CachedDevice(device), builder)
         return builder.result(began_at_us=0, read_at_us=0)
+
+
+SECTOR = 512
+TAG = b"tag:"
+
+
+def tagged(number: int, length: int) -> bytes:
+    """Return a file's content in which every sector names the file."""
+    sector = (TAG + number.to_bytes(4, "big")).ljust(SECTOR, b".")
+    return (sector * (length // SECTOR + 1))[:length]
+
+
+def tagged_sectors(image: Path) -> dict[int, int]:
+    """Return the byte of each sector of an image that names a file, and the file."""
+    data = image.read_bytes()
+    return {
+        at: int.from_bytes(data[at + len(TAG) : at + len(TAG) + 4], "big")
+        for at in range(0, len(data), SECTOR)
+        if data.startswith(TAG, at)
+    }
+
+
+def files_by_sector(index: FileIndex, sectors: Iterator[int]) -> dict[int, list[bytes] | None]:
+    """Return the paths of the file that has each sector; None where no file's content is there."""
+    files: dict[int, list[bytes] | None] = {}
+    for at in sectors:
+        (number,) = index.pieces(np.array([at]), np.array([SECTOR])).owners.tolist()
+        (owner,) = index.owners(number)
+        files[at] = index.paths(owner) if owner.kind is OwnerKind.FILE else None
+    return files

@@ -36,6 +36,11 @@ class Clusters:
     count: int
     is_dirty: bool
 
+    @property
+    def end(self) -> int:
+        """Where the last whole cluster ends."""
+        return self.data_at + self.count * self.cluster_bytes
+
 
 def map_fat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
     """Claim everything of a FAT file system, as ext_reader.map_ext. Raise ExtUnsupported."""
@@ -59,13 +64,13 @@ def map_fat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
     reserved_owner = area.owner(Owner(kind=OwnerKind.METADATA, detail="reserved sectors"))
     area.claim(Tier.FREE, 0, reserved * sector, reserved_owner)
     _map(fs, area, bare, clusters, entries == 0)
-    area.end(area.builder.areas[area.place], sectors * sector)
+    area.end(area.builder.areas[area.place], clusters.end)
 
 
 def map_exfat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
     """Claim everything of an exFAT file system, as map_fat. Raise ExtUnsupported."""
     boot = read(0, 512)
-    sectors, heap, count = _number(boot, 72, "Q"), _number(boot, 88, "I"), _number(boot, 92, "I")
+    heap, count = _number(boot, 88, "I"), _number(boot, 92, "I")
     sector_shift, cluster_shift = boot[108], boot[109]
     if not 9 <= sector_shift <= 12 or cluster_shift > 25 - sector_shift:
         raise ExtUnsupported("an exFAT boot sector that contradicts itself")
@@ -79,7 +84,7 @@ def map_exfat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
     reserved = area.owner(Owner(kind=OwnerKind.METADATA, detail="boot regions"))
     area.claim(Tier.FREE, 0, clusters.data_at, reserved)
     _map(fs, area, bare, clusters, bitmap == 0)
-    area.end(area.builder.areas[area.place], sectors << sector_shift)
+    area.end(area.builder.areas[area.place], clusters.end)
 
 
 def _map(
@@ -90,7 +95,14 @@ def _map(
     free = area.owner(Owner(kind=OwnerKind.FREE))
     starts = clusters.data_at + runs[:, 0] * clusters.cluster_bytes
     area.claim_all(Tier.FREE, starts, runs[:, 1] * clusters.cluster_bytes, free)
-    walk = TskWalk(fs=fs, area=area, has_block_zero=True, metadata=_metadata_inodes(fs))
+    walk = TskWalk(
+        fs=fs,
+        area=area,
+        has_block_zero=True,
+        metadata=_metadata_inodes(fs),
+        clusters_at=clusters.data_at,
+        cluster_bytes=clusters.cluster_bytes,
+    )
     walk.run()
     notes = [_DIRTY] if clusters.is_dirty else []
     if walk.unread:
