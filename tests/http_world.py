@@ -34,6 +34,10 @@ class MemoryView:
         assert self._rows is not None
         return self._rows.get(key)
 
+    def first_from(self, key: bytes) -> tuple[bytes, bytes] | None:
+        assert self._rows is not None
+        return next(((name, row) for name, row in self._rows.items() if name >= key), None)
+
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         assert self._rows is not None
         yield from ((key, value) for key, value in self._rows.items() if key.startswith(prefix))

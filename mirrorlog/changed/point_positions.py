@@ -182,7 +182,8 @@ class TimePositions:
             if record.last_at_us <= point.at_us:
                 continue
             after = max(record.after, base)
-            if not self.commands.is_kept(after):
+            # All of the record came after the time: it counts whole, and none of it is replayed.
+            if record.first_at_us > point.at_us or not self.commands.is_kept(after):
                 return after
             for command in self.commands.read(after=after, through=record.through):
                 if command.command.last_at_us > point.at_us and command.touches_blocks:
@@ -195,7 +196,8 @@ class TimePositions:
             if record.first_at_us > point.at_us:
                 continue
             after = max(record.after, base)
-            if not self.commands.is_kept(after):
+            # All of the record came until the time: it counts whole, and none of it is replayed.
+            if record.last_at_us <= point.at_us or not self.commands.is_kept(after):
                 return record.through
             last = None
             for command in self.commands.read(after=after, through=record.through):

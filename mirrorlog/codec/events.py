@@ -22,7 +22,7 @@ import fastavro
 import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
-from mirrorlog.domain.bitmaps import PackedBlocks, pack, unpack
+from mirrorlog.domain.bitmaps import BlockSet, PackedBlocks, pack, unpack
 from mirrorlog.domain.commands import (
     AcceptedBatch,
     CommandKind,
@@ -138,6 +138,38 @@ def decode(data: bytes, expected: type[Event]) -> Event:
         raise BadInput(
             f"the {name_in_words(reader.event_type)} is damaged: {in_words(error)}"[:300]
         ) from error
+
+
+def decode_record_header(data: bytes) -> LogRecord:
+    """Return a log record with empty bitmaps. Its bitmaps aren't looked at, nor its checksum.
+
+    Raise BadInput if the bytes are no log record.
+    """
+    reader = _registry().readers.get(bytes(data[:_HEADER_BYTES]))
+    if reader is None or reader.event_type not in (LogRecord, PackedRecord):
+        raise BadInput(_unknown_header(data) if reader is None else "it is no log record")
+    source = BytesIO(data)
+    source.seek(_HEADER_BYTES)
+    try:
+        fields = cast(
+            Fields, fastavro.schemaless_reader(source, reader.writer_schema, _header_schema())
+        )
+        return LogRecord(
+            **fields | {"hosts": tuple(fields["hosts"])}, changed=BlockSet(), zeroed=BlockSet()
+        )
+    except Exception as error:
+        raise BadInput(f"the log record is damaged: {in_words(error)}"[:300]) from error
+
+
+@cache
+def _header_schema() -> Any:
+    """Return the newest schema of log records without what LogRecord's header lacks."""
+    _, schema, _ = _registry().writers[LogRecord]
+    left_out = ("changed", "zeroed", "changed_runs", "zeroed_runs", "crc32")
+    kept = [field for field in schema["fields"] if field["name"] not in left_out]
+    return fastavro.parse_schema(
+        {"type": "record", "name": schema["name"], "fields": kept}, _write_hint=False
+    )
 
 
 def newest_contract(event_type: type) -> tuple[bytes, Sequence[Fields]]:

@@ -26,6 +26,11 @@ class RocksTableView:
         rows = self._seek(key)
         return bytes(rows.value()) if rows.valid() and rows.key() == key else None
 
+    def first_from(self, key: bytes) -> tuple[bytes, bytes] | None:
+        """Return the row with the lowest key that isn't below `key`, None if there is none."""
+        rows = self._seek(key)
+        return (bytes(rows.key()), bytes(rows.value())) if rows.valid() else None
+
     def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield every row whose key begins with `prefix`, in the order of keys."""
         rows = self._seek(prefix)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
 from mirrorlog.changed.logs import LogView, incomplete
-from mirrorlog.codec.events import decode
-from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.codec.events import decode, decode_record_header
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadInput
+from mirrorlog.errors import BadInput, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.tracking_log.coverage import VolumeLog
@@ -70,11 +69,39 @@ def _watermark(view: TableView, partition: int) -> Watermark | None:
     return None if value is None else decode(value, Watermark)
 
 
+def _headers(view: TableView, volume: str, checkpoint: Callable[[], None]) -> Iterator[LogRecord]:
+    """Yield the records of a volume, without bitmaps, of which the first and last part are there.
+
+    One that is damaged or incomplete is left out: it leaves a hole in the log, which the question
+    finds and reports.
+    """
+    prefix = record_prefix(volume)
+    row = view.first_from(prefix)
+    while row is not None and row[0].startswith(prefix):
+        checkpoint()
+        key, value = row
+        behind = key + b"\0"
+        try:
+            header = decode_record_header(value)
+            if record_key(header) != key:
+                raise BadInput("it says another range than its key")
+        except BadInput as error:
+            log.error("a log record in the table is damaged: %s", error)
+        else:
+            last_key = record_key(replace(header, part=header.parts - 1))
+            if header.part == 0 and (header.parts == 1 or view.get(last_key) is not None):
+                yield header
+                behind = last_key + b"\0"
+        row = view.first_from(behind)
+
+
 class _TableLogView:
     """A volume's log in one view of the table (LogView).
 
     `log` holds the records without their bitmaps: all of a volume's bitmaps together may be larger
-    than memory.
+    than memory. So of each record only the first and the last part are read: a flush and a roll-up
+    write the parts in their order, and a sweep deletes them in their order. A part that is missing
+    between these two is found when the record is used.
     """
 
     def __init__(
@@ -85,26 +112,35 @@ class _TableLogView:
         checkpoint: Callable[[], None],
     ) -> None:
         self._view, self.complete_through, self.log = view, complete_through, VolumeLog()
+        self._checkpoint = checkpoint
         if head := view.get(head_key(volume.volume)):
             self.log.add_head(decode(head, VolumeHead))
-        for _, value in view.scan(record_prefix(volume.volume)):
-            checkpoint()
-            try:
-                record = decode(value, LogRecord)
-            except BadInput as error:
-                # It leaves a hole in the log, which the question finds and reports.
-                log.error("a log record in the table is damaged: %s", error)
-                continue
+        for record in _headers(view, volume.volume, checkpoint):
             if record.through > volume.origin_position:
-                self.log.add(replace(record, changed=BlockSet(), zeroed=BlockSet()))
+                for number in range(record.parts):
+                    self.log.add(replace(record, part=number))
 
     def parts(self, record: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """Read the parts of one record of `log` again, with their bitmaps."""
+        """Read the parts of one record of `log`, with their bitmaps.
+
+        Raise OutOfRetention if a part is missing or damaged: the log has a hole there.
+        """
         parts = []
         for part in record:
-            value = self._view.get(record_key(part))
-            assert value is not None  # the view never loses a row
-            parts.append(decode(value, LogRecord))
+            self._checkpoint()
+            try:
+                value = self._view.get(record_key(part))
+                if value is None:
+                    raise BadInput("it isn't there")
+                parts.append(decode(value, LogRecord))
+            except BadInput as error:
+                log.error("part %d of a log record can't be read: %s", part.part, error)
+                raise OutOfRetention(
+                    f"the log has a hole: part {part.part} of the record ({part.after}, "
+                    f"{part.through}] can't be read: {error.what}",
+                    where=f"volume {part.volume}",
+                    next="Rebuild the log from the commands.",
+                ) from error
         return parts
 
     def close(self) -> None:

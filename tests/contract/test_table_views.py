@@ -17,7 +17,7 @@ from http_world import MemoryView
 from notation import GENERATION, record, volume
 
 from mirrorlog.codec.events import encode
-from mirrorlog.errors import KafkaFailed, NodeUnavailable
+from mirrorlog.errors import KafkaFailed, NodeUnavailable, OutOfRetention
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.table.local_store import Row, TableView
@@ -102,6 +102,9 @@ def test_a_view_shows_the_rows_of_its_prefix_in_order_and_no_other(table: Any) -
         None,
     )
     assert list(view.scan(b"zzz")) == []
+    assert view.first_from(record_prefix("v")) == (record_prefix("v") + b"1", b"a")
+    assert view.first_from(record_prefix("v") + b"1\0") == (record_prefix("v") + b"2", b"b")
+    assert view.first_from(b"zzz") is None
     view.close()
 
 
@@ -208,11 +211,49 @@ def test_a_log_of_another_history_is_complete_through_nothing(table: Any) -> Non
 def test_a_damaged_record_is_a_hole(table: Any) -> None:
     table.write(rows("-1..1", "1..3", "3..5", head=5, watermark=5))
     key = record_key(record("1..3"))
-    table.write([(key, encode(record("1..3"))[:-9] + bytes(9))])
+    table.write([(key, encode(record("1..3"))[:-30])])
     view = logs(table).read(volume(), 5, 0)
     hole = view.log.hole(after=-1, through=5)
     assert hole is not None
     assert (hole.after, hole.through) == (1, 3)
+    view.close()
+
+
+def test_damaged_bitmaps_are_found_when_the_record_is_used(table: Any) -> None:
+    table.write(rows("-1..1", "1..3", "3..5", head=5, watermark=5, blocks="1 7 9"))
+    content = encode(record("1..3", "1 7 9"))
+    (at,) = (n for n in range(len(content)) if content.startswith(bytes([7, 0, 9, 0]), n))
+    table.write([(record_key(record("1..3")), content[:at] + b"\x08" + content[at + 1 :])])
+    view = logs(table).read(volume(), 5, 0)
+    good, damaged, last = view.log.complete_records()
+    assert [list(part.changed) for part in (*view.parts(good), *view.parts(last))] == [
+        [1, 7, 9]
+    ] * 2
+    with pytest.raises(OutOfRetention, match="fails its checksum"):
+        view.parts(damaged)
+    view.close()
+
+
+def test_of_a_large_record_two_parts_are_read_until_it_is_used(table: Any) -> None:
+    parts = [record(f"-1..3/{number}of40", f"{number}") for number in range(40)]
+    table.write([(record_key(part), encode(part)) for part in parts])
+    table.write(rows("3..5", head=5, watermark=5))
+    view = logs(table).read(volume(), 5, 0)
+    first, _ = view.log.complete_records()
+    blocks = [block for part in view.parts(first) for block in part.changed]
+    assert (len(first), blocks) == (40, list(range(40)))
+    view.close()
+    for missing in (0, 39):
+        table.write([(record_key(parts[missing]), None)])
+        view = logs(table).read(volume(), 5, 0)
+        assert view.log.hole(after=-1, through=5) is not None
+        view.close()
+        table.write([(record_key(parts[missing]), encode(parts[missing]))])
+    table.write([(record_key(parts[7]), None)])
+    view = logs(table).read(volume(), 5, 0)
+    first, _ = view.log.complete_records()
+    with pytest.raises(OutOfRetention, match="part 7 of the record"):
+        view.parts(first)
     view.close()
 
 

@@ -376,10 +376,10 @@ def test_a_rebalance_ends_a_question_and_releases_the_table() -> None:
 
     async def test() -> None:
         class MovingView(MemoryView):
-            def scan(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+            def first_from(self, key: bytes) -> tuple[bytes, bytes] | None:
                 opened.append(self)
                 worker.ownership.revoke()
-                return super().scan(prefix)
+                return super().first_from(key)
 
         worker = Worker(log, view=MovingView)
         async with listening(worker):
