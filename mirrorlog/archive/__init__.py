@@ -8,4 +8,5 @@
 - parquet.py: Parquet files in memory
 - command_files.py: the exact messages of the commands topic as Parquet
 - archive.py: Archive, which reads them
+- archived_topic.py: the archived commands of one topic, as readers of the topic want them
 """

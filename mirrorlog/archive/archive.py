@@ -24,7 +24,7 @@ def _do_nothing() -> None:
 class CommandsWanted:
     """Which commands a reader wants: those at positions in `(after, through]`.
 
-    volumes: of these volumes only, and no messages that aren't commands; None: all messages.
+    volumes: without the commands that name other volumes; None: all messages.
     """
 
     after: int

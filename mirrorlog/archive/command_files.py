@@ -88,9 +88,9 @@ def decode_commands(
 ) -> list[Message]:
     """Return the messages at positions in `(after, through]`, in the order of positions.
 
-    topic, partition: that the messages say they are of. volumes: only messages whose command names
-    one of these; None: all, and those that are no commands. where: the name of the file, for
-    errors. Raise StateDamaged if the bytes are no such file.
+    topic, partition: that the messages say they are of. volumes: without the commands that name
+    other volumes; None: all. where: the name of the file, for errors. Raise
+    StateDamaged if the bytes are no such file.
     """
     wanted = None if volumes is None else sorted(set(volumes))
     table = read_parquet(content, after=after, through=through, volumes=wanted, where=where)

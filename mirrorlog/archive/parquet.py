@@ -61,14 +61,15 @@ def read_parquet(
 ) -> Any:
     """Return the rows (pyarrow.Table) of a file whose position is in `(after, through]`.
 
-    volumes: only rows of these volumes. columns: only these. Row groups whose statistics rule all
-    rows out aren't read. where: the name of the file, for errors. Raise StateDamaged if the bytes
-    can't be read.
+    volumes: only rows of these volumes, or of none. columns: only these. Row groups whose
+    statistics rule all rows out aren't read. where: the name of the file, for errors. Raise
+    StateDamaged if the bytes can't be read.
     """
     pa, pq, dataset = _require("pyarrow"), _require("pyarrow.parquet"), _require("pyarrow.dataset")
     conditions = [dataset.field("position") > after, dataset.field("position") <= through]
     if volumes is not None:
-        conditions.append(dataset.field("volume").isin(list(volumes)))
+        named = dataset.field("volume")
+        conditions.append(named.isin(list(volumes)) | named.is_null())
     try:
         return pq.read_table(
             pa.BufferReader(content),

@@ -11,7 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
 
+from mirrorlog.adapters.archive_addresses import open_archive_store
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
+from mirrorlog.archive.archive import Archive
+from mirrorlog.archive.archived_topic import ArchivedTopic
+from mirrorlog.changed.archived_commands import ArchivedCommands
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import ByteRun, changed_runs
 from mirrorlog.changed.logs import TopicLogSource
@@ -105,7 +109,17 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
         opened.callback(catalog.close)
         if not source:
             log_topic = TopicLogSource(open_reader, admin, topics.changelog, clock)
-            yield QueryPorts(open_reader, admin, catalog, topics, clock, log_topic)
+            archived = _archived_topic(settings, admin, opened)
+            yield QueryPorts(
+                open_reader,
+                admin,
+                catalog,
+                topics,
+                clock,
+                log_topic,
+                older=None if archived is None else ArchivedCommands(archived),
+                archived=archived,
+            )
             return
         publisher = KafkaPublisher(client)
         opened.callback(publisher.close)
@@ -128,6 +142,19 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
             mirror,
             open_commands=partial(MirroredCommands, mirror),
         )
+
+
+def _archived_topic(
+    settings: Settings, admin: KafkaAdmin, opened: ExitStack
+) -> ArchivedTopic | None:
+    """Return the archived commands of the commands topic; None if no archive is named."""
+    if not settings.archive:
+        return None
+    store = open_archive_store(
+        settings.archive, settings.archive_s3, settings.archive_s3_credentials
+    )
+    opened.callback(store.close)
+    return ArchivedTopic(Archive(store), admin.identity(settings.topics.commands))
 
 
 def _point(point: str | int) -> Point:

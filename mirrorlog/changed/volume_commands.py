@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias, TypeVar
 
+from mirrorlog.archive.archived_topic import ArchivedTopic
 from mirrorlog.changed.append_times import AppendTimes
 from mirrorlog.changed.kept_commands import KeptCommand, OlderCommands
 from mirrorlog.changed.logs import VolumeLogSource
@@ -37,6 +38,8 @@ class QueryPorts:
         up.
     open_commands: makes what reads the commands of a volume; None: they are in the topic.
     older: the commands that the topic no longer has; None: nobody keeps them.
+    archived: the archive in which they are, for other questions than `changed`; None if there is
+        none.
     """
 
     open_reader: Callable[[], TopicReader]
@@ -48,6 +51,7 @@ class QueryPorts:
     checkpoint: Callable[[], None] = lambda: None
     open_commands: OpenCommands | None = None
     older: OlderCommands | None = None
+    archived: ArchivedTopic | None = None
 
 
 class VolumeCommand(NamedTuple):

@@ -9,4 +9,5 @@ In reading order:
 - command_rows.py: command_rows(), whole batches of commands by column
 - arrow_tables.py: rows as Arrow tables and back, and how Parquet files hold them
 - topic_history.py: the rows of the commands topic
+- archive_history.py: the rows of an archive, and of archive and topic together
 """

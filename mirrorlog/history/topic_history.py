@@ -65,15 +65,15 @@ class TopicHistory:
         )
         reached = after
         with closing(messages):
-            for part in _parts(messages):
+            for part in message_parts(messages):
                 reached = part[-1].position
                 yield command_rows(part, volume, through=reached)
         if reached < through:
             yield empty_batch(through)
 
 
-def _parts(messages: Iterator[Message]) -> Iterator[list[Message]]:
-    """Yield the messages in parts of bounded size."""
+def message_parts(messages: Iterator[Message]) -> Iterator[list[Message]]:
+    """Yield the messages in parts of bounded size, each of which becomes one batch."""
     part: list[Message] = []
     size_bytes = 0
     for message in messages:

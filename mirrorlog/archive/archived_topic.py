@@ -1,0 +1,60 @@
+"""The archived commands of one Kafka topic: the positions that it holds, and their messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from mirrorlog.archive.archive import Archive, CommandsWanted
+from mirrorlog.archive.chains import ClippedChain, missing_in
+from mirrorlog.domain.positions import BEFORE_FIRST
+from mirrorlog.ports.streams import Message
+
+
+class ArchivedTopic:
+    """What an archive holds of the commands topic with one id.
+
+    topic_id: Kafka's. Positions of any other topic mean other commands, and aren't looked at.
+    """
+
+    def __init__(self, archive: Archive, topic_id: str) -> None:
+        self._archive, self._topic_id = archive, topic_id
+
+    def covered(self, partition: int) -> list[tuple[int, int]]:
+        """Return the ranges (after, through] of which every message is archived, ascending.
+
+        Raise StateDamaged if a chain is broken; ArchiveFailed.
+        """
+        line = self._line(partition)
+        if not line:
+            return []
+        covered: list[tuple[int, int]] = []
+        reached, end = line[0].chain.after, line[-1].through
+        for after, through in [*missing_in(line, after=reached, through=end), (end, end)]:
+            if after > reached:
+                covered.append((reached, after))
+            reached = through
+        return covered
+
+    def covered_after(self, partition: int, *, below: int) -> int:
+        """Return the position above which every message below `below` is archived.
+
+        Return `below` - 1 if the last message below it isn't.
+        """
+        for after, through in self.covered(partition):
+            if after < below <= through + 1:
+                return min(after, below - 1)
+        return below - 1
+
+    def messages(
+        self, partition: int, *, after: int, through: int, volume: str | None = None
+    ) -> Iterator[Message]:
+        """Yield the messages in `(after, through]`, in order; the range must be covered.
+
+        volume: without the commands that name another volume; None: all. Raise StateDamaged for a
+        damaged file.
+        """
+        wanted = CommandsWanted(after, through, None if volume is None else frozenset([volume]))
+        return self._archive.commands(self._line(partition, above=after), wanted)
+
+    def _line(self, partition: int, *, above: int = BEFORE_FIRST) -> list[ClippedChain]:
+        return self._archive.line(partition, self._topic_id, above=above)
