@@ -28,6 +28,7 @@ In reading order:
 - journal/: the redo journal, in which a cycle is staged and then applied as a whole
 - failover/: a site's secondary becomes the primary, and the former primary a secondary
 - state/: what a site saves of each secondary, durably
+- audit/: who wrote what, where and when?
 - verify/: does a secondary equal its primary?
 - file_names/: which files do the blocks of a volume belong to?
 - archive/: writes history to Parquet files, before Kafka drops it

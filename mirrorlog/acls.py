@@ -22,8 +22,8 @@ from mirrorlog.topics import CLIENT_GROUPS, Topics
 class Role(StrEnum):
     """What a process is, or what a person does.
 
-    reader: `status`, `check`, `changed`, `topics tail`, `doctor`. admin: `topics create`, `volume`,
-    `site remove`, `command send`, `import`, `verify`.
+    reader: `status`, `check`, `changed`, `audit`, `topics tail`, `doctor`. admin: `topics create`,
+    `volume`, `site remove`, `command send`, `import`, `verify`.
     """
 
     HOST = "host"

@@ -32,7 +32,7 @@ from mirrorlog.history.batches import (
     encode_values,
     join_batches,
 )
-from mirrorlog.history.definition import COLUMNS, RowKind
+from mirrorlog.history.definition import COLUMNS, RowClock, RowKind
 from mirrorlog.history.row_parts import (
     EVENT_KINDS,
     KIND_CODES,
@@ -124,6 +124,7 @@ def _plain_commands(columns: CommandColumns, mine: I64, messages: Sequence[Messa
         "first_at_us": NumberColumn(columns.numbers["first_at_us"][mine]),
         "last_at_us": NumberColumn(columns.numbers["last_at_us"][mine]),
         "size_bytes": encode_numbers("size_bytes", [None] * len(mine)),
+        "clock": DictionaryColumn(np.zeros(len(mine), np.int32), (RowClock.HOST.value,)),
     }
     no_forks: DictionaryColumn[Forks] = DictionaryColumn(np.full(len(kinds), -1, np.int32), ())
     return _Commands(messages, counts, offsets, lengths, has_extent, kinds, no_forks, shared)
@@ -154,6 +155,7 @@ def _single_commands(rows: Sequence[CommandRows]) -> _Commands:
         shared[name] = encode_numbers(name, times)
     sequences = [None if c is None or c.sequence < 0 else c.sequence for c in commands]
     shared["sequence"] = encode_numbers("sequence", sequences)
+    shared["clock"] = encode_values([_clock(command) for command in commands])
     sizes = [c.size_bytes if c and c.kind is CommandKind.RESIZE else None for c in commands]
     shared["size_bytes"] = encode_numbers("size_bytes", sizes)
     return _Commands(
@@ -167,6 +169,14 @@ def _single_commands(rows: Sequence[CommandRows]) -> _Commands:
         shared,
         _own_times(rows),
     )
+
+
+def _clock(command: TrackingCommand | None) -> str | None:
+    """Return whose clock a command's times are of; None if the event is no command."""
+    if command is None:
+        return None
+    is_recorded = isinstance(command, RecordedWrites)
+    return (RowClock.RECORDING if is_recorded else RowClock.HOST).value
 
 
 def _own_times(rows: Sequence[CommandRows]) -> dict[str, Column]:
@@ -235,8 +245,11 @@ def _clipped(
     volume had at each command. An extent that is no address keeps its length.
     """
     offsets, lengths = commands.offsets, commands.lengths
-    sizes_bytes = np.array([volume.size_at(at) for at in positions.tolist()], np.uint64)
-    sizes = np.repeat(sizes_bytes, commands.counts)
+    earlier = volume.earlier_sizes
+    ends = np.array([size.before_position for size in earlier], np.int64)
+    known = np.array([*(size.size_bytes for size in earlier), volume.size_bytes], np.uint64)
+    # As Volume.size_at says, of all commands together.
+    sizes = np.repeat(known[np.searchsorted(ends, positions, side="right")], commands.counts)
     inside = (offsets <= sizes) & (lengths <= sizes - np.minimum(offsets, sizes))
     if inside.all():
         return lengths, ~inside

@@ -40,6 +40,13 @@ class RowKind(StrEnum):
     UNKNOWN = "unknown"  # a command of a kind that this version doesn't know
 
 
+class RowClock(StrEnum):
+    """Whose clock the times `first_at_us` and `last_at_us` are of."""
+
+    HOST = "host"  # the host's; the row's write lies between the two
+    RECORDING = "recording"  # the recording's, which was imported: both are the write's own time
+
+
 CHANGES: Final = (RowKind.WRITE, RowKind.ZERO, RowKind.DISCARD, RowKind.DIRTY)
 """The kinds of row whose extent changed, or may have."""
 
@@ -90,8 +97,8 @@ COLUMNS: Final = (
     _nullable("offset", ColumnType.U64, "first byte of the extent; null without an extent"),
     _nullable("length", ColumnType.U64, "bytes of the extent; null without an extent"),
     _required("kind", ColumnType.TEXT, "a RowKind"),
-    _nullable("first_at_us", ColumnType.I64, "of the command, or of a recorded write; since 1970"),
-    _nullable("last_at_us", ColumnType.I64, "of the command, or of a recorded write; since 1970"),
+    _nullable("first_at_us", ColumnType.I64, "the first write of the command, by `clock`"),
+    _nullable("last_at_us", ColumnType.I64, "the last write of the command, by `clock`"),
     _nullable("appended_at_us", ColumnType.I64, "when the broker appended it, by its clock"),
     _nullable("host", ColumnType.TEXT, "the host that sent the command"),
     _nullable("session", ColumnType.TEXT, "one run of the host"),
@@ -103,6 +110,7 @@ COLUMNS: Final = (
     _nullable("forks", ColumnType.FORKS, "outcome at each site to which the host sent the write"),
     _nullable("new_generation", ColumnType.TEXT, "of a new_generation or promote"),
     _nullable("reason", ColumnType.TEXT, "a RejectReason, found in the command itself"),
+    _nullable("clock", ColumnType.TEXT, "a RowClock: whose the times of the write are"),
 )
 """The columns in their order. Times are microseconds since 1970, UTC."""
 

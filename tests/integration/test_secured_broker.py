@@ -297,6 +297,8 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
             overview = json.loads(roles.command(Role.READER, "status"))
             assert [row["state"] for row in overview["volumes"]] == ["CONSISTENT"]
             assert len(overview["hosts"]) == len(overview["nodes"]) == 1
+            *rows, _ = roles.command(Role.READER, "audit", "vol", "--kind", "write").splitlines()
+            assert {json.loads(row)["status"] for row in rows} == {"ACCEPTED"}
             assert [roles.rights(role) for role in Role] == [["ok"]] * len(Role)
             roles.deny_write(Role.NODE, topics.changelog)
             roles.write(data)

@@ -11,6 +11,11 @@ from mirrorlog.cli.support.lazy_commands import LazyCommand, lazy_group
 _PACKAGE = "mirrorlog.cli.commands"
 AUDIT_COMMANDS: Final = (
     LazyCommand(
+        "volume",
+        f"{_PACKAGE}.audit_volume",
+        "List each write of a volume, with its host, its times and its outcome.",
+    ),
+    LazyCommand(
         "keygen", f"{_PACKAGE}.audit_keygen", "Make a key pair for `audit seal` or `audit cosign`."
     ),
 )

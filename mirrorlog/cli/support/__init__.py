@@ -44,6 +44,8 @@ In reading order:
 - present: the overview of everything, read for one command.
 - status_view: the overview as JSON, and as tables.
 - verify_view: the report of a verification.
+- audit_rows, audit_view: where the rows of an audit go, and what is said of them.
+- row_progress: how far the reading of rows came.
 - file_names: where the names of files are read.
 - changed_files: the files that changed, and how far their names can be trusted.
 - plugin_line: the overview as a monitoring plug-in prints it.

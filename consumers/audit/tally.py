@@ -1,0 +1,49 @@
+"""What an audit's answer amounts to, counted while it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from mirrorlog.history.batches import HistoryBatch
+from mirrorlog.history.definition import CHANGES
+
+
+@dataclass(slots=True)
+class AuditTally:
+    """Counts of the rows so far.
+
+    changes, change_bytes: the rows whose extent changed or may have, and their bytes; bytes that
+    were written twice count twice. without_status: the rows whose status isn't kept. position: of
+    the last row. first_appended_us, last_appended_us: by the broker; None before the first.
+    """
+
+    rows: int = 0
+    changes: int = 0
+    change_bytes: int = 0
+    without_status: int = 0
+    position: int | None = None
+    first_appended_us: int | None = None
+    last_appended_us: int | None = None
+
+    def add(self, batch: HistoryBatch) -> None:
+        """Count the rows of the next batch."""
+        if not batch.rows:
+            return
+        self.rows += batch.rows
+        kinds = batch.texts("kind")
+        is_change = np.array([kind in CHANGES for kind in kinds.dictionary], np.bool_)[kinds.codes]
+        lengths = batch.numbers("length").values[is_change]
+        self.changes += len(lengths)
+        # Lengths above 2^32 could overflow a sum of 64 bits.
+        low, high = lengths & np.uint64(0xFFFFFFFF), lengths >> np.uint64(32)
+        self.change_bytes += int(low.sum()) + (int(high.sum()) << 32)
+        self.without_status += int((batch.texts("status").codes < 0).sum())
+        self.position = int(batch.numbers("position").values[-1])
+        appended = batch.numbers("appended_at_us")
+        known = appended.values if appended.known is None else appended.values[appended.known]
+        if len(known):
+            if self.first_appended_us is None:
+                self.first_appended_us = int(known[0])
+            self.last_appended_us = int(known[-1])

@@ -1,0 +1,138 @@
+"""`mirrorlog audit VOLUME`: who wrote what, where and when."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mirrorlog.changed.formats import check_format
+from mirrorlog.changed.worded_times import understand_point
+from mirrorlog.cli.support.audit_rows import ROW_FORMATS, write_rows
+from mirrorlog.cli.support.audit_view import AskedPoints, print_answer_notes, print_tally
+from mirrorlog.cli.support.context import Invocation, invocation
+from mirrorlog.cli.support.row_progress import RowProgress
+from mirrorlog.cli.support.stopping import stop_flag
+from mirrorlog.consumers.audit.ask import AuditAnswer, open_audit
+from mirrorlog.consumers.audit.question import SHOWN_KINDS, AuditQuestion
+from mirrorlog.consumers.audit.tally import AuditTally
+from mirrorlog.errors import BadUse, ExitCode
+from mirrorlog.history.batches import HistoryBatch
+from mirrorlog.history.definition import RowKind
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.units import parse_duration_s, parse_size
+
+app = typer.Typer()
+
+
+@app.command("volume")
+def audit_volume(
+    context: typer.Context,
+    volume: Annotated[str, typer.Argument(help="Name of the volume.")],
+    since: Annotated[
+        str,
+        typer.Option(
+            help="Start after this point: a time (ISO 8601, in UTC unless it names a zone, "
+            "'2h ago', 'yesterday 18:00'), @POSITION, barrier:NAME, site:NAME, origin or now."
+        ),
+    ] = "origin",
+    until: Annotated[
+        str, typer.Option(help="End at this point, which is written as for --since.")
+    ] = "now",
+    blocks: Annotated[
+        str | None,
+        typer.Option(help="Only what touches these blocks, both included.", metavar="A-B"),
+    ] = None,
+    offset: Annotated[
+        str | None, typer.Option(help="Only what touches the bytes from here on.")
+    ] = None,
+    length: Annotated[str | None, typer.Option(help="With --offset: only so many bytes.")] = None,
+    host: Annotated[
+        list[str] | None, typer.Option(help="Only what this host sent. May be repeated.")
+    ] = None,
+    kind: Annotated[
+        list[str] | None,
+        typer.Option(help="Only rows of this kind (docs/audit.md). May be repeated."),
+    ] = None,
+    output_format: Annotated[
+        str | None,
+        typer.Option("--format", help=f"Print in this format: {', '.join(ROW_FORMATS)}."),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", help="Write to this file, which appears once it is whole."),
+    ] = None,
+    partial: Annotated[
+        bool,
+        typer.Option("--partial", help="Answer with what is kept if retention took a part."),
+    ] = False,
+    wait: Annotated[
+        str, typer.Option(help="Give up if Kafka makes no progress for so long.")
+    ] = "30s",
+) -> None:
+    """List each write of a volume, with its host, its times and its outcome.
+
+    The range begins after the point --since and ends at the point --until. If a part of it isn't
+    kept any more, the exit code is 3, unless --partial is given.
+    """
+    call = invocation(context)
+    name = output_format or ("json" if call.output.json and output is None else "table")
+    check_format(name, ROW_FORMATS)
+    points = AskedPoints.of(since, until, understand_point, SystemClock().now_us())
+    question = AuditQuestion(
+        volume=volume,
+        since=points.since,
+        until=points.until,
+        blocks=blocks,
+        offset=None if offset is None else parse_size(offset),
+        length=None if length is None else parse_size(length),
+        hosts=frozenset(host or ()),
+        kinds=frozenset(map(_kind, kind)) if kind else frozenset(SHOWN_KINDS),
+        partial=partial,
+    )
+    stopped = stop_flag()
+    with open_audit(call.settings, question, parse_duration_s(wait)) as answer:
+        print_answer_notes(call.output, points, answer)
+        tally = AuditTally()
+        write_rows(call.output, name, output, _read(call, answer, tally, stopped, output is None))
+        print_tally(call.output, points, answer, tally)
+
+
+def _read(
+    call: Invocation,
+    answer: AuditAnswer,
+    tally: AuditTally,
+    stopped: Callable[[], bool],
+    shows_rows: bool,
+) -> Iterator[HistoryBatch]:
+    """Yield the answer's batches; count them, and show how far the reading came.
+
+    A signal ends it with the exit code of an interrupt.
+    """
+    total = sum(part.through - part.after for part in answer.span.kept)
+    done_before, parts = 0, iter(answer.span.kept)
+    part = next(parts, None)
+    clock = SystemClock()
+    with RowProgress(call.output, total, clock.monotonic_s, shows_rows=shows_rows) as progress:
+        for batch in answer.batches():
+            if stopped():
+                raise typer.Exit(int(ExitCode.INTERRUPTED))
+            while part is not None and batch.through > part.through:
+                done_before += part.through - part.after
+                part = next(parts, None)
+            tally.add(batch)
+            yield batch
+            reached = done_before if part is None else done_before + batch.through - part.after
+            progress.update(reached, tally.rows)
+
+
+def _kind(text: str) -> RowKind:
+    try:
+        return RowKind(text)
+    except ValueError:
+        raise BadUse(
+            f"there is no kind of row '{text[:40]}'",
+            next=f"Kinds are {', '.join(RowKind)}.",
+        ) from None

@@ -1,0 +1,106 @@
+"""What `mirrorlog audit` says about an answer, beside its rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+from mirrorlog.changed.points import AtTime, Point, format_time
+from mirrorlog.cli.support.output import Output
+from mirrorlog.consumers.audit.ask import AuditAnswer
+from mirrorlog.consumers.audit.tally import AuditTally
+from mirrorlog.units import format_size
+
+
+@dataclass(frozen=True, slots=True)
+class AskedPoints:
+    """The points of a question, each with its text."""
+
+    since_text: str
+    until_text: str
+    since: Point
+    until: Point
+
+    @classmethod
+    def of(
+        cls, since: str, until: str, understand: Callable[[str, int], Point], now_us: int
+    ) -> Self:
+        """Return the points that the texts name. Raise what `understand` raises."""
+        return cls(since, until, understand(since, now_us), understand(until, now_us))
+
+    def as_fields(self, *, after: int, through: int) -> dict[str, Any]:
+        """Return what --json says of the points and their positions."""
+        return {
+            "since": {"asked": self.since_text, "at": _time(self.since), "position": after},
+            "until": {"asked": self.until_text, "at": _time(self.until), "position": through},
+        }
+
+
+def print_answer_notes(output: Output, points: AskedPoints, answer: AuditAnswer) -> None:
+    """Say on stderr which times were understood, and where the answer begins if that is later."""
+    times = {"since": _time(points.since), "until": _time(points.until)}
+    if any(times.values()):
+        shown = ", ".join(f"{name} {time}" for name, time in times.items() if time)
+        clock = "the writes' own times" if answer.span.has_own_times else "the broker's clock"
+        output.print_note(f"asked for {shown}, by {clock}")
+    if answer.span.volume_began_us is not None:
+        output.print_note(
+            f"the history of volume {answer.volume.volume} begins at "
+            f"{format_time(answer.span.volume_began_us)}, after the time that was asked for: the "
+            "answer begins there"
+        )
+
+
+def print_tally(
+    output: Output, points: AskedPoints, answer: AuditAnswer, tally: AuditTally
+) -> None:
+    """Say at the end what the rows amount to, and what retention took."""
+    span = answer.span
+    began_us = span.volume_began_us
+    first_us, last_us = tally.first_appended_us, tally.last_appended_us
+    fields = {
+        "schema_version": 1,
+        "volume": answer.volume.volume,
+        **points.as_fields(after=span.after, through=span.through),
+        "volume_began_at": None if began_us is None else format_time(began_us),
+        "rows": tally.rows,
+        "changes": tally.changes,
+        "change_bytes": tally.change_bytes,
+        "first_appended_at": None if first_us is None else format_time(first_us),
+        "last_appended_at": None if last_us is None else format_time(last_us),
+        "rows_without_status": tally.without_status,
+        "missing": [{"after": gap.after, "through": gap.through} for gap in span.missing],
+        "missing_positions": span.missing_positions,
+    }
+    output.print_message("summary", fields)
+    if output.json:
+        return
+    output.print_note(_sentence(answer, tally))
+    for gap in span.missing:
+        output.print_note(
+            f"retention took positions {gap.after + 1} to {gap.through} of partition "
+            f"{answer.volume.partition}: what the volume had there isn't in the answer"
+        )
+
+
+def _sentence(answer: AuditAnswer, tally: AuditTally) -> str:
+    span = answer.span
+    where = f"positions {span.after + 1} to {span.through}"
+    if not tally.rows:
+        return f"no rows at {where}"
+    appended = ""
+    if tally.first_appended_us is not None and tally.last_appended_us is not None:
+        times = (format_time(tally.first_appended_us), format_time(tally.last_appended_us))
+        appended = f", appended from {times[0]} to {times[1]}"
+    unknown = (
+        f"; {tally.without_status:,} without a status that is kept" if tally.without_status else ""
+    )
+    return (
+        f"{tally.rows:,} rows at {where}{appended}: {tally.changes:,} changes of "
+        f"{format_size(tally.change_bytes)}{unknown}"
+    )
+
+
+def _time(point: Point) -> str | None:
+    return format_time(point.at_us) if isinstance(point, AtTime) else None
