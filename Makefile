@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -98,6 +98,9 @@ bench-cli: setup ## how long the command line takes to answer, beside native too
 
 bench-status: setup ## `status --json` of 10,000 volumes at two sites: time and memory of the whole process
 	$(BIN)/python benchmarks/bench_status.py $(ARGS)
+
+bench-files: setup ## names of files for blocks: one walk, or a question for each block
+	$(BIN)/python benchmarks/bench_files.py $(ARGS)
 
 bench-log-size: setup ## bytes that the log costs: of the changelog a write, of the state after 30 days
 	$(BIN)/python benchmarks/bench_log_size.py

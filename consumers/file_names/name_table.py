@@ -69,9 +69,10 @@ class NameTable:
 
         A root folder has the path `/`, and no row.
         """
-        order, keys = self._by_inode
-        key = np.array([(area, inode)], dtype=_KEY)
-        first, end = (int(np.searchsorted(keys, key, side)[0]) for side in ("left", "right"))
+        if area not in self._by_area:
+            return []
+        order, inodes = self._by_area[area]
+        first, end = (int(np.searchsorted(inodes, inode, side)) for side in ("left", "right"))
         return [self.path(int(row)) for row in order[first:end]]
 
     def inodes_of(self, path: bytes) -> set[tuple[int, int]]:
@@ -84,15 +85,14 @@ class NameTable:
         return {(int(self.areas[row]), int(self.inodes[row])) for row in rows if row != ROOT}
 
     @cached_property
-    def _by_inode(self) -> tuple[Int64s, npt.NDArray[np.void]]:
-        """The rows in the order of (area, inode), and these keys in that order."""
-        order = np.lexsort((np.arange(len(self)), self.inodes, self.areas))
-        keys = np.empty(len(order), dtype=_KEY)
-        keys["area"], keys["inode"] = self.areas[order], self.inodes[order]
-        return order, keys
-
-
-_KEY: Final = np.dtype([("area", np.int64), ("inode", np.int64)])
+    def _by_area(self) -> dict[int, tuple[Int64s, Int64s]]:
+        """By area, its rows in the order of their inodes, and these inodes."""
+        parts = {}
+        for area in np.unique(self.areas).tolist():
+            rows = np.flatnonzero(self.areas == area)
+            order = rows[np.argsort(self.inodes[rows], kind="stable")]
+            parts[area] = order, self.inodes[order]
+        return parts
 
 
 @dataclass
