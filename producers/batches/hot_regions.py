@@ -11,6 +11,8 @@ from typing import Final, TypeAlias
 
 FLUSHED_AHEAD: Final = 64
 """A flush that makes room is made for up to this many regions: then not each needs its own."""
+_LEFT_AHEAD: Final = 32
+"""Of this many hot regions, one more leaves where one must: then not each write looks for room."""
 WHOLE_VOLUME: Final = -1
 """Number of the region that is the whole volume."""
 
@@ -64,12 +66,12 @@ RoomPlan: TypeAlias = Leave | FlushFirst | DrainFirst
 
 
 def plan_room(
-    oldest_first: Iterable[HotRegion], durable: Mapping[str, int], surplus: int
+    oldest_first: Iterable[HotRegion], durable: Mapping[str, int], surplus: int, ahead: int = 0
 ) -> RoomPlan:
-    """Return how `surplus` regions (1 or more) can leave.
+    """Return how `surplus` regions (1 or more) can leave, and up to `ahead` more.
 
     oldest_first: the candidates, the one used longest ago first. durable: by volume, how many of
-    its writes the last flush covered.
+    its writes the last flush covered. ahead: regions that leave only if they can leave at once.
 
     A region may leave once all its writes are acknowledged **and** durable on the primary. If a
     power cut took back a write that a site has copied already, nothing else would name that change.
@@ -88,8 +90,10 @@ def plan_room(
             unflushed.append(region)
         else:
             leaving.append(region)
-            if len(leaving) == surplus:
-                return Leave(leaving)
+            if len(leaving) == surplus + ahead:
+                break
+    if len(leaving) >= surplus:
+        return Leave(leaving)
     if unflushed:
         return FlushFirst(
             frozenset(region.volume for region in unflushed[: max(surplus, FLUSHED_AHEAD)])
@@ -132,50 +136,68 @@ class HotRegions:
 
     There are at most `limit`. Not counted are those that writes in flight need, and the one of each
     volume that is the whole volume.
+
+    _room: at least so many more regions have room. It is never too high, so that plan() counts the
+    regions of all volumes only when it is used up.
     """
 
     limit: int
     volumes: dict[str, VolumeRegions] = field(default_factory=dict)
     _last_use: int = 0
+    _room: int = 0
 
     def missing(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[int]:
         """Return those of `numbers` that aren't hot."""
         return [number for number in numbers if number not in volume.hot]
 
+    def has_room(self, missing: int) -> bool:
+        """Return whether `missing` more regions are known to have room."""
+        return missing <= self._room
+
     def plan(
         self,
-        volume: VolumeRegions,
-        numbers: Collection[int],
+        kept: Mapping[str, Collection[int]],
         missing: int,
         busy: Mapping[str, Collection[int]],
     ) -> RoomPlan:
         """Return how to make room for `missing` more regions.
 
-        The regions `numbers` of the volume stay, and so do the `busy` ones: by volume, the numbers
-        of regions with lock-free writes in flight.
+        These stay, by volume: the regions `kept`, and the `busy` ones, with lock-free writes in
+        flight.
         """
         able = [regions for regions in self.volumes.values() if not regions.is_stuck]
-        surplus = sum(len(regions.hot) for regions in able) + missing - self.limit
-        if surplus <= 0:
+        self._room = self.limit - sum(len(regions.hot) for regions in able)
+        if self.has_room(missing):
             return Leave(())
         others = [
             region
             for regions in able
             for region in regions.hot.values()
-            if (regions is not volume or region.number not in numbers)
+            if region.number not in kept.get(regions.name, ())
             and region.number not in busy.get(regions.name, ())
         ]
         others.sort(key=lambda region: region.last_use)
-        return plan_room(others, {regions.name: regions.durable for regions in able}, surplus)
+        durable = {regions.name: regions.durable for regions in able}
+        return plan_room(others, durable, missing - self._room, self.limit // _LEFT_AHEAD)
 
     def begin(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[HotRegion]:
         """Make these regions hot and the last to leave, each with one more write in flight."""
-        begun = [volume.hot.get(number) or HotRegion(volume.name, number) for number in numbers]
+        begun = self.add(volume, numbers)
         for region in begun:
-            volume.hot[region.number] = region
             region.in_flight += 1
-            region.last_use = self.next_use()
         return begun
+
+    def add(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[HotRegion]:
+        """Make these regions hot and the last to leave."""
+        added = []
+        for number in numbers:
+            region = volume.hot.get(number)
+            if region is None:
+                region = volume.hot[number] = HotRegion(volume.name, number)
+                self._room -= 1
+            region.last_use = self.next_use()
+            added.append(region)
+        return added
 
     @property
     def last_use(self) -> int:
@@ -199,8 +221,10 @@ class HotRegions:
                 volume.whole = None
             else:
                 del volume.hot[region.number]
+                self._room += not volume.is_stuck
 
     def put_back(self, regions: Iterable[HotRegion]) -> None:
         """Undo leave() for these regions."""
         for region in regions:
             self.volumes[region.volume].hot[region.number] = region
+            self._room -= 1

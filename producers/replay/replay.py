@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Final
@@ -20,6 +20,8 @@ CHECKPOINT_NAME: Final = "replay.json"
 CHECKPOINT_REQUESTS: Final = 16_384
 TICK_S: Final = 0.005
 PROGRESS_S: Final = 0.1
+_EXPECTED_REQUESTS: Final = 64
+"""The host is told of this many requests together, which saves waits for its activity log."""
 _PIECE_BYTES: Final = 4 << 20
 """Larger writes are split, which bounds the memory for contents whatever a trace asks for."""
 
@@ -119,7 +121,7 @@ class Replay:
             self._saved.bytes_written,
         )
         stopped = False
-        for request in islice(self._requests, index, None):
+        for request in self._expected(islice(self._requests, index, None)):
             self._keep_pace(request)
             if request.kind is RequestKind.WRITE:
                 writes += 1
@@ -146,6 +148,19 @@ class Replay:
             last_positions=dict(host.last_positions),
             finished=not stopped,
         )
+
+    def _expected(self, requests: Iterator[TracedRequest]) -> Iterator[TracedRequest]:
+        """Yield the requests. If there is no pace, tell the host of some of them beforehand."""
+        if self._pace.speed is not None:
+            yield from requests
+            return
+        while coming := list(islice(requests, _EXPECTED_REQUESTS)):
+            self._host.expect_writes(
+                (request.volume, request.offset, request.length)
+                for request in coming
+                if request.kind is not RequestKind.FLUSH and request.volume in self._volumes
+            )
+            yield from coming
 
     def _perform(self, request: TracedRequest, version: int) -> None:
         """Do the request on its volume. version: of the contents, if the request is a write."""

@@ -269,6 +269,15 @@ class Host:
         self._reporter.look_soon()
         return {name: self._admit(request) for name, request in wanted.items()}
 
+    def expect_writes(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """Prepare for writes that are about to begin: they then wait less for the activity log.
+
+        ranges: (volume, offset, length in bytes) of each. It changes nothing else: a range that is
+        never written costs that its regions count as dirty after a crash. Raise DeviceFailed if the
+        activity log can't be written.
+        """
+        self._tracker.expect_writes(ranges)
+
     def tick(self, now_s: float) -> None:
         """Send the batches and heartbeats that are due; handle acknowledgements.
 

@@ -5,9 +5,9 @@ C1 to C3 and H1 are steps of the protocol in batches/lock_free_writes.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.hot_regions import (
@@ -29,6 +29,8 @@ from mirrorlog.producers.writes.whole_volume_fallback import (
 )
 
 Result = TypeVar("Result")
+_AHEAD_PART: Final = 8
+"""At most this part of the hot regions is made hot before a write needs it."""
 
 
 def make_hot(
@@ -56,14 +58,68 @@ def make_hot(
         _make_room(state, opened, plan, numbers)
 
 
+def make_hot_ahead(state: TrackerState, coming: Mapping[str, Collection[int]]) -> None:
+    """Make the regions of coming writes durable in the activity log, with one wait for the disk.
+
+    coming: by volume, the numbers of its regions. Call it without the lock. It saves time only:
+    volumes whose writes may not begin are passed over, and no room is made by waiting for Kafka.
+    Then the writes do that, and raise what is to be raised. DeviceFailed as ActivityLog.append().
+    """
+    while True:
+        with state.lock:
+            wanted = _wanted_ahead(state, coming)
+            if not wanted or not state.outbox.accepts_writes:
+                return
+            plan = _plan_for(state, wanted)
+            if isinstance(plan, Leave):
+                if not _leave(state, plan):
+                    continue
+                _append(state, plan, wanted)
+                for name, numbers in wanted.items():
+                    state.hot.add(state.hot.volumes[name], numbers)
+                return
+        if isinstance(plan, DrainFirst):
+            return
+        _flush_primaries(state, plan)
+
+
+def _wanted_ahead(
+    state: TrackerState, coming: Mapping[str, Collection[int]]
+) -> dict[str, list[int]]:
+    """Return, by volume, the regions that can be made hot before their writes begin, and aren't.
+
+    Their number is bounded: they may not take the place of all others. Call it with the lock held.
+    """
+    wanted: dict[str, list[int]] = {}
+    left = state.hot.limit // _AHEAD_PART
+    for name, numbers in coming.items():
+        opened = state.volumes.get(name)
+        if opened is None or opened.closing or opened.tracks_whole_volume:
+            continue
+        if opened.failed is not None:
+            continue
+        missing = state.hot.missing(opened.regions, numbers)[:left]
+        left -= len(missing)
+        if missing:
+            wanted[name] = missing
+    return wanted
+
+
 def _plan(state: TrackerState, opened: OpenVolume, numbers: Sequence[int]) -> RoomPlan:
     """Return how to make room for these regions. Call it with the lock held."""
     if opened.tracks_whole_volume:
         return Leave(())
     if not state.outbox.accepts_writes:
         return DrainFirst()
-    missing = len(state.hot.missing(opened.regions, numbers))
-    if not missing:
+    return _plan_for(state, {opened.name: numbers})
+
+
+def _plan_for(state: TrackerState, needed: Mapping[str, Collection[int]]) -> RoomPlan:
+    """Return how to make room for these regions, by volume. Call it with the lock held."""
+    missing = sum(
+        len(state.hot.missing(state.hot.volumes[name], numbers)) for name, numbers in needed.items()
+    )
+    if not missing or state.hot.has_room(missing):
         return Leave(())
     collect_all_ended(state)
     busy = {
@@ -71,7 +127,7 @@ def _plan(state: TrackerState, opened: OpenVolume, numbers: Sequence[int]) -> Ro
         for name, volume in state.volumes.items()
         if volume.lock_free.in_flight
     }
-    return state.hot.plan(opened.regions, numbers, missing, busy)
+    return state.hot.plan(needed, missing, busy)
 
 
 def _exchange(
@@ -81,28 +137,47 @@ def _exchange(
 
     Return None, with nothing changed, if a write has begun in a region that was to leave.
     """
-    region_bytes = state.settings.region_bytes
     whole = opened.regions.whole
     if opened.tracks_whole_volume and whole is not None:
         whole.in_flight += len(numbers)
         return [whole] * len(numbers)
+    if not _leave(state, plan):
+        return None
+    missing = state.hot.missing(opened.regions, numbers)
+    if missing:
+        _append(state, plan, {opened.name: missing})
+    return state.hot.begin(opened.regions, numbers)
+
+
+def _leave(state: TrackerState, plan: Leave) -> bool:
+    """Remove the plan's regions from the hot set. Call it with the lock held.
+
+    Return False, with nothing changed, if a write has begun in one of them.
+    """
+    region_bytes = state.settings.region_bytes
     state.hot.leave(plan.regions)  # C1
     if any(
         region.number in state.volumes[region.volume].lock_free.regions_in_flight(region_bytes)
         for region in plan.regions
     ):
         state.hot.put_back(plan.regions)  # C2
-        return None
-    missing = state.hot.missing(opened.regions, numbers)
-    if missing:
-        cool = [
-            ActivityEntry(ActivityOp.COOL, region.volume, region=region.number)
-            for region in plan.regions
-        ]
-        hot = [ActivityEntry(ActivityOp.HOT, opened.name, region=number) for number in missing]
-        left = {state.volumes[region.volume].volume.partition for region in plan.regions}
-        state.log.append([*cool, *hot, *state.outbox.reached_entries(left)])  # C3, H1
-    return state.hot.begin(opened.regions, numbers)
+        return False
+    return True
+
+
+def _append(state: TrackerState, plan: Leave, missing: Mapping[str, Collection[int]]) -> None:
+    """Say in the activity log, durably, what leaves by the plan and what becomes hot."""
+    cool = [
+        ActivityEntry(ActivityOp.COOL, region.volume, region=region.number)
+        for region in plan.regions
+    ]
+    hot = [
+        ActivityEntry(ActivityOp.HOT, name, region=number)
+        for name, numbers in missing.items()
+        for number in numbers
+    ]
+    left = {state.volumes[region.volume].volume.partition for region in plan.regions}
+    state.log.append([*cool, *hot, *state.outbox.reached_entries(left)])  # C3, H1
 
 
 def _make_room(
@@ -121,13 +196,7 @@ def _make_room(
        "fail", the write waits for Kafka until the deadline, and fails.
     """
     if isinstance(plan, FlushFirst):
-        with state.lock:
-            names = [name for name in sorted(plan.volumes) if name in state.volumes]
-            volumes = [state.volumes[name] for name in names]
-        for volume in volumes:
-            # After a failure its regions are stuck. Its own writes and flushes raise the error.
-            with suppress(DeviceFailed):
-                flush_primary(state, volume)
+        _flush_primaries(state, plan)
         return
     with state.lock:
         send_all_batches(state)
@@ -142,3 +211,14 @@ def _make_room(
             fall_back_to_whole_volume(state, [volume_with_most_to_gain(state, opened)])  # 2
             return
     state.outbox.wait()
+
+
+def _flush_primaries(state: TrackerState, plan: FlushFirst) -> None:
+    """Flush the primaries that the plan names. Call it without the lock."""
+    with state.lock:
+        names = [name for name in sorted(plan.volumes) if name in state.volumes]
+        volumes = [state.volumes[name] for name in names]
+    for volume in volumes:
+        # After a failure its regions are stuck. Its own writes and flushes raise the error.
+        with suppress(DeviceFailed):
+            flush_primary(state, volume)

@@ -31,7 +31,7 @@ from mirrorlog.producers.writes.fork_tracking import (
     settle_all_forks,
     wait_until_forks_idle,
 )
-from mirrorlog.producers.writes.hot_region_admission import make_hot
+from mirrorlog.producers.writes.hot_region_admission import make_hot, make_hot_ahead
 from mirrorlog.producers.writes.open_batch import collect_all_ended, collect_ended, end_write
 from mirrorlog.producers.writes.primary_flush import flush_primary
 from mirrorlog.producers.writes.region_cooling import RegionCooling
@@ -149,6 +149,17 @@ class WriteTracker:
                 with self.lock:
                     opened.forks.leave(offset=offset, length=length)
             raise
+
+    def expect_writes(self, ranges: Iterable[tuple[str, int, int]]) -> None:
+        """Make the regions of coming writes durable in the activity log, all with one wait.
+
+        ranges: (volume, offset, length) of each. For what is passed over see make_hot_ahead().
+        """
+        size, coming = self.region_bytes, dict[str, dict[int, None]]()
+        for name, offset, length in ranges:
+            numbers = range(offset // size, (offset + length - 1) // size + 1)
+            coming.setdefault(name, {}).update(dict.fromkeys(numbers))
+        make_hot_ahead(self._state, {name: list(numbers) for name, numbers in coming.items()})
 
     def _register(
         self,

@@ -8,7 +8,9 @@ from mirrorlog.producers.batches.hot_regions import (
     DrainFirst,
     FlushFirst,
     HotRegion,
+    HotRegions,
     Leave,
+    VolumeRegions,
     plan_room,
 )
 
@@ -52,3 +54,34 @@ def test_a_region_leaves_once_it_is_acknowledged_and_durable(case: str) -> None:
         case DrainFirst():
             plan = "drain"
     assert plan == expected
+
+
+def test_more_regions_leave_than_must_only_if_they_can_leave_at_once() -> None:
+    free = [HotRegion("a", number) for number in range(3)]
+    kept = HotRegion("a", 3, unacknowledged=1)
+    assert plan_room([free[0], kept, *free[1:]], {"a": 0}, 1, 1) == Leave(free[:2])
+    assert plan_room([free[0], kept], {"a": 0}, 1, 5) == Leave(free[:1])
+    assert plan_room([free[0], kept], {"a": 0}, 2, 5) == DrainFirst()
+
+
+def test_room_is_counted_again_only_when_it_is_used_up() -> None:
+    regions, hot = VolumeRegions("a"), HotRegions(limit=64)
+    hot.volumes["a"] = regions
+    assert not hot.has_room(1)  # nothing was counted yet
+    assert hot.plan({}, 1, {}) == Leave(())
+    begun = hot.begin(regions, range(63))
+    assert (hot.has_room(1), hot.has_room(2)) == (True, False)
+    hot.begin(regions, [0, 63])
+    assert not hot.has_room(1)
+    for region in begun:
+        region.in_flight = 0
+    plan = hot.plan({"a": [1]}, 1, {"a": [2]})
+    assert isinstance(plan, Leave)
+    assert [region.number for region in plan.regions] == [3, 4, 5]  # one, and 64 // 32 ahead
+    hot.leave(plan.regions)
+    assert hot.has_room(3)
+    hot.put_back(plan.regions[:1])
+    assert not hot.has_room(3)
+    regions.is_stuck = True  # its regions don't count, and leave no room
+    hot.leave(plan.regions[:1])
+    assert not hot.has_room(3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import sysconfig
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 import notation
@@ -17,6 +17,7 @@ from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites, has_interpreter_lock
+from mirrorlog.producers.durable.activity_format import ActivityEntry
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.session.host_ports import HostPorts
@@ -34,6 +35,7 @@ class Rig:
     """A host with one open volume, `a`, of ten regions; two of them may be hot."""
 
     has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
+    settings: Settings = SETTINGS
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
@@ -49,7 +51,7 @@ class Rig:
             self.devices,
             has_interpreter_lock=self.has_interpreter_lock,
         )
-        self.host = Host("h", ports, SETTINGS, {"a": self.description})
+        self.host = Host("h", ports, self.settings, {"a": self.description})
         self.volume = self.host.open(
             self.description, self.devices("memory://a", writable=True), newly_created=True
         )
@@ -202,3 +204,47 @@ def test_a_full_batch_leaves_without_a_tick(rig: Rig) -> None:
     rig.write(3, 3, 3, 3, 3, 3, 3, 3, 3)
     rig.host._outbox.poll(0)
     assert [len(extents.split()) for extents in rig.named()] == [5, 4]
+
+
+def with_hot_regions(limit: int) -> Settings:
+    """Return the settings with room for this many hot regions."""
+    return SETTINGS.model_copy(update={"hot_regions": limit})
+
+
+def test_expected_writes_need_no_append_of_their_own() -> None:
+    rig = Rig(settings=with_hot_regions(16))
+    appended: list[int] = []
+    append = rig.host._log.append
+
+    def counted(entries: Iterable[ActivityEntry]) -> None:
+        appended.append(len(pending := list(entries)))
+        append(pending)
+
+    rig.host._log.append = counted  # type: ignore[method-assign]
+    rig.host.expect_writes([("a", 0, 10), ("a", 10, 10), ("a", REGION, 10), ("gone", 0, 10)])
+    assert appended == [2]
+    assert read_previous_log(rig.folder).regions == {"a": {0, 1}}  # before any data
+    rig.write(0, 1)
+    assert appended == [2]
+    assert rig.opened.lock_free.in_flight  # they took no lock
+    rig.host.expect_writes([("a", 0, 3 * REGION)])  # at most an eighth of the hot regions
+    assert read_previous_log(rig.folder).regions == {"a": {0, 1, 2}}
+
+
+@pytest.mark.parametrize("state", ["full", "closing"])
+def test_expected_writes_are_passed_over_where_they_cannot_be_prepared(state: str) -> None:
+    rig = Rig(settings=with_hot_regions(8))
+    if state == "full":
+        rig.write(*range(8))  # none is acknowledged, so none can leave
+    rig.opened.closing = state == "closing"
+    before = read_previous_log(rig.folder).regions
+    rig.host.expect_writes([("a", 9 * REGION, 10)])
+    assert read_previous_log(rig.folder).regions == before
+
+
+def test_room_is_made_for_expected_writes() -> None:
+    rig = Rig(settings=with_hot_regions(8))
+    rig.write(*range(8))
+    rig.host.drain()
+    rig.host.expect_writes([("a", 9 * REGION, 10)])
+    assert read_previous_log(rig.folder).regions == {"a": {*range(1, 8), 9}}
