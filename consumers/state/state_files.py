@@ -129,8 +129,8 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
 class SecondaryStateFiles:
     """SecondaryStateStore in a folder.
 
-    A state is in VOLUME.json, and in .VOLUME.tmp while it is written. No volume's name begins with
-    a dot.
+    A state is in VOLUME.json. Beside it, .VOLUME.tmp holds the state before, or the next one while
+    it is written; nobody reads it. No volume's name begins with a dot.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -183,7 +183,10 @@ class SecondaryStateFiles:
 
     def _replace(self, contents: Mapping[str, bytes]) -> None:
         try:
-            replace_files({self.path(volume): content for volume, content in contents.items()})
+            replace_files(
+                {self.path(volume): content for volume, content in contents.items()},
+                keeps_spares=True,
+            )
         except OSError as error:
             where = self.path(next(iter(contents))) if len(contents) == 1 else self.folder
             raise _failed("saving the state of secondaries", where, error) from error
