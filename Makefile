@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-audit-rows bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -95,6 +95,9 @@ bench-lag: setup ## how long a write takes until it is durable at a site
 bench-cli: setup ## how long the command line takes to answer, beside native tools
 	$(BIN)/python benchmarks/bench_cli.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
+
+bench-audit-rows: setup ## rows a second of `audit` to Parquet, on one core, beside the writing alone
+	$(BIN)/python benchmarks/bench_audit_rows.py $(ARGS)
 
 bench-status: setup ## `status --json` of 10,000 volumes at two sites: time and memory of the whole process
 	$(BIN)/python benchmarks/bench_status.py $(ARGS)

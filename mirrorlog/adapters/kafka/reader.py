@@ -166,28 +166,23 @@ class KafkaReader:
         Return None for a partition's end, a short outage, or a partition that was removed.
         """
         error = event.error()
-        if event.topic() is not None and (event.topic(), event.partition()) not in self._reached:
+        # Each call costs time, and there is one event a message.
+        at, offset = (event.topic(), event.partition()), event.offset()
+        if at[0] is not None and at not in self._reached:
             return None  # it was fetched before the partition was removed
         if error is None:
-            self._reached[event.topic(), event.partition()] = event.offset() + 1
-            self._at_end.discard((event.topic(), event.partition()))
+            self._reached[at] = offset + 1
+            self._at_end.discard(at)
             kind, at_ms = event.timestamp()
             at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
-            return Message(
-                event.topic(),
-                event.partition(),
-                event.offset(),
-                event.key(),
-                event.value(),
-                at_us,
-                kind == TIMESTAMP_LOG_APPEND_TIME,
-            )
+            by_broker = kind == TIMESTAMP_LOG_APPEND_TIME
+            return Message(*at, offset, event.key(), event.value(), at_us, by_broker)
         if error.code() == KafkaError._PARTITION_EOF:
             # Compaction may have removed the last messages. The end is reached all the same.
-            self._reached[event.topic(), event.partition()] = event.offset()
-            self._at_end.add((event.topic(), event.partition()))
+            self._reached[at] = offset
+            self._at_end.add(at)
             return None
-        where = f"topic {event.topic()}, partition {event.partition()}, position {event.offset()}"
+        where = f"topic {at[0]}, partition {at[1]}, position {offset}"
         if error.code() in (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE):
             raise OutOfRetention(
                 "the topic no longer holds the position at which reading continues: retention has "
