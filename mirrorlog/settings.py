@@ -187,6 +187,11 @@ class Settings(BaseSettings):
     node_http_wait_s: float = Field(default=30.0, ge=0)
     """The longest time that a query waits for the log to be complete."""
 
+    chain_dir: Path | None = None
+    """The folder of the Merkle trees of the commands, which prove that none was altered
+    (docs/proofs.md). The node grows them if it is set. The workers, and `mirrorlog audit`, may
+    share the folder."""
+
     metrics: str = "off"
     """The address HOST:PORT at which a host or a site serves its metrics to Prometheus
     (docs/metrics.md), or `off`. Port 0 is a free port, which is printed. The node serves its own at

@@ -21,6 +21,7 @@
 - archive_folder.py: an archive in a folder
 - archive_bucket.py: an archive in a bucket of S3
 - archive_addresses.py: opens the archive of an address
+- signed_heads.py: what a key has signed, so that it never contradicts itself
 - os_failures.py: what the operating system refuses, as an error for operators
 - machine.py: which machine this is, and whose folder a folder is
 - listening.py: TCP sockets for what answers over HTTP

@@ -7,6 +7,7 @@ others read and verify them.
     tiles.py          the static files of a log, and a log that is read from them
     growing_log.py    new leaves become files
     command_chain.py  the leaf of a tracking command
+    comparing.py      commands that are kept, held against a tree
     log_names.py      the name of a log
     notes.py          signed notes
     ed25519_keys.py   the keys that sign them, as a log or as a witness

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final, Self
 
-from mirrorlog.errors import StateDamaged
+from mirrorlog.errors import BadInput, StateDamaged
 from mirrorlog.transparency.merkle import HASH_BYTES
 
 POSITION_BYTES: Final = 8
@@ -32,16 +32,7 @@ _NULL: Final = b"\xff" * 8
 
 def command_digest(key: bytes | None, value: bytes | None) -> bytes:
     """Return the SHA-256 of a command's exact bytes."""
-    return sha256(
-        b"".join(
-            (
-                _NULL if key is None else len(key).to_bytes(8, "big"),
-                key or b"",
-                _NULL if value is None else len(value).to_bytes(8, "big"),
-                value or b"",
-            )
-        )
-    ).digest()
+    return sha256(_framed(key, value)).digest()
 
 
 def first_link(origin: str) -> bytes:
@@ -56,9 +47,18 @@ def chain(
 
     commands: position, key and value of each, in order. link: of the command before the first.
     """
+    return chain_digests(
+        ((position, command_digest(key, value)) for position, key, value in commands), link
+    )
+
+
+def chain_digests(
+    commands: Iterable[tuple[int, bytes]], link: bytes
+) -> tuple[list[bytes], list[bytes]]:
+    """Return what `chain` does. commands: position and digest of each, in order."""
     entries, hashes = [], []
-    for position, key, value in commands:
-        entry = position.to_bytes(POSITION_BYTES, "big") + command_digest(key, value) + link
+    for position, digest in commands:
+        entry = position.to_bytes(POSITION_BYTES, "big") + digest + link
         link = sha256(b"\x00" + entry).digest()
         entries.append(entry)
         hashes.append(link)
@@ -92,3 +92,56 @@ class CommandEntry:
     def as_bytes(self) -> bytes:
         """Return the entry as it is in the log."""
         return self.position.to_bytes(POSITION_BYTES, "big") + self.digest + self.previous
+
+
+@dataclass(frozen=True, slots=True)
+class ProvedCommand:
+    """What a proof of a command carries beside its path: the entry, and the command if it is kept.
+
+    entry: the leaf. message: the command's key and value; None if only its digest is known.
+    """
+
+    entry: bytes
+    message: tuple[bytes | None, bytes | None] | None = None
+
+    @property
+    def leaf(self) -> CommandEntry:
+        """The parts of the entry."""
+        return CommandEntry.parse(self.entry, where="the proof")
+
+    @property
+    def holds(self) -> bool:
+        """Whether the command, if there is one, is that of the entry."""
+        return self.message is None or command_digest(*self.message) == self.leaf.digest
+
+    def as_bytes(self) -> bytes:
+        """Return the extra data of a proof: the entry, and then what the digest is of."""
+        return self.entry + (b"" if self.message is None else _framed(*self.message))
+
+    @classmethod
+    def parse(cls, extra: bytes, *, where: str) -> Self:
+        """Return what the extra data of a proof holds. Raise BadInput if it is of another kind."""
+        entry, rest = extra[:ENTRY_BYTES], extra[ENTRY_BYTES:]
+        parts: list[bytes | None] = []
+        while rest and len(parts) < 2 and len(rest) >= len(_NULL):
+            length, rest = rest[: len(_NULL)], rest[len(_NULL) :]
+            size = 0 if length == _NULL else int.from_bytes(length, "big")
+            if size > len(rest):
+                break
+            parts.append(None if length == _NULL else rest[:size])
+            rest = rest[size:]
+        if len(entry) != ENTRY_BYTES or rest or len(parts) not in (0, 2):
+            raise BadInput("this proof doesn't hold a command's leaf", where=where)
+        return cls(entry, (parts[0], parts[1]) if parts else None)
+
+
+def _framed(key: bytes | None, value: bytes | None) -> bytes:
+    """Return the bytes that a command's digest is of."""
+    return b"".join(
+        (
+            _NULL if key is None else len(key).to_bytes(8, "big"),
+            key or b"",
+            _NULL if value is None else len(value).to_bytes(8, "big"),
+            value or b"",
+        )
+    )

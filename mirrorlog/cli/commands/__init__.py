@@ -15,7 +15,9 @@ In the order in which a new user meets them:
 - failback: promote and rejoin in the planned order.
 - changed: which blocks of a volume changed in a range.
 - audit: the group of what is asked of a volume's history, and of proofs that it wasn't altered;
-  audit_volume lists the writes, audit_keygen makes keys for these.
+  audit_volume lists the writes, audit_chain grows the trees of the commands, audit_seal signs them,
+  audit_check holds what is kept against them, audit_prove and audit_verify prove one command,
+  audit_cosign is a witness, and audit_keygen makes keys.
 - archive: history in Parquet files, before Kafka drops it.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.

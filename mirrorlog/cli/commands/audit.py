@@ -16,6 +16,36 @@ AUDIT_COMMANDS: Final = (
         "List each write of a volume, with its host, its times and its outcome.",
     ),
     LazyCommand(
+        "seal",
+        f"{_PACKAGE}.audit_seal",
+        "Sign a checkpoint of each partition: what the log holds now.",
+    ),
+    LazyCommand(
+        "check",
+        f"{_PACKAGE}.audit_check",
+        "Prove that no command was altered, dropped, added or reordered since a checkpoint.",
+    ),
+    LazyCommand(
+        "prove",
+        f"{_PACKAGE}.audit_prove",
+        "Write a file that proves one command to whoever has the public key, without a cluster.",
+    ),
+    LazyCommand(
+        "verify",
+        f"{_PACKAGE}.audit_verify",
+        "Check a proof of one command. Nothing but the file and the public key is needed.",
+    ),
+    LazyCommand(
+        "cosign",
+        f"{_PACKAGE}.audit_cosign",
+        "Sign a checkpoint as a witness, if it continues what this key has signed before.",
+    ),
+    LazyCommand(
+        "chain",
+        f"{_PACKAGE}.audit_chain",
+        "Grow the Merkle trees of the commands, which `audit seal` signs.",
+    ),
+    LazyCommand(
         "keygen", f"{_PACKAGE}.audit_keygen", "Make a key pair for `audit seal` or `audit cosign`."
     ),
 )
