@@ -32,7 +32,8 @@ def publish(settings: Settings, published: Sequence[Command], *, epoch: int = 1)
     """Append commands to partition 0, and the watermark with which a node records them."""
     topics, client = settings.topics, settings.kafka_client()
     with closing(KafkaAdmin(client)) as admin, closing(KafkaPublisher(client)) as publisher:
-        admin.create([TopicSpec(topics.commands, {}), TopicSpec(topics.changelog, {})], 1)
+        names = (topics.commands, topics.changelog, topics.volumes)
+        admin.create([TopicSpec(name, {}) for name in names], 1)
         for key, value in published:
             publisher.publish(topics.commands, 0, key, value)
         publisher.flush(DEADLINE_S)

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from deadlines import DEADLINE_S
 from sealed_logs import Command, audit, commands, publish
+from writing import make_volumes
 
+from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
+from mirrorlog.cli.support.command_logs import watermarks
+from mirrorlog.codec.events import encode
 from mirrorlog.settings import Settings, load_settings
+from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.tracking_log.keys import watermark_key
 from mirrorlog.transparency.checkpoints import TreeHead
 from mirrorlog.transparency.ed25519_keys import PrivateKey
 from mirrorlog.transparency.notes import parse_note
@@ -38,6 +47,7 @@ class Sealed:
         self.name = folder.name.replace("-", "")
         self.settings = settings_in(folder, broker, f"{self.name}.")
         publish(self.settings, commands(COUNT))
+        make_volumes(self.settings, {"vol": 1 << 20, "other": 1 << 20})
         assert audit(self.settings, "keygen", self.key)[0] == 0
         code, printed = audit(self.settings, "seal", "--key", self.key, "--out", folder / "kept")
         assert (code, printed[0]["leaves"], printed[0]["position"]) == (0, COUNT, COUNT - 1)
@@ -158,3 +168,94 @@ def test_without_the_trees_the_root_still_proves_it(sealed: Sealed) -> None:
     code, result, what = sealed.check(flipped.model_copy(update=update))
     assert (code, result["first_position"]) == (4, None)
     assert "nobody can say which" in what
+
+
+def proved(sealed: Sealed, position: int) -> Path:
+    """Return the file of a proof of the command at a position."""
+    file = sealed.folder / f"{position}.tlog-proof"
+    assert audit(sealed.settings, "prove", "vol", f"@{position}", "--out", file)[0] == 0
+    return file
+
+
+def verified(sealed: Sealed, file: Path, *more: str) -> tuple[int, dict[str, object]]:
+    public = sealed.key.with_name("seal.key.pub")
+    code, printed = audit(sealed.settings, "verify", file, "--key", public, *more)
+    return code, printed[-1]
+
+
+def test_a_proof_of_a_command_holds_without_a_cluster(sealed: Sealed) -> None:
+    for position in (0, 255, 256, COUNT - 1):
+        code, result = verified(sealed, proved(sealed, position), "--show")
+        assert (code, result["position"], result["volume"]) == (0, position, "vol")
+        assert result["command"]
+    text = proved(sealed, 20).read_text()
+    forged = sealed.folder / "forged.tlog-proof"
+    lines = text.splitlines()
+    for number, line in (
+        (2, "index 21"),
+        (3, lines[4]),
+        (1, lines[1][:-9] + ("A" if lines[1][-9] != "A" else "B") + lines[1][-8:]),
+    ):
+        forged.write_text("\n".join([*lines[:number], line, *lines[number + 1 :]]) + "\n")
+        code, error = verified(sealed, forged)
+        assert code == 4
+        assert "position 20 is forged" in str(error["what"])
+
+
+def test_what_cant_be_proved_says_why(sealed: Sealed) -> None:
+    code, printed = audit(sealed.settings, "prove", "vol", f"@{COUNT}")
+    assert (code, printed[-1]["code"]) == (3, "OutOfRetention")
+    code, printed = audit(sealed.settings, "prove", "other", "@7")
+    assert code == 2
+    assert "another volume's" in printed[-1]["what"]
+
+
+def test_a_witness_signs_what_continues_and_nothing_else(sealed: Sealed) -> None:
+    key, name = sealed.folder / "witness.key", "witness.example/w1"
+    public = sealed.key.with_name("seal.key.pub")
+    assert audit(sealed.settings, "keygen", key)[0] == 0
+    cosigned = sealed.folder / "cosigned.checkpoint"
+    shutil.copy(sealed.checkpoint, cosigned)
+    arguments = ("cosign", cosigned, "--key", key, "--name", name, "--log-key", public)
+    code, printed = audit(sealed.settings, *arguments)
+    assert (code, printed[-1]["leaves"]) == (0, COUNT)
+    vkey = printed[-1]["vkey"]
+    check = ("check", "--against", cosigned, "--key", public, "--witness", vkey)
+    assert audit(sealed.settings, *check)[0] == 0
+    check = ("check", "--against", sealed.checkpoint, "--key", public, "--witness", vkey)
+    code, printed = audit(sealed.settings, *check)
+    assert code == 4
+    assert f"isn't signed by key {name}" in printed[-1]["what"]
+    # The log's owner, with the log's key, makes another tree of the same name.
+    altered = sealed.altered("split", flip_bit).model_copy(
+        update={"chain_dir": sealed.folder / "split"}
+    )
+    shutil.copy(sealed.key, sealed.folder / "copied.key")
+    forge_tree(sealed, altered)
+    code, printed = audit(altered, "seal", "--key", sealed.key)
+    assert code == 4
+    assert "doesn't begin with" in printed[-1]["what"]
+    code, printed = audit(
+        altered, "seal", "--key", sealed.folder / "copied.key", "--out", sealed.folder / "split"
+    )
+    assert code == 0
+    (second,) = (sealed.folder / "split").glob("*.checkpoint")
+    code, printed = audit(
+        altered, "cosign", second, "--key", key, "--name", name, "--log-key", public
+    )
+    assert code == 4
+    assert "doesn't begin with" in printed[-1]["what"]
+
+
+def forge_tree(sealed: Sealed, altered: Settings) -> None:
+    """Let the altered topic name the history of the sealed one, as a restored broker would."""
+    original = newest(sealed.settings)
+    assert original.history is not None
+    with closing(KafkaPublisher(altered.kafka_client())) as publisher:
+        publish_watermark = replace(newest(altered), history=replace(original.history, epoch=9))
+        publisher.publish(altered.topics.changelog, 0, watermark_key(0), encode(publish_watermark))
+        publisher.flush(DEADLINE_S)
+
+
+def newest(settings: Settings) -> Watermark:
+    return watermarks(settings)[0]

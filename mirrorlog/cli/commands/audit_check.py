@@ -78,7 +78,7 @@ def check(
             f"the checkpoint is of topic {name.topic}, and this one is {kept.topic}: it was "
             "created again, or is a copy"
         )
-    check = _Check(call, name, head, kept)
+    check = _CheckedLog(call, name, head, kept)
     check.run()
     check.report(covers, where)
 
@@ -98,7 +98,7 @@ def _covers(call: Invocation, head: TreeHead, where: str) -> str:
 
 
 @dataclass(slots=True)
-class _Check:
+class _CheckedLog:
     """One check: its input, and what it has found so far.
 
     compared: commands that were hashed again. unproved: leaves whose commands nobody keeps. forged:

@@ -46,6 +46,9 @@ In reading order:
 - verify_view: the report of a verification.
 - audit_rows, audit_view: where the rows of an audit go, and what is said of them.
 - row_progress: how far the reading of rows came.
+- command_logs: the Merkle trees of the commands on this machine.
+- kept_commands: the commands that are kept, for what compares them with a tree.
+- log_keys: the public keys that `audit` trusts, and who signed a checkpoint.
 - file_names: where the names of files are read.
 - changed_files: the files that changed, and how far their names can be trusted.
 - plugin_line: the overview as a monitoring plug-in prints it.
