@@ -1,8 +1,8 @@
 """The rights on Kafka that each role needs: one closed list, from which ACLs are made. Pure.
 
 The list says what the roles do through adapters/kafka and, for the node, through Faust. Kafka
-derives Describe from Read and Write. A producer with idempotence needs no right of its own: since
-Kafka 3.0 (KIP-679), Write on a topic is enough. `describe_cluster` isn't asked: the id of the
+derives Describe from Read, Write and Delete. A producer with idempotence needs no right of its own:
+since Kafka 3.0 (KIP-679), Write on a topic is enough. `describe_cluster` isn't asked: the id of the
 cluster and its brokers are in the metadata, which every client may read.
 
 tests/integration/test_secured_broker.py runs every role on a broker that denies everything else.
@@ -22,13 +22,15 @@ from mirrorlog.topics import CLIENT_GROUPS, Topics
 class Role(StrEnum):
     """What a process is, or what a person does.
 
-    reader: `status`, `check`, `changed`, `audit`, `topics tail`, `doctor`. admin: `topics create`,
-    `volume`, `site remove`, `command send`, `import`, `verify`.
+    archive: `archive run`. reader: `status`, `check`, `changed`, `audit`, `sql`, `topics tail`,
+    `doctor`. admin: `topics create`, `volume`, `site remove`, `command send`, `import`, `verify`,
+    `archive off`.
     """
 
     HOST = "host"
     NODE = "node"
     SITE = "site"
+    ARCHIVE = "archive"
     READER = "reader"
     ADMIN = "admin"
 
@@ -42,11 +44,12 @@ class KafkaOperation(StrEnum):
     DESCRIBE = "Describe"
     DESCRIBE_CONFIGS = "DescribeConfigs"
     ALTER_CONFIGS = "AlterConfigs"
+    DELETE = "Delete"
 
     @property
     def implied(self) -> frozenset[KafkaOperation]:
-        """What Kafka allows whoever may do this: the operation, and Describe with Read or Write."""
-        if self in (KafkaOperation.READ, KafkaOperation.WRITE):
+        """What Kafka allows whoever may do this: with Read, Write or Delete, Describe, too."""
+        if self in (KafkaOperation.READ, KafkaOperation.WRITE, KafkaOperation.DELETE):
             return frozenset({self, KafkaOperation.DESCRIBE})
         if self is KafkaOperation.ALTER_CONFIGS:
             return frozenset({self, KafkaOperation.DESCRIBE_CONFIGS})
@@ -120,6 +123,15 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
         _Rule(KafkaOperation.WRITE, "the site's lease and progress", ("progress",)),
         _Rule(KafkaOperation.READ, "which digests are asked for", ("digests",)),
         _Rule(KafkaOperation.WRITE, "digests of secondary and primary", ("digests",)),
+    ),
+    Role.ARCHIVE: (
+        _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
+        _Rule(KafkaOperation.READ, "tracking commands", ("commands",)),
+        _Rule(KafkaOperation.READ, "what the node recorded of them", ("changelog",)),
+        _Rule(KafkaOperation.DESCRIBE_CONFIGS, "the topic's retention", ("commands",)),
+        _Rule(KafkaOperation.ALTER_CONFIGS, "the topic keeps what isn't archived", ("commands",)),
+        _Rule(KafkaOperation.DELETE, "commands that are archived", ("commands",)),
+        _Rule(KafkaOperation.WRITE, "the archiver's reports", ("reports",)),
     ),
     Role.READER: (
         _Rule(KafkaOperation.READ, "everything"),

@@ -6,6 +6,7 @@ The format and its readers are in mirrorlog/archive/, because questions read arc
 - topic_comparison.py: what the topic holds, held against the archive
 - archiver.py: Archiver, which does it
 - row_files.py: the files of rows by volume and day
+- held_retention.py: while archiving is on, nothing leaves the topic that isn't archived
 - wiring.py: puts an archiver together from the settings, and runs it
 - verify.py: is the archive whole?
 """

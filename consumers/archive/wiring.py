@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from mirrorlog import __version__
@@ -14,6 +15,7 @@ from mirrorlog.adapters.archive_addresses import open_archive_store
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.archive.archive import Archive
 from mirrorlog.consumers.archive.archiver import Archiver, ArchiverPorts, Written
+from mirrorlog.consumers.archive.held_retention import HeldRetention, release
 from mirrorlog.consumers.archive.row_files import RowFiles
 from mirrorlog.errors import ArchiveFailed, BadUse, KafkaFailed, MirrorlogError, StateDamaged
 from mirrorlog.ports.archive_stores import ArchiveStore
@@ -34,6 +36,7 @@ class ArchiveOptions:
 
     every_s: the time between two rounds; None: one round, whose errors are raised.
     accepts_hole: commands that Kafka dropped before they were archived don't stop it.
+    keep_s: how long the commands topic keeps what is archived; None: its retention is left alone.
     volumes: rows are made of the volumes whose names match one of these patterns; without any, of
         all.
     """
@@ -41,6 +44,7 @@ class ArchiveOptions:
     address: str
     every_s: float | None
     accepts_hole: bool = False
+    keep_s: float | None = None
     volumes: tuple[str, ...] = ()
 
 
@@ -78,14 +82,12 @@ def run_archiver(
     *,
     stopped: Callable[[], bool],
     on_ready: Callable[[str], None],
-    on_written: Callable[[Written], None],
-    on_error: Callable[[MirrorlogError], None],
+    calls: ArchiveCalls,
 ) -> None:
     """Archive every partition, once or until `stopped()` returns True.
 
-    on_ready: called with the archive's address before the first round. on_written: called with what
-    a round wrote of a partition. on_error: called with an error after which the next round tries
-    again. Raise what can't be well again by itself, and with one round every error.
+    on_ready: called with the archive's address before the first round. Raise what can't be well
+    again by itself, and with one round every error.
     """
     clock = SystemClock()
     with (
@@ -103,22 +105,85 @@ def run_archiver(
             before_range=catalog.refresh,
         )
         archiver = Archiver(ports, accepts_hole=options.accepts_hole, written_by=__version__)
+        held = None
+        if options.keep_s is not None:
+            held = HeldRetention(
+                admin, settings.topics.commands, Archive(store), clock, options.keep_s
+            )
+        rounds = ArchiveRounds(archiver, held, admin, settings.topics.commands, calls)
         on_ready(store.where)
         while True:
-            for partition in range(admin.partitions(settings.topics.commands)):
-                try:
-                    on_written(archiver.run_partition(partition))
-                except _RETRIED as error:
-                    if options.every_s is None:
-                        raise
-                    on_error(error)
-                if stopped():
-                    return
-            if options.every_s is None:
+            rounds.run(stopped, raises=options.every_s is None)
+            if options.every_s is None or stopped():
                 return
             _rest(options.every_s, stopped, clock)
             if stopped():
                 return
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveCalls:
+    """What an archiver tells of its rounds.
+
+    on_written: called with what a round wrote of a partition. on_deleted: called with a partition,
+    and the first position that the topic keeps after archived messages were deleted. on_held:
+    called with settings of the topic that the archiver has overruled. on_error: called with an
+    error after which the next round tries again.
+    """
+
+    on_written: Callable[[Written], None]
+    on_deleted: Callable[[int, int], None]
+    on_held: Callable[[Mapping[str, str | None]], None]
+    on_error: Callable[[MirrorlogError], None]
+
+
+class ArchiveRounds:
+    """Rounds over all partitions. held: the topic's retention; None: it is left alone."""
+
+    def __init__(
+        self,
+        archiver: Archiver,
+        held: HeldRetention | None,
+        admin: KafkaAdmin,
+        topic: str,
+        calls: ArchiveCalls,
+    ) -> None:
+        self._archiver, self._held, self._admin = archiver, held, admin
+        self._topic, self._calls = topic, calls
+
+    def run(self, stopped: Callable[[], bool], *, raises: bool) -> None:
+        """Run one round. raises: every error is raised, and not only those that stay."""
+        for work in (self._hold, *self._partitions()):
+            if stopped():
+                return
+            try:
+                work()
+            except _RETRIED as error:
+                if raises:
+                    raise
+                self._calls.on_error(error)
+
+    def _hold(self) -> None:
+        if self._held is not None and (had := self._held.hold()):
+            self._calls.on_held(had)
+
+    def _partitions(self) -> Iterator[Callable[[], None]]:
+        for partition in range(self._admin.partitions(self._topic)):
+            yield partial(self._archive, partition)
+
+    def _archive(self, partition: int) -> None:
+        written = self._archiver.run_partition(partition)
+        self._calls.on_written(written)
+        if self._held is not None and written.view is not None:
+            first = self._held.delete_archived(written.view)
+            if first is not None:
+                self._calls.on_deleted(partition, first)
+
+
+def release_retention(settings: Settings, keep_s: float) -> None:
+    """Give the commands topic a retention of its own again. Raise KafkaFailed."""
+    with closing(KafkaAdmin(settings.kafka_client())) as admin:
+        release(admin, settings.topics.commands, keep_s)
 
 
 def _rest(for_s: float, stopped: Callable[[], bool], clock: SystemClock) -> None:

@@ -23,6 +23,7 @@ from mirrorlog.consumers.audit.question import AuditQuestion, RowFilter
 from mirrorlog.consumers.audit.statuses import StatusJoin
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
+from mirrorlog.history.archive_history import ArchiveHistory, JoinedHistory
 from mirrorlog.history.batches import HistoryBatch
 from mirrorlog.history.source import HistorySource
 from mirrorlog.history.topic_history import TopicHistory
@@ -113,7 +114,8 @@ def answer_question(
 ) -> AuditAnswer:
     """Return the answer to a question.
 
-    source: what holds the rows; the commands topic by default. Errors: those of audit().
+    source: what holds the rows. The commands topic by default, and an archive for what the topic no
+        longer keeps, if there is one (QueryPorts.archived). Errors: those of audit().
     """
     ports.catalog.refresh()
     volume = ports.catalog.volume_named(question.volume)
@@ -123,6 +125,8 @@ def answer_question(
     )
     if source is None:
         source = TopicHistory(ports.open_reader, ports.admin, ports.topics, patience)
+        if ports.archived is not None:
+            source = JoinedHistory(source, ArchiveHistory(ports.archived))
     commands = VolumeCommands(volume, ports, patience_s)
     asked = range_between(volume, question.since, question.until, commands, ports.topics)
     span = hold_against(asked, source.covered(volume))

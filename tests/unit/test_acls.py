@@ -15,6 +15,7 @@ WRITERS = {
     Role.HOST: {"commands", "reports", "digests"},
     Role.NODE: {"log", "status", "quarantine", "volumes", "reports"},
     Role.SITE: {"progress", "digests"},
+    Role.ARCHIVE: {"reports"},
     Role.READER: set(),
     Role.ADMIN: {"volumes", "commands", "progress", "digests", "verifications"},
 }

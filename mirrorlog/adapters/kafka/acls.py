@@ -27,6 +27,7 @@ _OPERATIONS: Final = {
     KafkaOperation.DESCRIBE: AclOperation.DESCRIBE,
     KafkaOperation.DESCRIBE_CONFIGS: AclOperation.DESCRIBE_CONFIGS,
     KafkaOperation.ALTER_CONFIGS: AclOperation.ALTER_CONFIGS,
+    KafkaOperation.DELETE: AclOperation.DELETE,
 }
 _RESOURCES: Final = {Resource.TOPIC: ResourceType.TOPIC, Resource.GROUP: ResourceType.GROUP}
 _ANY_MACHINE: Final = "*"

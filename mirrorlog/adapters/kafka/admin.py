@@ -126,6 +126,25 @@ class KafkaAdmin:
             )
         return changed
 
+    def delete_before(self, topic: str, partition: int, position: int) -> None:
+        """Delete the messages of a partition below a position. It is a right of its own (Delete).
+
+        Raise KafkaFailed if the cluster refuses.
+        """
+        wanted = TopicPartition(topic, partition, position)
+
+        def delete(timeout_s: float) -> None:
+            deleted = self._admin.raw.delete_records([wanted], request_timeout=timeout_s)
+            for future in deleted.values():
+                future.result(timeout_s + 1)
+
+        self._admin.request(
+            delete,
+            patience_s=self._patience_s,
+            doing="deleting archived messages",
+            where=f"topic {topic}, partition {partition}, below position {position}",
+        )
+
     def configs(self, topics: Collection[str]) -> dict[str, dict[str, str | None]]:
         """Return the settings of existing topics, by topic and name, with the broker's defaults.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.chains import Chain
 from mirrorlog.archive.manifests import FileKind, Manifest
 from mirrorlog.changed.points import format_time
+from mirrorlog.cli.support.confirming import YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.output import report_error
@@ -18,7 +20,13 @@ from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.consumers.archive.archiver import Written
 from mirrorlog.consumers.archive.verify import CheckedPartition, verify_archive
-from mirrorlog.consumers.archive.wiring import ArchiveOptions, open_archive, run_archiver
+from mirrorlog.consumers.archive.wiring import (
+    ArchiveCalls,
+    ArchiveOptions,
+    open_archive,
+    release_retention,
+    run_archiver,
+)
 from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.units import parse_duration_s
 
@@ -60,24 +68,46 @@ def run(
             "says which are missing.",
         ),
     ] = False,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="How long Kafka keeps commands that are archived. What isn't archived stays in "
+            "Kafka. The default is the setting `archive_keep_s`, a year.",
+        ),
+    ] = None,
+    leave_retention: Annotated[
+        bool,
+        typer.Option(
+            "--leave-retention",
+            help="Leave the retention of the commands topic as it is. Kafka may then drop what "
+            "isn't archived yet.",
+        ),
+    ] = False,
     pid_file: DetachOption = None,
 ) -> None:
     """Archive the commands that the log has recorded, until stopped.
 
     Each position is archived exactly once, whenever the archiver is killed, and however many
-    archivers run: a range of positions counts when its manifest is there.
+    archivers run: a range of positions counts when its manifest is there. Meanwhile the commands
+    topic keeps everything, and the archiver deletes from it what is archived and older than --keep.
+    `archive off` gives the topic its own retention again.
     """
     if once and every is not None:
         raise BadUse("--once and --every contradict each other", next="Give one of them.")
     every_s = None if once else parse_duration_s(every or "1h")
     if every_s is not None and every_s < 1:
         raise BadUse("rounds are at least 1 s apart", where=f"--every {every}")
+    if keep is not None and leave_retention:
+        raise BadUse("--keep and --leave-retention contradict each other", next="Give one of them.")
     call = invocation(context, waits=True)
+    keep_s = call.settings.archive_keep_s if keep is None else parse_duration_s(keep)
     tell_ready = detach(pid_file, call.output)
     options = ArchiveOptions(
         address=to or "",
         every_s=every_s,
         accepts_hole=accept_hole,
+        keep_s=None if leave_retention else keep_s,
         volumes=tuple(volumes or ()),
     )
 
@@ -91,9 +121,52 @@ def run(
         options,
         stopped=stop_flag(),
         on_ready=print_ready,
-        on_written=lambda written: _print_written(call, written),
-        on_error=lambda error: _print_error(call, error),
+        calls=ArchiveCalls(
+            on_written=lambda written: _print_written(call, written),
+            on_deleted=lambda partition, first: _print_deleted(call, partition, first),
+            on_held=lambda had: _print_held(call, had),
+            on_error=lambda error: _print_error(call, error),
+        ),
     )
+
+
+@app.command()
+def off(
+    context: typer.Context,
+    keep: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="How long Kafka keeps commands from now on, archived or not. The default is the "
+            "setting `archive_keep_s`, a year.",
+        ),
+    ] = None,
+    yes: YesOption = False,
+) -> None:
+    """Give the commands topic a retention of its own again. Stop the archivers first.
+
+    From then on, Kafka drops commands by their age, whether they are archived or not.
+    """
+    call = invocation(context)
+    keep_s = call.settings.archive_keep_s if keep is None else parse_duration_s(keep)
+    topic = call.settings.topics.commands
+    question = f"Topic {topic} drops commands that are older than {keep_s / 86400:g} days."
+    if not is_confirmed(call, topic, question, yes=yes, dry_run=False):
+        return
+    release_retention(call.settings, keep_s)
+    call.output.print_json({"schema_version": 1, "topic": topic, "keep_s": keep_s})
+    call.output.print_text(f"topic {topic} keeps commands for {keep_s / 86400:g} days")
+
+
+def _print_deleted(call: Invocation, partition: int, first: int) -> None:
+    call.output.print_message("deleted", {"partition": partition, "first_kept": first})
+    call.output.print_text(f"partition {partition}: Kafka keeps commands from position {first} on")
+
+
+def _print_held(call: Invocation, had: Mapping[str, str | None]) -> None:
+    call.output.print_message("held", {"settings_before": dict(had)})
+    before = ", ".join(f"{name}={value}" for name, value in sorted(had.items()))
+    call.output.print_text(f"the commands topic keeps what isn't archived; it had {before}")
 
 
 def _print_error(call: Invocation, error: MirrorlogError) -> None:
