@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -40,6 +41,7 @@ class AuditQuestion:
     since, until: points; the rows lie after the one, and through the other.
     blocks: only rows whose extent has a byte of these blocks, as `7` or `7-9`.
     offset, length: the same of bytes; without a length up to the volume's end.
+    byte_ranges: the same of any of several ranges, ascending and apart.
     hosts: only rows of these hosts. Empty: of all.
     kinds: only rows of these kinds.
     partial: answer with what is kept if a part of the range isn't.
@@ -51,6 +53,7 @@ class AuditQuestion:
     blocks: str | None = None
     offset: int | None = None
     length: int | None = None
+    byte_ranges: tuple[AskedBytes, ...] | None = None
     hosts: frozenset[str] = frozenset()
     kinds: frozenset[RowKind] = frozenset(SHOWN_KINDS)
     partial: bool = False
@@ -60,13 +63,16 @@ class AuditQuestion:
 
         Raise BadUse if it names no bytes of the volume, or names them in two ways.
         """
-        asked_bytes = None
-        if self.blocks is not None:
+        asked_bytes = self.byte_ranges
+        if asked_bytes is not None:
+            if (self.blocks, self.offset, self.length) != (None, None, None):
+                raise BadUse("a path and bytes name bytes in two ways", next="Use one.")
+        elif self.blocks is not None:
             if self.offset is not None or self.length is not None:
                 raise BadUse("--blocks and --offset name bytes in two ways", next="Use one.")
-            asked_bytes = bytes_of_blocks(self.blocks, volume)
+            asked_bytes = (bytes_of_blocks(self.blocks, volume),)
         elif self.offset is not None or self.length is not None:
-            asked_bytes = bytes_from(self.offset or 0, self.length, volume)
+            asked_bytes = (bytes_from(self.offset or 0, self.length, volume),)
         return RowFilter(asked_bytes, self.hosts, self.kinds)
 
 
@@ -109,10 +115,11 @@ class OwnTimeWindow:
 class RowFilter:
     """Which rows answer a question.
 
-    asked_bytes: None: rows of all bytes, and without an extent. window: None: of all times.
+    asked_bytes: ranges, ascending and apart. None: rows of all bytes, and without an extent.
+    window: None: of all times.
     """
 
-    asked_bytes: AskedBytes | None
+    asked_bytes: tuple[AskedBytes, ...] | None
     hosts: frozenset[str]
     kinds: frozenset[RowKind]
     window: OwnTimeWindow | None = None
@@ -138,14 +145,19 @@ def _is_one_of(batch: HistoryBatch, name: str, wanted: frozenset[str]) -> npt.ND
     return mask
 
 
-def _touches(batch: HistoryBatch, asked: AskedBytes) -> npt.NDArray[np.bool_]:
-    """Return which rows have an extent with one of the bytes."""
+def _touches(batch: HistoryBatch, asked: Sequence[AskedBytes]) -> npt.NDArray[np.bool_]:
+    """Return which rows have an extent with one of the bytes, of ranges ascending and apart."""
+    if not asked:
+        return np.zeros(batch.rows, np.bool_)
     offset, length = batch.numbers("offset"), batch.numbers("length")
-    first, end = np.uint64(asked.offset), np.uint64(asked.offset + asked.length)
-    begins_before = offset.values < end
-    # Nothing overflows: where an extent begins before `first`, the difference is positive.
+    firsts = np.array([part.offset for part in asked], np.uint64)
+    ends = np.array([part.offset + part.length for part in asked], np.uint64)
+    # The first range that ends behind the extent's first byte. Nothing overflows: where the extent
+    # begins before that range, the difference is positive.
+    place = np.searchsorted(ends, offset.values, "right")
+    first = firsts[np.minimum(place, len(firsts) - 1)]
     reaches = (offset.values >= first) | (length.values > first - np.minimum(offset.values, first))
-    touches: npt.NDArray[np.bool_] = begins_before & reaches & (length.values > 0)
+    touches: npt.NDArray[np.bool_] = (place < len(firsts)) & reaches & (length.values > 0)
     return touches if offset.known is None else np.logical_and(touches, offset.known)
 
 

@@ -24,4 +24,6 @@ In reading order:
 - hfs_reader.py: HFS+
 - changed_files.py: the files in which blocks changed
 - file_formats.py: that as a table, JSON and CSV
+- extent_files.py: the files of the rows of a history
+- mapping.py: what is said of an index, beside an answer
 """

@@ -6,7 +6,6 @@ belongs to when it is in no file. So the bytes of all rows add up to the bytes t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +14,9 @@ import numpy.typing as npt
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.consumers.file_names.file_index import FileIndex
 from mirrorlog.consumers.file_names.name_table import sorted_paths
-from mirrorlog.consumers.file_names.owners import NAMED, Area, Owner, OwnerKind
+from mirrorlog.consumers.file_names.owners import NAMED, Owner, OwnerKind
 from mirrorlog.domain.bitmaps import BlockSet, runs
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.units import format_size
 
 Int64s = npt.NDArray[np.int64]
 
@@ -47,19 +45,10 @@ class ChangedFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FilesAnswer:
-    """Which files changed: the most bytes first, and how far the names can be trusted.
-
-    address: of the device that was read for the names. read_at_us: when that ended.
-    notes: what a reader has to know of the mapping.
-    """
+    """Which files changed: the most bytes first. mapping.py says how far that can be trusted."""
 
     blocks: ChangedBlocks
     files: tuple[ChangedFile, ...]
-    address: str
-    began_at_us: int
-    read_at_us: int
-    areas: tuple[Area, ...]
-    notes: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -71,8 +60,8 @@ class _Sum:
     bytes_zeroed: int = 0
 
 
-def changed_files(blocks: ChangedBlocks, index: FileIndex, address: str) -> FilesAnswer:
-    """Return the files that the changed blocks belong to. address: of the device of the index."""
+def changed_files(blocks: ChangedBlocks, index: FileIndex) -> FilesAnswer:
+    """Return the files that the changed blocks belong to."""
     volume = blocks.volume
     whole = index.covering(volume.size_bytes)
     sums: dict[object, _Sum] = {}
@@ -87,35 +76,7 @@ def changed_files(blocks: ChangedBlocks, index: FileIndex, address: str) -> File
             row.bytes_zeroed += amount if is_zero else 0
     rows = [_changed_file(whole, row) for row in sums.values()]
     rows.sort(key=lambda row: (-row.bytes_changed, row.names, row.label, row.detail))
-    return FilesAnswer(
-        blocks=blocks,
-        files=tuple(rows),
-        address=address,
-        began_at_us=index.began_at_us,
-        read_at_us=index.read_at_us,
-        areas=index.areas,
-        notes=tuple(mapping_notes(index, volume)),
-    )
-
-
-def mapping_notes(index: FileIndex, volume: Volume) -> Iterable[str]:
-    """Yield what a reader of names has to know of an index, for a volume."""
-    for area in index.areas:
-        place = f"partition {area.number}: " if area.number else ""
-        for note in area.notes:
-            yield place + note
-        misplaced = area.start % volume.block_size
-        if area.block_bytes and (area.block_bytes % volume.block_size or misplaced):
-            yield (
-                f"{place}the log counts in blocks of {format_size(volume.block_size)}, the file "
-                f"system in {format_size(area.block_bytes)}: a file is named if it shares one of "
-                "the log's blocks with what changed"
-            )
-    if index.size_bytes < volume.size_bytes:
-        yield (
-            f"the device that was read has {index.size_bytes} bytes, the volume "
-            f"{volume.size_bytes}: nothing is known of what lies after its end"
-        )
+    return FilesAnswer(blocks=blocks, files=tuple(rows))
 
 
 def _amounts(blocks: BlockSet, volume: Volume, index: FileIndex) -> tuple[list[int], list[int]]:

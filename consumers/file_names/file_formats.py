@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final
 
-from mirrorlog.changed.points import format_time
 from mirrorlog.consumers.file_names.changed_files import ChangedFile, FilesAnswer
 from mirrorlog.consumers.file_names.name_table import is_exact, shown_name
 from mirrorlog.units import format_size
@@ -34,27 +33,6 @@ def files_as_json(answer: FilesAnswer) -> list[dict[str, Any]]:
     return [_fields(row) for row in answer.files]
 
 
-def mapping_as_json(answer: FilesAnswer) -> dict[str, Any]:
-    """Return what is said of the device that was read for names, and when."""
-    return {
-        "read_from": answer.address,
-        "read_began_at": format_time(answer.began_at_us),
-        "read_at": format_time(answer.read_at_us),
-        "file_systems": [
-            {
-                "partition": area.number,
-                "start": area.start,
-                "length": area.length,
-                "type": area.type_name,
-                "is_dirty": area.is_dirty,
-                "notes": list(area.notes),
-            }
-            for area in answer.areas
-        ],
-        "notes": list(answer.notes),
-    }
-
-
 def files_as_csv(answer: FilesAnswer) -> Iterator[str]:
     """Yield lines of CSV (RFC 4180) with a header. Several other names are a JSON list."""
     text = io.StringIO()
@@ -76,15 +54,6 @@ def table_title(answer: FilesAnswer) -> str:
     return (
         f"{blocks.volume.volume}: {count} of {blocks.volume.blocks} blocks changed ({size}) after "
         f"position {blocks.since}, through {blocks.until}; {named} files have names"
-    )
-
-
-def mapping_title(answer: FilesAnswer) -> str:
-    """Return the line that says when the names were true."""
-    return (
-        f"names are those on {answer.address} at {format_time(answer.read_at_us)}, not those at "
-        "the time of the writes: blocks of files that were deleted or moved since are free now, or "
-        "another file's"
     )
 
 

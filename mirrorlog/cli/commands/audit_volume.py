@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,11 @@ import typer
 
 from mirrorlog.changed.formats import check_format
 from mirrorlog.changed.worded_times import understand_point
+from mirrorlog.cli.support.audit_files import check_text_format, read_names
 from mirrorlog.cli.support.audit_rows import ROW_FORMATS, write_rows
 from mirrorlog.cli.support.audit_view import AskedPoints, print_answer_notes, print_tally
 from mirrorlog.cli.support.context import Invocation, invocation
+from mirrorlog.cli.support.file_names import NameSource
 from mirrorlog.cli.support.row_progress import RowProgress
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.consumers.audit.ask import AuditAnswer, open_audit
@@ -68,6 +71,28 @@ def audit_volume(
         bool,
         typer.Option("--partial", help="Answer with what is kept if retention took a part."),
     ] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Say for each row which files its bytes belong to.")
+    ] = False,
+    path: Annotated[
+        str | None,
+        typer.Option(
+            help="Only what touches the bytes of this file, as its path is in the volume; with "
+            "--files.",
+            metavar="/PATH",
+        ),
+    ] = None,
+    primary: Annotated[
+        str | None,
+        typer.Option(
+            help="Read the names of files here, and not from the volume's primary: a file, a "
+            "device, an NBD export; a secondary or a snapshot.",
+            metavar="ADDRESS",
+        ),
+    ] = None,
+    site: Annotated[
+        str | None, typer.Option(help="Read the names of files from this site's secondary.")
+    ] = None,
     wait: Annotated[
         str, typer.Option(help="Give up if Kafka makes no progress for so long.")
     ] = "30s",
@@ -92,11 +117,21 @@ def audit_volume(
         kinds=frozenset(map(_kind, kind)) if kind else frozenset(SHOWN_KINDS),
         partial=partial,
     )
+    names = NameSource(primary=primary, site=site)
+    change = None
+    if files or path is not None:
+        check_text_format(name)
+        named = read_names(call, volume, names, path)
+        question = replace(question, byte_ranges=named.byte_ranges)
+        change = named.with_files(name)
+    elif primary or site:
+        raise BadUse("--primary and --site name where files are read", next="Add --files.")
     stopped = stop_flag()
     with open_audit(call.settings, question, parse_duration_s(wait)) as answer:
         print_answer_notes(call.output, points, answer)
         tally = AuditTally()
-        write_rows(call.output, name, output, _read(call, answer, tally, stopped, output is None))
+        batches = _read(call, answer, tally, stopped, output is None)
+        write_rows(call.output, name, output, batches, change)
         print_tally(call.output, points, answer, tally)
 
 

@@ -51,5 +51,6 @@ In reading order:
 - log_keys: the public keys that `audit` trusts, and who signed a checkpoint.
 - file_names: where the names of files are read.
 - changed_files: the files that changed, and how far their names can be trusted.
+- audit_files: the files of an audit, and the bytes of a path.
 - plugin_line: the overview as a monitoring plug-in prints it.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from mirrorlog.cli.support.output import Output, discard_the_rest
 from mirrorlog.consumers.audit.output_file import whole_file
@@ -13,23 +13,35 @@ from mirrorlog.consumers.audit.text_rows import TEXTS, CsvText, JsonText, TableT
 from mirrorlog.errors import BadUse
 from mirrorlog.history.batches import HistoryBatch
 
+if TYPE_CHECKING:
+    from mirrorlog.consumers.file_names.extent_files import TextWithFiles
+
 ROW_FORMATS: Final = (*TEXTS, "parquet", "arrow")
+RowText: TypeAlias = "TableText | CsvText | JsonText | TextWithFiles"
+ChangesText: TypeAlias = Callable[[RowText], RowText]
+"""Adds something to each row of a text."""
 
 
 def write_rows(
-    output: Output, name: str, path: Path | None, batches: Iterable[HistoryBatch]
+    output: Output,
+    name: str,
+    path: Path | None,
+    batches: Iterable[HistoryBatch],
+    change: ChangesText | None = None,
 ) -> None:
     """Write the rows in a format of ROW_FORMATS to a file, or to stdout without a path.
+
+    change: of the formats that are text.
 
     Under --json, stdout takes the rows as JSON only. A closed pipe (`| head`) ends it without an
     error. Raise BadUse for a format that can't go to stdout; what whole_file and the batches raise.
     """
     if path is None:
-        _write_to_stdout(output, name, batches)
+        _write_to_stdout(output, name, batches, change)
         return
     with whole_file(path) as part:
         if name in TEXTS:
-            text = TEXTS[name]()
+            text = _text(name, change)
             with part.open("w", encoding="utf-8", newline="") as file:
                 _write_text(text, file.write, batches)
         else:
@@ -38,7 +50,9 @@ def write_rows(
             (write_parquet if name == "parquet" else write_arrow)(part, batches)
 
 
-def _write_to_stdout(output: Output, name: str, batches: Iterable[HistoryBatch]) -> None:
+def _write_to_stdout(
+    output: Output, name: str, batches: Iterable[HistoryBatch], change: ChangesText | None
+) -> None:
     if name == "parquet" or (name == "arrow" and sys.stdout.isatty()):
         raise BadUse(f"{name} doesn't go to a terminal or a pipe", next="Name a file with -o.")
     if output.json and name != "json":
@@ -52,7 +66,7 @@ def _write_to_stdout(output: Output, name: str, batches: Iterable[HistoryBatch])
 
             write_arrow_stream(sys.stdout.buffer, batches)
         else:
-            text = JsonText("row") if output.json else TEXTS[name]()
+            text = _text("row" if output.json else name, change)
             quiet = name == "table" and output.quiet
             _write_text(text, _discard if quiet else sys.stdout.write, batches)
         sys.stdout.flush()
@@ -60,8 +74,14 @@ def _write_to_stdout(output: Output, name: str, batches: Iterable[HistoryBatch])
         discard_the_rest(sys.stdout)
 
 
+def _text(name: str, change: ChangesText | None) -> RowText:
+    """Return what makes text of rows. name: of a format, or `row` for JSON under --json."""
+    text = JsonText("row") if name == "row" else TEXTS[name]()
+    return text if change is None else change(text)
+
+
 def _write_text(
-    text: TableText | CsvText | JsonText,
+    text: RowText,
     write: Callable[[str], object],
     batches: Iterable[HistoryBatch],
 ) -> None:

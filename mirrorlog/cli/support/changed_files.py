@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from mirrorlog.changed.fold import ChangedBlocks
@@ -14,11 +14,10 @@ from mirrorlog.consumers.file_names.changed_files import FilesAnswer, changed_fi
 from mirrorlog.consumers.file_names.file_formats import (
     files_as_csv,
     files_as_json,
-    mapping_as_json,
-    mapping_title,
     table_row,
     table_title,
 )
+from mirrorlog.consumers.file_names.mapping import mapping_as_json, mapping_notes, mapping_title
 
 _COLUMNS: Final = (
     Column("BYTES", right=True),
@@ -41,23 +40,25 @@ def files_pieces(
     Errors: those of read_index().
     """
     address, index = read_index(call.settings, blocks.volume, source)
-    answer = changed_files(blocks, index, address)
+    answer = changed_files(blocks, index)
+    notes = [mapping_title(address, index), *mapping_notes(index, blocks.volume)]
     if output_format == "table":
-        yield from _table(call, answer)
+        yield from _table(call, answer, notes)
         return
-    for note in (mapping_title(answer), *answer.notes):
+    for note in notes:
         call.output.print_note(note)
     if output_format == "csv":
         yield from files_as_csv(answer)
     elif fields is None:
         yield json.dumps(files_as_json(answer)) + "\n"
     else:
-        whole = {**fields, "mapping": mapping_as_json(answer), "files": files_as_json(answer)}
+        mapping = mapping_as_json(address, index, blocks.volume)
+        whole = {**fields, "mapping": mapping, "files": files_as_json(answer)}
         yield json.dumps(whole) + "\n"
 
 
-def _table(call: Invocation, answer: FilesAnswer) -> Iterator[str]:
-    for line in (table_title(answer), mapping_title(answer), *answer.notes):
+def _table(call: Invocation, answer: FilesAnswer, notes: Sequence[str]) -> Iterator[str]:
+    for line in (table_title(answer), *notes):
         yield line + "\n"
     rows = [table_row(row) for row in answer.files]
     if rows:

@@ -13,7 +13,7 @@ from notation import OTHER_GENERATION, command, recorded, volume
 from mirrorlog.changed.points import parse_point
 from mirrorlog.codec.events import encode
 from mirrorlog.consumers.audit.ask import AuditAnswer, answer_question
-from mirrorlog.consumers.audit.question import AuditQuestion
+from mirrorlog.consumers.audit.question import AskedBytes, AuditQuestion
 from mirrorlog.consumers.audit.tally import AuditTally
 from mirrorlog.domain.commands import (
     AcceptedBatch,
@@ -149,6 +149,10 @@ CHOICES: list[tuple[dict[str, object], list[int]]] = [
     ({"offset": 4095, "length": 1}, [0]),
     ({"offset": 4095, "length": 2}, [0, 0, 1]),
     ({"offset": 12288}, []),
+    ({"byte_ranges": ()}, []),
+    ({"byte_ranges": (AskedBytes(offset=4096, length=1),)}, [0, 1]),
+    ({"byte_ranges": (AskedBytes(offset=0, length=1), AskedBytes(offset=9000, length=9))}, [0, 1]),
+    ({"byte_ranges": (AskedBytes(offset=12288, length=9),)}, []),
     ({"hosts": frozenset(["i", "x"])}, [1, 1]),
     ({"kinds": frozenset([RowKind.HEARTBEAT])}, [2]),
     ({"kinds": frozenset([RowKind.ZERO, RowKind.SESSION_OPEN])}, [0, 3]),
@@ -175,6 +179,7 @@ def test_rows_are_chosen(options: dict[str, object], expected: list[int]) -> Non
         {"blocks": "2-1"},
         {"blocks": "a"},
         {"blocks": "1", "offset": 0},
+        {"blocks": "1", "byte_ranges": ()},
         {"offset": 1 << 20},
         {"length": 0},
     ],

@@ -16,11 +16,11 @@ from mirrorlog.consumers.file_names.changed_files import FilesAnswer, changed_fi
 from mirrorlog.consumers.file_names.file_formats import (
     files_as_csv,
     files_as_json,
-    mapping_as_json,
     table_row,
 )
 from mirrorlog.consumers.file_names.file_index import FileIndex
 from mirrorlog.consumers.file_names.map_builder import MapBuilder, Tier
+from mirrorlog.consumers.file_names.mapping import mapping_as_json, mapping_notes
 from mirrorlog.consumers.file_names.name_table import ROOT
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 from mirrorlog.domain.bitmaps import BlockSet
@@ -70,7 +70,7 @@ def answer_for(changed: set[int], zeroed: set[int], index: FileIndex) -> FilesAn
         last_write_at_us=None,
         writes=0,
     )
-    return changed_files(blocks, index, "file:///image")
+    return changed_files(blocks, index)
 
 
 def changed_bytes(blocks: set[int]) -> int:
@@ -100,15 +100,17 @@ def test_rows_name_files_and_say_what_is_in_none() -> None:
     ]
     assert answer.files[0].bytes_zeroed == BLOCK
     assert {row.partition for row in answer.files} == {2}
-    assert answer.notes[0] == "partition 2: a note"
-    assert "in blocks of 4.0 KiB, the file system in 1.0 KiB" in answer.notes[1]
+    notes = list(mapping_notes(small_index(), VOLUME))
+    assert notes[0] == "partition 2: a note"
+    assert "in blocks of 4.0 KiB, the file system in 1.0 KiB" in notes[1]
 
 
 def test_a_device_that_is_too_small_is_said() -> None:
     answer = answer_for({20}, set(), small_index(9 * BLOCK))
     assert [row.label for row in answer.files] == ["not on the device that was read"]
     assert answer.files[0].partition is None
-    assert "the device that was read has 36864 bytes" in answer.notes[-1]
+    *_, note = mapping_notes(small_index(9 * BLOCK), VOLUME)
+    assert "the device that was read has 36864 bytes" in note
 
 
 def test_names_survive_json_and_csv() -> None:
@@ -122,7 +124,8 @@ def test_names_survive_json_and_csv() -> None:
     rows = list(csv.DictReader(io.StringIO("".join(files_as_csv(answer)))))
     assert [row["file"] for row in rows] == ["", "/etc/shadow", "", "/etc/new\nline"]
     assert [int(row["bytes"]) for row in rows] == [4096, 4096, 3072, 1024]
-    assert mapping_as_json(answer)["read_at"] == "1970-01-01T00:00:02.000000Z"
+    mapping = mapping_as_json("file:///image", small_index(), VOLUME)
+    assert mapping["read_at"] == "1970-01-01T00:00:02.000000Z"
     assert table_row(answer.files[3])[2] == "2:/etc/new\nline (also /not\\xffutf8)"
 
 

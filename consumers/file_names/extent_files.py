@@ -1,0 +1,217 @@
+"""The files to which the extents of a history's rows belong, and the rows as text with them."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from typing import Any, Final, Protocol
+
+import numpy as np
+
+from mirrorlog.consumers.file_names.changed_files import label_of
+from mirrorlog.consumers.file_names.file_index import FileIndex, Pieces
+from mirrorlog.consumers.file_names.name_table import is_exact, shown_name, sorted_paths
+from mirrorlog.consumers.file_names.owners import NAMED, OwnerKind
+from mirrorlog.history.batches import HistoryBatch
+
+_MOST_IN_A_CELL: Final = 3
+
+
+class RowText(Protocol):
+    """Rows as text in one format (consumers/audit/text_rows.py)."""
+
+    def header(self) -> str:
+        """Return what comes before the first row."""
+        ...
+
+    def rows(self, batch: HistoryBatch) -> str:
+        """Return the text of the rows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class FileShare:
+    """The part of a row's extent that one file has, or what is in no file.
+
+    names: as in ChangedFile. inode: of the file; None if it isn't one file. inodes: the first and
+    the last in that part of an inode table. partition: as in ChangedFile.
+    """
+
+    label: str
+    names: tuple[bytes, ...]
+    partition: int | None
+    inode: int | None
+    inodes: tuple[int, int] | None
+    detail: str
+    length: int
+
+    def as_fields(self) -> dict[str, Any]:
+        """Return the share as JSON has it."""
+        shown = [shown_name(name) for name in self.names]
+        fields: dict[str, Any] = {"file": shown[0] if shown else None, "label": self.label}
+        if shown[1:]:
+            fields["other_names"] = shown[1:]
+        if not all(map(is_exact, self.names)):
+            fields["file_hex"] = self.names[0].hex()
+        if self.partition:
+            fields["partition"] = self.partition
+        if self.inode is not None:
+            fields["inode"] = self.inode
+        if self.inodes is not None:
+            fields["inodes"] = list(self.inodes)
+        if self.detail:
+            fields["detail"] = self.detail
+        return {**fields, "bytes": self.length}
+
+    def as_text(self) -> str:
+        """Return the share for a cell of a table: a name, or what it is in brackets."""
+        if self.names:
+            place = f"{self.partition}:" if self.partition else ""
+            text = place + shown_name(self.names[0])
+            return text if self.label == OwnerKind.FILE else f"{text} ({self.label})"
+        inodes = "" if self.inodes is None else f" {self.inodes[0]}-{self.inodes[1]}"
+        return f"[{self.label}{inodes}]"
+
+
+@dataclass
+class ExtentFiles:
+    """Looks up the files of rows, and remembers each owner's names."""
+
+    index: FileIndex
+    _known: dict[int, FileShare] = field(default_factory=dict)
+
+    def of(self, batch: HistoryBatch) -> list[list[FileShare] | None]:
+        """Return the shares of each row's extent, in the order of its bytes; None without one.
+
+        The lengths of a row's shares add up to that of its extent. What lies after the end of the
+        index is on no device that was read.
+        """
+        offset, length = batch.numbers("offset"), batch.numbers("length")
+        has_extent = length.values > 0
+        if offset.known is not None:
+            has_extent = has_extent & offset.known
+        rows = np.flatnonzero(has_extent)
+        starts = offset.values[rows].astype(np.int64)
+        lengths = length.values[rows].astype(np.int64)
+        most = int((starts + lengths).max()) if len(rows) else 0
+        index = self.index.covering(most)
+        pieces = index.pieces(starts, lengths)
+        shares: list[list[FileShare] | None] = [None] * batch.rows
+        for row, share in self._shares(index, pieces):
+            row_number = int(rows[row])
+            already = shares[row_number]
+            if already is None:
+                shares[row_number] = [share]
+            else:
+                already.append(share)
+        return shares
+
+    def _shares(self, index: FileIndex, pieces: Pieces) -> list[tuple[int, FileShare]]:
+        columns = (pieces.rows, pieces.starts, pieces.lengths, pieces.owners)
+        return [
+            (row, self._share(index, start=start, length=length, number=number))
+            for row, start, length, number in zip(
+                *(column.tolist() for column in columns), strict=True
+            )
+        ]
+
+    def _share(self, index: FileIndex, *, start: int, length: int, number: int) -> FileShare:
+        is_last = index is not self.index and number == len(index.all_owners) - 1
+        owners = index.owners(number)
+        first = owners[0]
+        known = None if is_last else self._known.get(number)
+        if known is None:
+            is_file = first.kind in NAMED or first.kind is OwnerKind.UNNAMED
+            known = FileShare(
+                label=label_of(owners),
+                names=tuple(sorted_paths(path for owner in owners for path in index.paths(owner))),
+                partition=index.areas[first.area].number if first.area >= 0 else None,
+                inode=first.first_inode if is_file and len(owners) == 1 else None,
+                inodes=None,
+                detail=", ".join(sorted({owner.detail for owner in owners if owner.detail})),
+                length=0,
+            )
+            if not is_last:
+                self._known[number] = known
+        return FileShare(
+            known.label,
+            known.names,
+            known.partition,
+            known.inode,
+            index.inodes_within(first, start=start, length=length),
+            known.detail,
+            length,
+        )
+
+
+@dataclass(frozen=True)
+class TextWithFiles:
+    """Rows as text in a format, with the files of each at the end of it.
+
+    name: of the format: `table`, `csv` or `json`. text: the format without files.
+    """
+
+    name: str
+    text: RowText
+    files: ExtentFiles
+
+    def header(self) -> str:
+        """Return the header, with the name of the new column."""
+        line = self.text.header()
+        if self.name == "json":
+            return line
+        return line.rstrip("\n") + (",files\n" if self.name == "csv" else "  FILES\n")
+
+    def rows(self, batch: HistoryBatch) -> str:
+        """Return the text of the rows."""
+        shares = self.files.of(batch)
+        if self.name == "csv":
+            return _csv_with(self.text.rows(batch), shares)
+        ends = _json_ends(shares) if self.name == "json" else _table_ends(shares)
+        drop = 1 if self.name == "json" else 0  # the closing brace
+        lines = self._lines(batch)
+        return "".join(
+            f"{line[: len(line) - drop]}{end}\n" for line, end in zip(lines, ends, strict=True)
+        )
+
+    def _lines(self, batch: HistoryBatch) -> list[str]:
+        """Return the text of each row. A note may have several lines."""
+        lines = self.text.rows(batch).split("\n")[:-1]
+        if len(lines) == batch.rows:
+            return lines
+        single = (batch.take(np.array([row])) for row in range(batch.rows))
+        return [self.text.rows(row)[:-1] for row in single]
+
+
+def _json_ends(shares: Sequence[Sequence[FileShare] | None]) -> list[str]:
+    return [f', "files": {json.dumps(_objects(row))}}}' for row in shares]
+
+
+def _objects(row: Sequence[FileShare] | None) -> list[dict[str, Any]] | None:
+    return None if row is None else [share.as_fields() for share in row]
+
+
+def _table_ends(shares: Sequence[Sequence[FileShare] | None]) -> list[str]:
+    return ["" if row is None else f"  {cell_of(row)}" for row in shares]
+
+
+def cell_of(row: Sequence[FileShare]) -> str:
+    """Return what a table says of a row's files: the first few, each once."""
+    texts = list(dict.fromkeys(share.as_text() for share in row))
+    more = len(texts) - _MOST_IN_A_CELL
+    shown = ", ".join(texts[:_MOST_IN_A_CELL]) + (f" and {more} more" if more > 0 else "")
+    return "".join(
+        character if character.isprintable() else repr(character)[1:-1] for character in shown
+    )
+
+
+def _csv_with(text: str, shares: Sequence[Sequence[FileShare] | None]) -> str:
+    """Return lines of CSV with one more cell: a list in JSON, empty without an extent."""
+    written = StringIO()
+    writer = csv.writer(written, lineterminator="\n")
+    for cells, row in zip(csv.reader(StringIO(text)), shares, strict=True):
+        writer.writerow([*cells, "" if row is None else json.dumps(_objects(row))])
+    return written.getvalue()
