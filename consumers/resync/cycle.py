@@ -361,7 +361,7 @@ def is_settled(cycle_input: CycleInput, watermark: int) -> bool:
     if cycle_input.read_end is None or watermark < cycle_input.read_end - 1:
         return False
     volume_log = cycle_input.log.volume
-    if volume_log.is_ahead:
+    if volume_log.is_ahead or volume_log.is_replaced:
         return False
     head = volume_log.head
     return head is None or head.settled_after(cycle_input.read_end, cycle_input.beats)

@@ -123,7 +123,8 @@ class LogReader:
     A watermark of a later history ends what was read of the partition before: its logs, beats and
     watermark are forgotten. Rows of an earlier history don't count any more: a worker that lost the
     partition may still send them. A record names no history but a generation, which each history
-    renews, and a log answers by one generation (VolumeLog).
+    renews, and a log answers by one generation (VolumeLog). If compaction left only such a head of
+    a volume, nobody knows its sessions (VolumeLog.is_replaced).
 
     The end of a mirror says nothing of the log. There, what was read counts once an answer of the
     node proves it (MirroredRows).
@@ -365,6 +366,7 @@ class LogReader:
         epoch = self.watermarks[partition].epoch
         for row in rows:
             if isinstance(row, SessionBeat | VolumeHead) and row.epoch != epoch:
+                self._note_replaced(partition, row, epoch)
                 continue
             if isinstance(row, SessionBeat):
                 beats = self.beats[partition]
@@ -381,6 +383,17 @@ class LogReader:
                 self.logs[row.volume].add(row)
         return touched
 
+    def _note_replaced(self, partition: int, row: SessionBeat | VolumeHead, epoch: int) -> None:
+        """Note that a volume has no head of the watermark's history, but one of an earlier one.
+
+        A renewal writes a head of each volume, and a node whose log others write to writes all of
+        them again. An older node's log has heads without an epoch (NO_EPOCH).
+        """
+        if isinstance(row, VolumeHead) and NO_EPOCH < row.epoch < epoch:
+            volume_log = self.logs[row.volume]
+            volume_log.is_replaced = volume_log.head is None
+            self._names[partition].add(row.volume)
+
     def _forget_history(self, partition: int, before: Watermark, now: Watermark) -> None:
         """Forget what was read of the partition: it belongs to an earlier history."""
         log.warning(
@@ -392,7 +405,9 @@ class LogReader:
             now.through + 1,
         )
         for name in self._names.pop(partition, set()):
-            self.logs.pop(name, None)
+            ended = self.logs.pop(name, None)
+            if ended is not None and ended.head is not None:
+                self._note_replaced(partition, ended.head, now.epoch)
         self.beats.pop(partition, None)
 
     def _is_kept(self, record: LogRecord, is_wanted: IsWanted) -> bool:

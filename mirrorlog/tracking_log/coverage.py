@@ -56,10 +56,14 @@ class VolumeLog:
 
     is_ahead: a head was read that the watermark hasn't reached. It may have taken the place of a
         head before it, so nobody knows which sessions were open at the watermark.
+    is_replaced: the only heads that were read are of an earlier history than the watermark's. A
+        worker that had lost the partition wrote them, and compaction removed the one that counts,
+        so nobody knows the open sessions.
     """
 
     head: VolumeHead | None = None
     is_ahead: bool = False
+    is_replaced: bool = False
     _parts_by_id: dict[_RecordId, dict[int, LogRecord]] = field(default_factory=dict)
     _rolled_up: list[_RecordId] = field(default_factory=list)
 
@@ -81,6 +85,7 @@ class VolumeLog:
 
     def add_head(self, head: VolumeHead) -> None:
         """Merge `head` into the volume's head."""
+        self.is_replaced = False
         self.head = head if self.head is None else self.head.joined(head)
 
     @property

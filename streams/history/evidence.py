@@ -35,6 +35,7 @@ class AssignedPartition:
     of_discarded: that of a table which was discarded, because the changelog no longer holds its
         rows; None if none was.
     newest_epoch: the highest epoch that a head or a watermark names, in the log or in such a table.
+    replaced: the volumes whose head in the log is of an earlier history than its watermark.
     topic: Kafka's id of the commands topic.
     first_kept, end: of the commands topic, as PartitionBounds says.
     volumes: the descriptions of the partition's volumes.
@@ -43,6 +44,7 @@ class AssignedPartition:
     of_log: KnownWatermark | None
     of_discarded: KnownWatermark | None
     newest_epoch: int
+    replaced: Sequence[str]
     topic: str | None
     first_kept: int
     end: int
@@ -59,7 +61,8 @@ def ended_reason(partition: AssignedPartition) -> str | None:
        the log is folded again in the history that it had.
     2. A head, or a table that was discarded, is of a later history than the log: log and
        descriptions went back in time behind a renewal. Two histories must not have one epoch, so
-       the next one goes beyond it.
+       the next one goes beyond it. Or a head is of an earlier one: a worker that had lost the
+       partition wrote it after the renewal, in the place of the head that counted.
     3. The log and the commands topic contradict each other (break_reason).
     4. A table that was discarded contradicts the commands topic: log and commands went back in time
        together.
@@ -95,6 +98,12 @@ def _epochs_reason(partition: AssignedPartition) -> str | None:
             return (
                 f"the log is of the history of epoch {epoch}, and rows of epoch "
                 f"{partition.newest_epoch} are known: the log went back in time behind a renewal"
+            )
+        if partition.replaced:
+            return (
+                f"the log is of the history of epoch {epoch}, and heads of an earlier one took the "
+                f"place of those of the volumes {', '.join(partition.replaced[:5])}: a worker that "
+                "had lost the partition wrote them"
             )
         return None
     if gone := _names(volume for volume in described if volume.topic_id != partition.topic):

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from secrets import randbelow
 from typing import Final, Protocol
 from uuid import uuid4
 
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.histories import History
+from mirrorlog.domain.histories import NO_EPOCH, History
 from mirrorlog.domain.volumes import Volume, in_history
 from mirrorlog.ports.clock import Clock
 from mirrorlog.reading.clusters import ClusterCheck
@@ -40,6 +41,8 @@ from mirrorlog.tracking_log.keys import (
 log = logging.getLogger("mirrorlog.node")
 
 _FIRST_EPOCH: Final = 1
+_EPOCH_STEPS: Final = 1 << 20
+"""A renewal goes on by up to so many epochs, which are drawn."""
 
 
 class CommandsTopic(Protocol):
@@ -61,8 +64,16 @@ class PartitionHistories:
     renewals: how often it has renewed a history.
     """
 
-    def __init__(self, ports: RenewalPorts, commands: CommandsTopic, clock: Clock) -> None:
+    def __init__(
+        self,
+        ports: RenewalPorts,
+        commands: CommandsTopic,
+        clock: Clock,
+        draw: Callable[[int], int] = randbelow,
+    ) -> None:
+        """draw: returns a number from 0 on below its argument, at random."""
         self._ports, self._commands, self._clock = ports, commands, clock
+        self._draw: Final = draw
         self._cluster = ClusterCheck(commands)
         self.renewals = 0
 
@@ -89,6 +100,7 @@ class PartitionHistories:
             of_log=KnownWatermark(watermark, now) if watermark else None,
             of_discarded=await self._known(discarded),
             newest_epoch=self._newest_epoch(partition),
+            replaced=self._replaced(partition),
             topic=now.topic,
             first_kept=now.first_kept,
             end=now.end,
@@ -121,7 +133,8 @@ class PartitionHistories:
 
         It begins behind the last position whose command is known to be the one that was recorded.
         So every command that may be new is folded: a session that began there is then known, and no
-        site settles without it.
+        site settles without it. If heads were replaced (AssignedPartition.replaced), it begins with
+        the oldest command that is kept: nobody knows which sessions they named.
         """
         table = self._ports.table
         watermark, discarded = table.watermark(partition), self._discarded_watermark(partition)
@@ -129,7 +142,8 @@ class PartitionHistories:
         now = await asyncio.to_thread(
             self._commands.commands_now, partition, watermark.through if watermark else -1
         )
-        start, anchor = await asyncio.to_thread(self._restart_position, partition, known, now)
+        notes = [] if self._replaced(partition) else [*known, *self._position_times(partition)]
+        start, anchor = await asyncio.to_thread(self._restart_position, partition, notes, now)
         epochs = [
             self._newest_epoch(partition),
             *(volume.epoch for volume in self._volumes(partition)),
@@ -137,7 +151,7 @@ class PartitionHistories:
         history = History(
             cluster=await asyncio.to_thread(self._commands.cluster_id),
             topic=now.topic,
-            epoch=max(epochs) + 1,
+            epoch=max(epochs) + 1 + self._draw(_EPOCH_STEPS),
             id=str(uuid4()),
         )
         log.error(
@@ -163,11 +177,12 @@ class PartitionHistories:
     def _restart_position(
         self, partition: int, known: Sequence[Watermark], now: CommandsNow
     ) -> tuple[int, bytes | None]:
-        """Return where the next history begins, and the digest of the command before that."""
+        """Return where the next history begins, and the digest of the command before that.
+
+        known: watermarks and position times of the history that ended.
+        """
         notes = [
-            note
-            for note in [*known, *self._position_times(partition)]
-            if note.history is not None and note.history.topic == now.topic
+            note for note in known if note.history is not None and note.history.topic == now.topic
         ]
         anchors = partial(self._commands.anchor_at, partition)
         through = unbroken_through(notes, anchors, first_kept=now.first_kept, end=now.end)
@@ -265,6 +280,16 @@ class PartitionHistories:
             *(decode(value, VolumeHead) for value in values),
         ]
         return max((row.epoch for row in rows if row is not None), default=0)
+
+    def _replaced(self, partition: int) -> list[str]:
+        """Return the volumes whose head is of an earlier history than the watermark, by name."""
+        watermark, table = self._ports.table.watermark(partition), self._ports.table
+        if watermark is None:
+            return []
+        heads = table.heads(partition, [volume.volume for volume in self._volumes(partition)])
+        return sorted(
+            name for name, head in heads.items() if NO_EPOCH < head.epoch < watermark.epoch
+        )
 
     def _volumes(self, partition: int) -> list[Volume]:
         return [volume for volume in self._ports.catalog.values() if volume.partition == partition]

@@ -40,6 +40,9 @@ class AnsweredTable(Protocol):
     async def repeat_watermark(self, partition: int) -> None:
         """Append the partition's watermark again."""
 
+    def take_strangers(self, partition: int) -> bool:
+        """Return whether others appended rows to the partition since the last call."""
+
 
 class AskedCommands(Protocol):
     """The part of SourceTopic that answers need."""
@@ -84,7 +87,13 @@ class AnsweringFolder:
         await self._inner.record(batch)
 
     async def maintain(self, partition: int) -> float:
-        """Answer the questions that wait, then do a little work on the partition's log."""
+        """Answer the questions that wait, then do a little work on the partition's log.
+
+        Before that, write all heads again if others appended rows to the partition: heads of a
+        worker that has lost it may have taken their place.
+        """
+        if self._table.take_strangers(partition):
+            await self._repeat_heads(partition)
         for question in self._questions.of(partition):
             try:
                 await self._answer(question)
@@ -116,9 +125,7 @@ class AnsweringFolder:
         partition = part.partition
         now = await asyncio.to_thread(self._source.commands_now, partition, part.position)  # 1
         if part.repeat_heads and self._may_repeat(partition):
-            for rows in self._census.heads(partition):
-                await self._table.append(partition, rows)  # 2
-            await self._table.repeat_watermark(partition)
+            await self._repeat_heads(partition)  # 2
         watermark, census = self._table.watermark(partition), self._census.of(partition)  # 3
         answer = LogAnswer(
             asker=question.asker,
@@ -137,6 +144,12 @@ class AnsweringFolder:
         )
         await self._table.append(partition, [(answer_key(question.asker), encode(answer))])  # 4
         self._questions.note_answered(asked)
+
+    async def _repeat_heads(self, partition: int) -> None:
+        """Append all heads of the partition again, and then its watermark."""
+        for rows in self._census.heads(partition):
+            await self._table.append(partition, rows)
+        await self._table.repeat_watermark(partition)
 
     def _may_repeat(self, partition: int) -> bool:
         now_s = self._clock.monotonic_s()

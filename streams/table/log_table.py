@@ -61,6 +61,7 @@ class LogTable:
         self.counters: Final = FlushCounters()
         # By partition, the highest position of a row that this worker appended.
         self._acknowledged: dict[int, int] = {}
+        self._with_strangers: set[int] = set()
 
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
         """Return the heads of those volumes that have one, by name."""
@@ -164,8 +165,21 @@ class LogTable:
                 "partition if commands were lost too.",
             )
         if positions:
+            before = self._acknowledged.get(partition)
+            if before is not None and max(positions) != before + len(positions):
+                self._with_strangers.add(partition)
             self._acknowledged[partition] = max(positions)
         return positions
+
+    def take_strangers(self, partition: int) -> bool:
+        """Return whether others appended rows among this worker's since the last call.
+
+        A worker that has lost the partition may have: its heads may have taken the place of this
+        one's for whoever reads the changelog after compaction. A transaction's marker looks alike.
+        """
+        has_some = partition in self._with_strangers
+        self._with_strangers.discard(partition)
+        return has_some
 
     async def repeat_watermark(self, partition: int) -> None:
         """Append the partition's watermark again, so that readers let what was appended count."""

@@ -150,7 +150,7 @@ def test_a_broker_that_goes_back_in_time_and_uses_positions_again(
         write(run, 120, 2, fill=4)
         wait_for_report(run, is_consistent_at(end_of_commands(run) - 1))
         check_equal(run)
-        assert "Its history is renewed: epoch 2" in (run.folder / "node.log").read_text()
+        assert "Its history is renewed: epoch" in (run.folder / "node.log").read_text()
         assert "taking the rung" in (run.folder / "a.log").read_text()
 
 

@@ -387,7 +387,7 @@ def test_a_changelog_that_lost_records_whose_commands_are_deleted_begins_another
     )
     value = changelog_rows(world.settings, 0)[watermark_key(0)]
     history = decode(value or b"", Watermark).history
-    assert history is not None and history.epoch == 2
+    assert history is not None and history.epoch > 1
     (volume,) = load_volumes(world.settings).values()
     # The worker's table, which was discarded, knew the sessions of all 20 commands before.
     assert (volume.history_id, volume.origin_position) == (history.id, 19)

@@ -141,6 +141,7 @@ class NodeModel:
         other.rows, other._clock, other._fuse = dict(self.rows), copy(self._clock), Fuse()
         other._discarded = {}
         other._build()
+        other._catalog.refresh()
         other._gate.assign(0, position=other._committed)
         return other
 

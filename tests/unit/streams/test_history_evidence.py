@@ -89,6 +89,7 @@ def test_the_history_goes_on_unless_something_shows_that_it_ended(case: str) -> 
             of_log=tables[0],
             of_discarded=tables[1],
             newest_epoch=max((table.watermark.epoch for table in tables if table), default=0),
+            replaced=(),
             topic="t",
             first_kept=first_kept,
             end=end,
@@ -96,6 +97,21 @@ def test_the_history_goes_on_unless_something_shows_that_it_ended(case: str) -> 
         )
     )
     assert expected in (reason or "none"), reason
+
+
+def test_a_head_of_an_earlier_history_than_the_watermark_ends_the_history() -> None:
+    described = volume("v0", epoch=2, topic_id="t", history_id=OTHER_GENERATION)
+    facts = AssignedPartition(
+        of_log=known("9/2 same", 0, 10),
+        of_discarded=None,
+        newest_epoch=2,
+        replaced=("v0",),
+        topic="t",
+        first_kept=0,
+        end=10,
+        volumes=[described],
+    )
+    assert "took the place of those of the volumes v0" in (ended_reason(facts) or "")
 
 
 # positions of notes whose command is the same | those whose command differs | kept from..end

@@ -78,6 +78,18 @@ def test_rows_of_another_worker_among_those_of_one_append_count_as_well() -> Non
     assert world.store.position == 0
 
 
+def test_rows_of_others_are_told_of_once() -> None:
+    world = World()
+    world.append(b"1")
+    world.append(b"2", b"3")
+    assert not world.table.take_strangers(0)
+    world.append_other()
+    world.append(b"4")
+    world.append(b"5")
+    assert world.table.take_strangers(0)
+    assert not world.table.take_strangers(0)
+
+
 def test_a_changelog_that_went_back_is_found_behind_the_rows_of_another_worker() -> None:
     world = World()
     world.append(b"1", b"2")

@@ -73,6 +73,7 @@ class Node:
     events: list[str] = field(default_factory=list)
     answers: list[LogAnswer] = field(default_factory=list)
     is_away: bool = False
+    has_strangers: bool = False
 
     def __post_init__(self) -> None:
         self.questions, self.census = OpenQuestions(), TableCensus(self.store)
@@ -99,6 +100,10 @@ class Node:
 
     async def repeat_watermark(self, partition: int) -> None:
         self.events.append("watermark")
+
+    def take_strangers(self, partition: int) -> bool:
+        has_some, self.has_strangers = self.has_strangers, False
+        return has_some
 
     def recorded_end(self, partition: int) -> int:
         return 7
@@ -149,6 +154,13 @@ def test_heads_are_written_again_for_a_mirror_that_lacks_them_but_not_all_the_ti
     node.questions.take(question(3, 0, repeat=True))
     assert "head" in node.run()
     assert {answer.heads for answer in node.answers} == {2}
+
+
+def test_heads_are_written_again_if_others_wrote_rows_among_this_workers() -> None:
+    node = Node(has_strangers=True)
+    node.store.write(0, [(head_key("a"), b"a")], [1])
+    assert node.run() == ["head", "watermark", "maintain"]
+    assert node.run() == ["maintain"]
 
 
 def test_the_census_follows_the_table_and_forgets_a_partition_that_is_taken_away() -> None:
