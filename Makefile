@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-audit-rows bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit-rows bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -101,6 +101,9 @@ bench-audit-rows: setup ## rows a second of `audit` to Parquet, on one core, bes
 
 bench-status: setup ## `status --json` of 10,000 volumes at two sites: time and memory of the whole process
 	$(BIN)/python benchmarks/bench_status.py $(ARGS)
+
+bench-chain: setup ## how many commands a second become leaves of the signed trees, and bytes a leaf
+	$(BIN)/python benchmarks/bench_chain.py $(ARGS)
 
 bench-files: setup ## names of files for blocks: one walk, or a question for each block
 	$(BIN)/python benchmarks/bench_files.py $(ARGS)

@@ -48,13 +48,17 @@ CASES: Final[Mapping[str, Case]] = {
     "fold": Case(500, lambda: contestants.LimitStep("fold")),
     "node_500": Case(500, contestants.NodeUnderTest),
     "node_1": Case(1, contestants.NodeUnderTest),
+    "node_500_chained": Case(500, lambda: contestants.NodeUnderTest(chained=True)),
+    "node_1_chained": Case(1, lambda: contestants.NodeUnderTest(chained=True)),
     "kafka_streams_500": Case(500, lambda: contestants.kafka_streams("plain")),
     "kafka_streams_tuned_500": Case(500, lambda: contestants.kafka_streams("tuned")),
     "quixstreams_500": Case(500, contestants.quixstreams),
     "kafka_streams_windowed_500": Case(500, lambda: contestants.kafka_streams("windowed")),
 }
-_NOT_BY_DEFAULT: Final = {"kafka_streams_windowed_500"}
+_NOT_BY_DEFAULT: Final = {"kafka_streams_windowed_500", "node_500_chained", "node_1_chained"}
 _COMPARED: Final = {
+    "node_500_chained": ("node_500",),
+    "node_1_chained": ("node_1",),
     "node_500": ("fold", "kafka_streams_500", "kafka_streams_tuned_500", "quixstreams_500"),
 }
 

@@ -134,7 +134,12 @@ class LimitStep:
 
 @dataclass(frozen=True, slots=True)
 class NodeUnderTest:
-    """`mirrorlog node`, with the settings of the environment (MIRRORLOG_*)."""
+    """`mirrorlog node`, with the settings of the environment (MIRRORLOG_*).
+
+    chained: it grows the trees of the commands too, in a child on the same core.
+    """
+
+    chained: bool = False
 
     def missing(self) -> str:
         """Return an empty text: it can always run."""
@@ -147,7 +152,9 @@ class NodeUnderTest:
         """
         shutil.rmtree(test_bed.settings.state_dir, ignore_errors=True)
         test_bed.cluster.reset(test_bed.settings, group_of(test_bed.settings))
-        with start_node(test_bed.settings, folder / LOG_FILE, test_bed.core) as program:
+        trees = {"chain_dir": folder / "trees"} if self.chained else {}
+        settings = test_bed.settings.model_copy(update=trees)
+        with start_node(settings, folder / LOG_FILE, test_bed.core) as program:
             begun = program.wait_for_line("ready", START_S)
             wait_recorded(
                 test_bed.cluster,

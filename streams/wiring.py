@@ -28,6 +28,7 @@ from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
+from mirrorlog.streams.chain.builder_process import BuilderProcess
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.engine import (
     AbortProcess,
@@ -131,7 +132,22 @@ def run_node(
         engine = _faust_engine(settings, ports)
         build_node(settings, ports, engine)
         opened.pop_all()  # the worker uses them until the process ends
-    engine.run()
+    with _growing_trees(settings):
+        engine.run()
+
+
+@contextmanager
+def _growing_trees(settings: Settings) -> Iterator[None]:
+    """Grow the trees of the commands in a child process, if the settings name their folder."""
+    if settings.chain_dir is None:
+        yield
+        return
+    builder = BuilderProcess(settings)
+    builder.start()
+    try:
+        yield
+    finally:
+        builder.stop()
 
 
 def _open_ports(

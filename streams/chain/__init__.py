@@ -5,4 +5,5 @@ grown beside the fold, by a process of its own that may lag behind.
 
     partition_chain.py  the tree of one partition: where it goes on, and how it grows
     chain_builder.py    the trees of all partitions
+    builder_process.py  grows them in a child of the node
 """

@@ -51,7 +51,7 @@ def chain(
     tell_ready = detach(pid_file, call.output)
     stopped = stop_flag()
     with suppress(OSError):
-        os.nice(_NICE)
+        os.setpriority(os.PRIO_PROCESS, 0, _NICE)
     while not stopped():
         try:
             _grow(call, once=once, stopped=stopped, tell_ready=tell_ready)
