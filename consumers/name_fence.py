@@ -114,10 +114,19 @@ class NameFence:
         self._take_after(self._last)
 
     def join(self, name: TakenName) -> None:
-        """Share the name that a fellow has taken. Raise BadUse if another process has it now."""
+        """Share the name that a fellow on this machine has taken.
+
+        Raise BadUse if another process has it now, or if the fellow is on another machine: its
+        monotonic times and its locks of devices say nothing here.
+        """
         self._lease = replace(self._lease, run=name.run, term=name.term)
+        messages = list(self._topic.read_to_end())
+        leases = [lease for message in messages if (lease := self._lease_in(message)) is not None]
+        for lease in leases:
+            if lease.run == name.run and not _may_be_here(lease.machine, self._lease.machine):
+                raise self._elsewhere(lease)
         self._position = name.position
-        self._take_in(list(self._topic.read_to_end()))
+        self._take_in(messages)
 
     def taken(self) -> TakenName:
         """Return the name for fellows that join. It was taken or joined."""
@@ -237,6 +246,15 @@ class NameFence:
     def _publish(self, lease: SiteLease) -> None:
         self._ports.publisher.publish(self._ports.topic, _PARTITION, self._key, encode(lease))
 
+    def _elsewhere(self, fellow: SiteLease) -> BadUse:
+        site = self._lease.site
+        return BadUse(
+            f"the workers of site {site} run on another machine: {fellow.describe()}",
+            where=f"site {site}",
+            next="All workers of a site run on one machine. Start this one there, or run a site of "
+            "another name here, and share the volumes with --volumes GLOB.",
+        )
+
     def _refusal(self, other: SiteLease) -> BadUse:
         return BadUse(
             f"the site {self._lease.site} is run by another process: {other.describe()}",
@@ -244,6 +262,11 @@ class NameFence:
             next="Stop that one, or give this one a name of its own. If it died elsewhere, start "
             f"this one again after {SILENT_S:g} s.",
         )
+
+
+def _may_be_here(machine: str, own: str) -> bool:
+    """Return whether two ids may be of one machine. An empty one isn't known."""
+    return not machine or not own or machine == own
 
 
 def _process(lease: SiteLease) -> tuple[str, int, int]:

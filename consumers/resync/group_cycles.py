@@ -28,6 +28,7 @@ from mirrorlog.consumers.resync.group_step import (
 )
 from mirrorlog.consumers.resync.journaled_cycles import CommitName
 from mirrorlog.consumers.resync.known_group import (
+    LEAST_STAGING_S,
     GroupCycle,
     GroupFigures,
     KnownGroup,
@@ -49,8 +50,6 @@ log = logging.getLogger("mirrorlog.site")
 
 _HELD_S: Final = 10.0
 """How long the snapshots of a group may wait for the log to reach them."""
-_LEAST_INTERVAL_S: Final = 1.0
-"""The time between two attempts to read a group without snapshots, at least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +131,8 @@ class GroupCycles:
                 group.unproved_cycles += group.cycle is None
                 self._drop(group)
                 self._wait(group)
+                if group.refusal is not None:
+                    group.staging.note_failed(self._ports.clock.monotonic_s())
                 self._tell(group, f"group {group.name} reaches no new common point now: {error}")
             if group.cycle is not cycle or group.told != told:
                 touched |= {volume.volume for volume in group.members}
@@ -160,7 +161,7 @@ class GroupCycles:
             self._go_on(group, group.cycle)
         elif not self._needs_point(group):
             self._tell(group, None)
-        elif now_s >= group.due_s:
+        elif now_s >= group.due_s and group.staging.is_over(now_s):
             self._begin(group)
 
     def _go_on(self, group: KnownGroup, cycle: GroupCycle) -> None:
@@ -179,6 +180,7 @@ class GroupCycles:
         self._journals.apply(states, commit)
         group.cycle = None
         group.common_points += 1
+        group.staging.note_done()
         _close(cycle)
         self._wait(group)
         self._tell(group, None)
@@ -341,7 +343,7 @@ class GroupCycles:
         """Let no cycle of the group begin for a while."""
         interval_s = self._ports.interval_s
         if group.refusal is not None:
-            interval_s = max(interval_s, _LEAST_INTERVAL_S)
+            interval_s = max(interval_s, LEAST_STAGING_S)
         group.due_s = self._ports.clock.monotonic_s() + interval_s
 
     def _tell(self, group: KnownGroup, reason: str | None) -> None:

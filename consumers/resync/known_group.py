@@ -18,6 +18,17 @@ _MOST_RETRY_S: Final = 30.0
 """The same while they are refused again and again: each attempt keeps the writers waiting."""
 
 
+_MOST_STAGING_S: Final = 16.0
+"""How long a site stages nothing from primaries without snapshots that are written to all the time:
+each attempt reads what changed, and writes it to the journals."""
+LEAST_STAGING_S: Final = 1.0
+"""The time between two attempts to read a group without snapshots, at least."""
+
+
+def _staging_pace() -> RetryPace:
+    return RetryPace(first_s=LEAST_STAGING_S, most_s=_MOST_STAGING_S)
+
+
 def _snapshot_pace() -> RetryPace:
     return RetryPace(first_s=_FIRST_RETRY_S, most_s=_MOST_RETRY_S)
 
@@ -42,8 +53,9 @@ class KnownGroup:
     """What is known of one group. members: the volumes, sorted by name.
 
     refusal: why there were no snapshots at the last attempt; None if there were, or if it is time
-    to try again (snapshots). due_s: when the next cycle may begin. told: the reason that was logged
-    last. common_points, unproved_cycles: how many cycles ended at a common point, and without one.
+    to try again (snapshots). staging: when the primaries themselves may be staged again.
+    due_s: when the next cycle may begin. told: the reason that was logged last. common_points,
+    unproved_cycles: how many cycles ended at a common point, and without one.
     """
 
     name: str
@@ -51,6 +63,7 @@ class KnownGroup:
     cycle: GroupCycle | None = None
     refusal: str | None = None
     snapshots: RetryPace = field(default_factory=_snapshot_pace)
+    staging: RetryPace = field(default_factory=_staging_pace)
     due_s: float = 0.0
     told: str | None = None
     common_points: int = 0

@@ -21,7 +21,8 @@ from mirrorlog.status.sites import Life, SiteStatus
 _LOOK_AT: Final = (SiteState.STOPPED, SiteState.DIVERGED, SiteState.UNKNOWN)
 """Of a secondary in such a state nobody knows whether it still is where it was."""
 _WHAT_IT_NEEDS: Final = (
-    "docs/operations.md says under 'Volumes that belong together' what a group needs."
+    "Run the site with `--consistency crash`, and the hosts with `mirrorlog host serve`: "
+    "docs/operations.md says under 'Volumes that belong together' what else a group needs."
 )
 
 

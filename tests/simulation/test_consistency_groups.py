@@ -25,6 +25,7 @@ from mirrorlog.consumers.journal.group_commit import is_committed
 from mirrorlog.consumers.journal.journal_format import read_journal
 from mirrorlog.consumers.journal.redo import refuse_redo
 from mirrorlog.consumers.resync import left_journals
+from mirrorlog.consumers.resync.group_journals import GroupJournals
 from mirrorlog.consumers.resync.secondaries import TakenSnapshot
 from mirrorlog.consumers.state.secondary_state import CommonPoint, SecondaryState
 from mirrorlog.consumers.state.state_files import decode_state
@@ -303,3 +304,25 @@ def test_a_group_whose_hosts_ended_reaches_its_point_within_seconds(rounds: int)
     ):
         world.site.site.run_once(0)
         assert world.site.clock.now_s < closed_s + 15, world.site.site.secondaries["u"].status
+
+
+def test_a_busy_group_without_snapshots_is_staged_less_and_less_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = ready_world(has_snapshots=False)
+    run_to_point(world)
+    staged_at_s, stage = list[float](), GroupJournals.stage
+
+    def noted(self: GroupJournals, *arguments: object) -> object:
+        staged_at_s.append(world.site.clock.now_s)
+        return stage(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(GroupJournals, "stage", noted)
+    world.site.clock.look_s = 0.02
+    began_s = world.site.clock.now_s
+    while world.site.clock.now_s < began_s + 60:
+        write_both(world)
+        run_rounds(world, 1)
+    assert 2 < len(staged_at_s) < 10
+    while saved_point(world) is None:
+        run_rounds(world, 1)

@@ -36,13 +36,15 @@ class Machine:
     def __post_init__(self) -> None:
         self.broker.create(TOPICS.specs(single_copy=True), 1)
 
-    def fence(self, group: SiteGroup | None = None, *, folder: int = 1) -> NameFence:
+    def fence(
+        self, group: SiteGroup | None = None, *, folder: int = 1, name: str = "m"
+    ) -> NameFence:
         self.workers += 1
         lease = SiteLease(
             site="s",
             run=str(UUID(int=1000 + self.workers)),
             folder=str(UUID(int=folder)),
-            machine="m",
+            machine=name,
             term=1,
             host="host",
             pid=self.workers,
@@ -64,13 +66,14 @@ class Machine:
 
 
 class Worker:
-    def __init__(self, machine: Machine) -> None:
+    def __init__(self, machine: Machine, *, name: str = "m") -> None:
+        """name: the id of the machine on which it runs."""
         self.machine = machine
         self.locks = FolderLocks(machine.path)
         assert self.locks.lock_start()
         self.share = WorkerShare(self.locks, machine.clock, lambda: PARTITIONS)
         self.group = SiteGroup(GroupFiles(machine.path), self.share, lambda: PARTITIONS)
-        self.fence = machine.fence(self.group)
+        self.fence = machine.fence(self.group, name=name)
         self.group.enter(self.locks, self.fence)
         self.locks.unlock_start()
 
@@ -132,6 +135,25 @@ def test_the_lease_goes_on_while_the_worker_that_published_it_is_stopped(machine
     assert len(machine.leases()) >= before + 60 / SILENT_S * 2
     first.run()  # it goes on, and nobody has taken the name from it
     run(machine, first, second)
+
+
+def test_a_worker_on_another_machine_is_refused_although_it_has_the_folder(
+    machine: Machine,
+) -> None:
+    """A shared file system has the locks of both, and each has a clock of its own."""
+    first = Worker(machine)
+    run(machine, first)
+    with pytest.raises(BadUse, match="run on another machine: process 1 on host"):
+        Worker(machine, name="other")
+    run(machine, first)
+    assert {lease.pid for lease in machine.leases()} == {1}
+    assert not machine.leases()[-1].is_over
+
+
+def test_a_machine_whose_id_isnt_known_is_no_other_one(machine: Machine) -> None:
+    first, second = Worker(machine), Worker(machine, name="")
+    run(machine, first, second)
+    assert second.fence.taken() == first.fence.taken()
 
 
 def test_the_last_worker_that_ends_gives_the_name_up(machine: Machine) -> None:
