@@ -152,8 +152,9 @@ class TimePositions:
         if appended_before is None and self._log_begins_with_volume(base):
             return SincePosition(base, self.volume.created_at_us)
         appended_before = self._reached(point, appended_before)
-        position = min(max(appended_before, base), self._before_claimed(point, base))
-        return SincePosition(position)
+        appended_before = max(appended_before, base)
+        claimed = self._before_claimed(point, base, appended_before)
+        return SincePosition(min(appended_before, claimed))
 
     def _log_begins_with_volume(self, base: int) -> bool:
         """Return whether nothing was recorded of the volume before the position `base`.
@@ -174,33 +175,47 @@ class TimePositions:
         self._reached(point, self._appended_before(point, base))
         appended = self.commands.append_times().through(point.at_us)
         through = self.log.watermark if appended is None else min(appended, self.log.watermark)
-        return max(base, through, self._last_claimed(point, base))
+        return max(base, through, self._last_claimed(point, base, through))
 
-    def _before_claimed(self, point: AtTime, base: int) -> int:
-        """Return the position before the first command whose host claims a write after the time."""
-        for record in self.log.first_parts(base):
-            if record.last_at_us <= point.at_us:
+    def _before_claimed(self, point: AtTime, base: int, appended_before: int) -> int:
+        """Return the position before the first command whose host claims a write after the time.
+
+        Commands above `appended_before` don't matter, because they are in the answer anyway: then
+        return a position that isn't below it.
+        """
+        for piece in self.log.finest_pieces(base):
+            if piece.after >= appended_before:
+                break
+            if piece.record.last_at_us <= point.at_us:
                 continue
-            after = max(record.after, base)
-            # All of the record came after the time: it counts whole, and none of it is replayed.
-            if record.first_at_us > point.at_us or not self.commands.is_kept(after):
-                return after
-            for command in self.commands.read(after=after, through=record.through):
+            # If all of it came after the time, it counts whole, and none of it is replayed.
+            is_later = piece.record.first_at_us > point.at_us
+            if is_later or not self.commands.is_kept(piece.after):
+                return piece.after
+            through = min(piece.through, appended_before)
+            for command in self.commands.read(after=piece.after, through=through):
                 if command.command.last_at_us > point.at_us and command.touches_blocks:
                     return command.position - 1
         return self.log.watermark
 
-    def _last_claimed(self, point: AtTime, base: int) -> int:
-        """Return the position of the last command whose host claims a write until the time."""
-        for record in reversed(self.log.first_parts(base)):
-            if record.first_at_us > point.at_us:
+    def _last_claimed(self, point: AtTime, base: int, appended_through: int) -> int:
+        """Return the position of the last command whose host claims a write until the time.
+
+        Commands through `appended_through` don't matter, because they are in the answer anyway:
+        then return a position that isn't above it.
+        """
+        for piece in reversed(self.log.finest_pieces(base)):
+            if piece.through <= appended_through:
+                break
+            if piece.record.first_at_us > point.at_us:
                 continue
-            after = max(record.after, base)
-            # All of the record came until the time: it counts whole, and none of it is replayed.
-            if record.last_at_us <= point.at_us or not self.commands.is_kept(after):
-                return record.through
+            # If all of it came until the time, it counts whole, and none of it is replayed.
+            is_earlier = piece.record.last_at_us <= point.at_us
+            if is_earlier or not self.commands.is_kept(piece.after):
+                return piece.through
             last = None
-            for command in self.commands.read(after=after, through=record.through):
+            after = max(piece.after, appended_through)
+            for command in self.commands.read(after=after, through=piece.through):
                 if command.command.first_at_us <= point.at_us and command.touches_blocks:
                     last = command.position
             if last is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from mirrorlog.changed.logs import LogView
 from mirrorlog.changed.points import format_time
@@ -12,6 +12,14 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.tracking_log.coverage import Hole
 from mirrorlog.tracking_log.records import LogRecord
+
+
+class RecordPiece(NamedTuple):
+    """The positions `(after, through]` of a record. record: its first part."""
+
+    record: LogRecord
+    after: int
+    through: int
 
 
 class ProvenLog:
@@ -58,6 +66,34 @@ class ProvenLog:
         """Return the first part of each record that adds something above `after`."""
         covering = covering_records(self.records(), after=after, through=self.watermark)
         return [record[0] for record in covering]
+
+    def finest_pieces(self, after: int) -> list[RecordPiece]:
+        """Return the pieces of the finest records that together add all that the log has.
+
+        They are ascending and apart, above `after` and up to the watermark. Of two records that
+        cover a position, the one of the lower tier counts: the times of its writes are closer.
+        """
+        by_tier: dict[int, list[LogRecord]] = {}
+        for parts in self.records():
+            by_tier.setdefault(parts[0].tier, []).append(parts[0])
+        gaps, pieces = [(after, self.watermark)], list[RecordPiece]()
+        for tier in sorted(by_tier):
+            left: list[tuple[int, int]] = []
+            for start, end in gaps:
+                reached = start
+                for record in by_tier[tier]:
+                    if record.through > reached and record.after < end:
+                        piece = RecordPiece(
+                            record, max(record.after, reached), min(record.through, end)
+                        )
+                        if piece.after > reached:
+                            left.append((reached, piece.after))
+                        pieces.append(piece)
+                        reached = piece.through
+                if reached < end:
+                    left.append((reached, end))
+            gaps = left
+        return sorted(pieces, key=lambda piece: piece.after)
 
     def out_of_retention(self, what: str, asked: object) -> OutOfRetention:
         """Return the error for a question that reaches below the log."""

@@ -16,6 +16,7 @@ from mirrorlog.codec.events import encode
 from mirrorlog.domain.commands import CommandKind, RawCommand, TrackingCommand, WireProtocol
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
+from mirrorlog.ports.streams import Message
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import position_time_key, record_key, watermark_key
@@ -427,3 +428,34 @@ def test_old_times_behind_the_edge_of_retention_dont_make_a_hole_look_answered(h
     with pytest.raises(OutOfRetention):
         ask(log, AtTime(500 * 10**6))
     assert ask(log, AtTime(2000 * 10**6)).since >= 0
+
+
+def test_a_time_is_looked_up_in_the_finest_records_that_are_left() -> None:
+    log = folded([at(second, second) for second in range(100)], "1 " * 100)
+    whole = replace(record("-1..99", "0-99"), tier=3, first_at_us=0, last_at_us=99 * 10**6)
+    log.broker.append(log.topics.changelog, 0, record_key(whole), encode(whole))
+    log.flush(1)
+    ports, read = log.ports(), 0
+
+    class Counting:
+        def __init__(self) -> None:
+            self._reader = log.open_reader()
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._reader, name)
+
+        def assign(self, topic: str, positions: dict[int, int | None]) -> None:
+            self._is_counted = topic == log.topics.commands
+            self._reader.assign(topic, positions)
+
+        def poll(self, timeout_s: float) -> Sequence[Message]:
+            nonlocal read
+            messages = self._reader.poll(timeout_s, max_messages=1)
+            read += len(messages) if self._is_counted else 0
+            return messages
+
+    ports = replace(ports, open_reader=Counting)  # type: ignore[arg-type]
+    answer = changed_blocks("v", AtTime(40 * 10**6), AtTime(60 * 10**6), ports, 0)
+    assert list(answer.changed) == list(range(41, 61))
+    # The broker's times are looked up among the commands before `since`, and twice before `until`.
+    assert read <= 42 + 62 + 62
