@@ -49,7 +49,7 @@ class RowFiles:
 
     def __call__(self, step: WriteCommands, messages: Sequence[Message]) -> Iterator[NewFile]:
         """Yield the files, by volume and day."""
-        by_volume = _by_volume(messages)
+        by_volume = messages_by_volume(messages)
         for name in sorted(by_volume):
             volume = self._volumes.get(name)
             if volume is None or not self._is_wanted(name):
@@ -63,7 +63,7 @@ class RowFiles:
         return any(fnmatchcase(name, pattern) for pattern in self._patterns)
 
 
-def _by_volume(messages: Sequence[Message]) -> dict[str, list[Message]]:
+def messages_by_volume(messages: Sequence[Message]) -> dict[str, list[Message]]:
     """Return the messages by the volume that they name, or that their key names."""
     by_volume: dict[str, list[Message]] = {}
     names = volumes_of([message.value for message in messages])
@@ -76,13 +76,28 @@ def _by_volume(messages: Sequence[Message]) -> dict[str, list[Message]]:
 
 def row_files(step: WriteCommands, volume: Volume, batch: HistoryBatch) -> Iterator[NewFile]:
     """Yield the files of a volume's rows, one a day."""
+    for day, rows in _by_day(batch):
+        yield _file_of(step, volume, day, rows)
+
+
+def dated_tables(batch: HistoryBatch, epoch: int) -> Iterator[Any]:
+    """Yield the rows of a batch as tables (pyarrow.Table) with the columns of the files.
+
+    epoch: of the history in which their positions were taken.
+    """
+    for day, rows in _by_day(batch):
+        yield _with_day(arrow_table(rows), day, epoch)
+
+
+def _by_day(batch: HistoryBatch) -> Iterator[tuple[int, HistoryBatch]]:
+    """Yield the rows of each day, with the number of the day since 1970."""
     if not batch.rows:
         return
     appended = batch.numbers("appended_at_us")
     times = appended.values if appended.known is None else appended.values * appended.known
     days = times // _DAY_US
     for day in np.unique(days).tolist():
-        yield _file_of(step, volume, int(day), batch.take(np.flatnonzero(days == day)))
+        yield int(day), batch.take(np.flatnonzero(days == day))
 
 
 def _file_of(step: WriteCommands, volume: Volume, day: int, batch: HistoryBatch) -> NewFile:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from mirrorlog.archive.archive import Archive, CommandsWanted
 from mirrorlog.archive.chains import ClippedChain, missing_in
+from mirrorlog.archive.manifests import LastMessage
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.ports.streams import Message
 
@@ -17,7 +18,7 @@ class ArchivedTopic:
     """
 
     def __init__(self, archive: Archive, topic_id: str) -> None:
-        self._archive, self._topic_id = archive, topic_id
+        self.archive, self.topic_id = archive, topic_id
 
     def covered(self, partition: int) -> list[tuple[int, int]]:
         """Return the ranges (after, through] of which every message is archived, ascending.
@@ -45,6 +46,11 @@ class ArchivedTopic:
                 return min(after, below - 1)
         return below - 1
 
+    def last_message(self, partition: int) -> LastMessage | None:
+        """Return the last message that is archived of the partition; None if there is none."""
+        line = self._line(partition, above=1 << 62)
+        return line[-1].chain.last.last if line else None
+
     def messages(
         self, partition: int, *, after: int, through: int, volume: str | None = None
     ) -> Iterator[Message]:
@@ -54,7 +60,7 @@ class ArchivedTopic:
         damaged file.
         """
         wanted = CommandsWanted(after, through, None if volume is None else frozenset([volume]))
-        return self._archive.commands(self._line(partition, above=after), wanted)
+        return self.archive.commands(self._line(partition, above=after), wanted)
 
     def _line(self, partition: int, *, above: int = BEFORE_FIRST) -> list[ClippedChain]:
-        return self._archive.line(partition, self._topic_id, above=above)
+        return self.archive.line(partition, self.topic_id, above=above)

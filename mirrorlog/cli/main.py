@@ -98,6 +98,11 @@ COMMANDS = (
         f"{_PACKAGE}.archive",
         "Archive history in Parquet files, before Kafka drops it.",
     ),
+    LazyCommand(
+        "sql",
+        f"{_PACKAGE}.sql",
+        "Ask in SQL (DuckDB's) what hosts wrote, over archive and topic.",
+    ),
     LazyCommand("log", f"{_PACKAGE}.log", "Show the tracking log, and check it."),
     LazyCommand(
         "config",

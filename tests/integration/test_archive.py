@@ -124,14 +124,13 @@ def commands(run: Run) -> Iterator[_Commands]:
 def _cli(settings: Settings, *arguments: str) -> tuple[int, str, str]:
     servers = ["--bootstrap-servers", settings.bootstrap_servers]
     config = settings.state_dir / "archive.toml"
-    config.write_text(f'topic_prefix = "{settings.topic_prefix}"\n')
+    archive = settings.state_dir.parent / "archive"
+    config.write_text(f'topic_prefix = "{settings.topic_prefix}"\narchive = "{archive}"\n')
     return run_main([*arguments, *servers, "-c", str(config), "--json"])
 
 
-def test_the_archive_owns_retention_and_has_what_kafka_had(
-    commands: _Commands, tmp_path: Path
-) -> None:
-    topic, folder = commands.topics.commands, tmp_path / "archive"
+def test_the_archive_owns_retention_and_has_what_kafka_had(commands: _Commands) -> None:
+    topic, folder = commands.topics.commands, commands.settings.state_dir.parent / "archive"
     commands.write(40)
     commands.record()
     before = as_rows(commands.kept())
@@ -160,6 +159,16 @@ def test_the_archive_owns_retention_and_has_what_kafka_had(
     code, out, _ = _cli(commands.settings, "archive", "list", "--from", str(folder))
     (history,) = json.loads(out)["histories"]
     assert (history["after"], history["through"], history["rows"]) == (-1, 44, 45)
+
+    commands.write(3)
+    query = "SELECT count(*) AS n, max(position) AS p FROM writes JOIN volumes USING (volume)"
+    code, out, err = _cli(commands.settings, "sql", query)
+    assert (code, json.loads(out)) == (0, {"n": 48, "p": 47}), err
+    code, out, err = _cli(commands.settings, "audit", "v", "--format", "json")
+    assert code == 0, err
+    audited = [json.loads(line) for line in out.splitlines()]
+    positions = [row["position"] for row in audited if row.get("kind") == "write"]
+    assert positions == list(range(48))
 
     code, _, _ = _cli(commands.settings, "archive", "off", "--keep", "2d", "--yes")
     assert commands.admin.configs([topic])[topic]["retention.ms"] == str(2 * 86_400_000)

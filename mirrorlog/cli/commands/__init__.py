@@ -19,6 +19,7 @@ In the order in which a new user meets them:
   audit_check holds what is kept against them, audit_prove and audit_verify prove one command,
   audit_cosign is a witness, and audit_keygen makes keys.
 - archive: history in Parquet files, before Kafka drops it.
+- sql: questions in SQL over archive and topic.
 - command, import_: tracking commands by hand, and from what other tools recorded.
 - log: the tracking log, shown and checked.
 - config: the settings, and where they come from.

@@ -1,0 +1,219 @@
+"""SQL over archive and topic: rows once each, exact integers, and nothing else can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from archiving import GENERATION, ArchiveWorld
+
+from mirrorlog.archive.archive import Archive
+from mirrorlog.archive.archived_topic import ArchivedTopic
+from mirrorlog.consumers.archive.row_files import RowFiles
+from mirrorlog.consumers.sql.archived_files import row_files_for
+from mirrorlog.consumers.sql.database import QueryFailed, SqlDatabase
+from mirrorlog.consumers.sql.entity_tables import volumes_table
+from mirrorlog.consumers.sql.question import SqlQuestion
+from mirrorlog.consumers.sql.result_text import csv_lines, json_lines
+from mirrorlog.consumers.sql.topic_rows import TopicPorts, topic_part, topic_tables
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadUse, StateDamaged
+from mirrorlog.reading.read_through import ReadPatience
+
+pytest.importorskip("duckdb")
+pytest.importorskip("pyarrow")
+
+_DAY_S = 86_400.0
+
+
+def _volume(name: str) -> Volume:
+    return Volume(
+        volume=name,
+        generation=GENERATION,
+        size_bytes=(1 << 63) - 1,
+        block_size=4096,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=True,
+        primary="",
+        epoch=1,
+    )
+
+
+VOLUMES = {name: _volume(name) for name in ("12", "012", "v")}
+
+
+class _Sql:
+    """Asks as ask_sql does, in memory."""
+
+    def __init__(self, world: ArchiveWorld, folder: Path) -> None:
+        self._world, self._folder, self._count = world, folder, 0
+
+    def ask(self, query: str, **limits: Any) -> list[tuple[Any, ...]]:
+        """Return the rows of a query."""
+        world, question = self._world, SqlQuestion(query=query, **limits)
+        topic = world.topics.commands
+        archived = ArchivedTopic(Archive(world.store), world.broker.identity(topic))
+        patience = ReadPatience(world.clock, 30.0, "reading")
+        ports = TopicPorts(world.broker.reader, world.broker, topic, patience, archived)
+        part = topic_part(ports, 0)
+        self.meanwhile()
+        self._count += 1
+        folder = self._folder / str(self._count)
+        folder.mkdir()
+        files = list(row_files_for(archived, question, {0: part.archived_through}, folder))
+        database = SqlDatabase(question.memory_bytes, folder)
+        try:
+            database.add_table("volumes", volumes_table(VOLUMES.values()))
+            database.add_topic_rows(topic_tables(ports, part, VOLUMES, question))
+            database.add_row_views(files, question.since_us, question.until_us)
+            database.lock()
+            rows: list[tuple[Any, ...]] = database.run(query).fetchall()
+            return rows
+        finally:
+            database.close()
+
+    def meanwhile(self) -> None:
+        """Do what others do between the choice of the seam and the reading."""
+
+
+def _round(world: ArchiveWorld) -> None:
+    world.record()
+    world.archiver(make_rows=RowFiles(VOLUMES), range_bytes=600).run_partition(0)
+
+
+@pytest.fixture
+def world() -> ArchiveWorld:
+    filled, random = ArchiveWorld(), Random(3)
+    for number in range(60):
+        filled.clock.now_s += _DAY_S / 20
+        filled.write(
+            random.choice(("12", "012", "v")),
+            [(random.randrange(1 << 20) * 512, 512 << random.randrange(6)) for _ in range(3)],
+        )
+        if number == 40:
+            _round(filled)
+    return filled
+
+
+@pytest.fixture
+def sql(world: ArchiveWorld, tmp_path: Path) -> Iterator[_Sql]:
+    yield _Sql(world, tmp_path)
+
+
+def test_every_row_is_there_once_whatever_the_topic_still_has(
+    world: ArchiveWorld, sql: _Sql
+) -> None:
+    query = "SELECT position, extent FROM writes ORDER BY 1, 2"
+    expected = [(position, extent) for position in range(60) for extent in range(3)]
+    for first in (0, 20, 41):
+        world.broker.trim(world.topics.commands, 0, first)
+        assert sql.ask(query) == expected
+
+
+def test_what_is_archived_while_the_question_is_read_is_not_there_twice(
+    world: ArchiveWorld, sql: _Sql
+) -> None:
+    sql.meanwhile = lambda: _round(world)  # type: ignore[method-assign]
+    assert sql.ask("SELECT count(*), count(DISTINCT position) FROM history") == [(180, 60)]
+
+
+def test_volumes_stay_text_and_large_offsets_exact(world: ArchiveWorld, sql: _Sql) -> None:
+    names = sql.ask("SELECT DISTINCT volume FROM writes ORDER BY 1")
+    assert names == [("012",), ("12",), ("v",)]
+    largest = (1 << 63) - 512
+    world.write("v", [(largest, 511)])
+    for archive in (False, True):
+        if archive:
+            _round(world)
+        query = 'SELECT "offset"::HUGEINT * 4 + length FROM writes ORDER BY "offset" DESC LIMIT 1'
+        assert sql.ask(query) == [(largest * 4 + 511,)]
+
+
+def test_writes_at_names_the_writes_of_a_byte(world: ArchiveWorld, sql: _Sql) -> None:
+    world.write("v", [(0, 1 << 62)])
+    _round(world)
+    world.write("v", [(4096, 512)])
+    for byte in (0, 4095, 4096, 4607, 4608, (1 << 62) - 1, 1 << 62):
+        plain = (
+            "SELECT position FROM writes WHERE volume = 'v' AND \"offset\" <= "
+            f'{byte} AND "offset"::HUGEINT + length > {byte} ORDER BY 1'
+        )
+        asked = f"SELECT position FROM writes_at('v', {byte}) ORDER BY 1"
+        assert sql.ask(asked) == sql.ask(plain)
+    assert [row[0] for row in sql.ask("SELECT position FROM writes_at('v', 4100)")][-2:]
+
+
+def test_only_the_volumes_and_times_of_the_question_are_read(
+    world: ArchiveWorld, sql: _Sql
+) -> None:
+    query = "SELECT DISTINCT volume FROM writes ORDER BY 1"
+    assert sql.ask(query, volumes=("*12",)) == [("012",), ("12",)]
+    query = "SELECT min(appended_at_us), max(appended_at_us) FROM history"
+    since_us, until_us = int(_DAY_S * 1e6), int(2 * _DAY_S * 1e6)
+    assert sql.ask(query, since_us=since_us, until_us=until_us) == [(since_us, until_us)]
+
+
+def test_views_join(sql: _Sql) -> None:
+    query = "SELECT count(*) FROM writes JOIN volumes USING (volume) WHERE volumes.size_bytes > 0"
+    assert sql.ask(query) == [(180,)]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "COPY (SELECT 1) TO '/tmp/mirrorlog-written.csv'",
+        "ATTACH '/tmp/mirrorlog-written.db'",
+        "SET enable_external_access = true",
+        "CREATE TABLE t AS SELECT 1",
+        "EXPLAIN ANALYZE COPY (SELECT 1) TO '/tmp/mirrorlog-written.csv'",
+        "SELECT 1; SELECT 2",
+        "INSTALL httpfs",
+        "",
+        "SELEC 1",
+        "SELECT * FROM nothing",
+    ],
+)
+def test_only_one_select_is_run(sql: _Sql, query: str) -> None:
+    with pytest.raises(BadUse):
+        sql.ask(query)
+    assert not list(Path("/tmp").glob("mirrorlog-written*"))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT * FROM read_csv('/etc/passwd')",
+        "SELECT * FROM read_text('/etc/hostname')",
+        "SELECT * FROM glob('/*')",
+        "SELECT * FROM read_parquet('https://example.org/x.parquet')",
+    ],
+)
+def test_no_other_file_can_be_read(sql: _Sql, query: str) -> None:
+    with pytest.raises((QueryFailed, BadUse)):
+        sql.ask(query)
+
+
+def test_an_archive_of_another_past_of_the_topic_is_refused(world: ArchiveWorld, sql: _Sql) -> None:
+    _round(world)
+    world.broker.rewind(world.topics.commands, 0, 50)
+    for _ in range(20):
+        world.write("v")
+    with pytest.raises(StateDamaged, match="went back in time"):
+        sql.ask("SELECT 1 FROM writes")
+    world.renew()
+    _round(world)
+    query = "SELECT position, count(*) FROM writes GROUP BY 1 HAVING position >= 50 ORDER BY 1"
+    assert sql.ask(query) == [(position, 1) for position in range(50, 70)]
+    assert sql.ask("SELECT DISTINCT history_epoch FROM writes ORDER BY 1") == [(1,), (2,)]
+
+
+def test_results_as_text_keep_integers_exact() -> None:
+    rows = [((1 << 64) - 1, None, "a,b", float("nan"))]
+    assert json_lines(["n", "x", "t", "f"], rows) == (
+        '{"n": 18446744073709551615, "x": null, "t": "a,b", "f": null}\n'
+    )
+    assert csv_lines(rows) == '18446744073709551615,,"a,b",null\n'
