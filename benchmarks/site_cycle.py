@@ -66,6 +66,7 @@ def _plan(settings: Settings, pace: CopyPace | None = None) -> CopyPlan:
         on_copied=on_copied,
         tasks=TaskThreads(settings.site_copy_threads),
         remote_tasks=TaskThreads(settings.site_remote_copy_threads),
+        remote_batches=settings.site_remote_copy_threads,
         is_only_writer=True,
         memory=_memory(),
     )

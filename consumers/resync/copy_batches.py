@@ -19,6 +19,9 @@ _MAX_RANGES: Final = 1024
 _ZEROS_BYTES: Final = 256 << 20
 """As much is zeroed between two calls of on_copied: a device that can't punch holes writes it."""
 
+_TAPERED_BYTES: Final = 256 << 10
+"""The last batches of a tapered copy have as much: a smaller one is mostly a round trip."""
+
 _Range: TypeAlias = tuple[int, int]
 """An offset and a length in bytes."""
 
@@ -59,23 +62,39 @@ class CopiedBatch:
 
 
 def batches_of_blocks(
-    volume: Volume, blocks: BlockSet, samples: SampleTaker, batch_bytes: int
+    volume: Volume,
+    blocks: BlockSet,
+    samples: SampleTaker,
+    batch_bytes: int,
+    *,
+    tapered_for: int | None = None,
 ) -> Iterator[CopyBatch]:
     """Yield the bytes of each run of blocks in batches of at most `batch_bytes` bytes.
 
     A longer run is cut at a block. A batch has a block at least.
+
+    tapered_for: as many tasks copy at once. The batches become smaller towards the end, so that all
+    tasks have something to do until shortly before it. None: no batch is smaller than it must be.
     """
-    step_bytes = max(1, batch_bytes // volume.block_size) * volume.block_size
+    rest_bytes = len(blocks) * volume.block_size
+    cut_bytes = batch_bytes if tapered_for is None else min(batch_bytes, _TAPERED_BYTES)
+    step_bytes = max(1, cut_bytes // volume.block_size) * volume.block_size
     offsets = lengths = np.zeros(0, np.int64)  # of no batch yet
     for first_blocks, end_blocks in blocks.run_arrays():
         starts = first_blocks.astype(np.int64) * volume.block_size
         ends = np.minimum(end_blocks.astype(np.int64) * volume.block_size, volume.size_bytes)
         more = _cut_all(starts, ends - starts, step_bytes)
         offsets, lengths = np.concatenate((offsets, more[0])), np.concatenate((lengths, more[1]))
+        before = np.concatenate(([0], np.cumsum(lengths)))
         first = 0
-        for end in _full_batches(lengths, batch_bytes):
+        while True:
+            size_bytes = _tapered(batch_bytes, rest_bytes - int(before[first]), tapered_for)
+            end = _batch_end(before, first, size_bytes)
+            if end >= len(lengths):
+                break
             yield _batch(offsets[first:end], lengths[first:end], samples)
             first = end
+        rest_bytes -= int(before[first])
         offsets, lengths = offsets[first:], lengths[first:]
     if len(offsets):
         yield _batch(offsets, lengths, samples)
@@ -111,17 +130,23 @@ def cut(start: int, end: int, most_bytes: int) -> Iterator[_Range]:
         yield offset, min(most_bytes, end - offset)
 
 
-def _full_batches(lengths: Integers, batch_bytes: int) -> Iterator[int]:
-    """Yield the ends of the batches that these ranges make, except for a last one with room."""
-    before = np.concatenate(([0], np.cumsum(lengths)))
-    first = 0
-    while True:
-        end = int(np.searchsorted(before, int(before[first]) + batch_bytes, "right")) - 1
-        end = min(max(end, first + 1), first + _MAX_RANGES)
-        if end >= len(lengths):
-            return
-        yield end
-        first = end
+def _tapered(batch_bytes: int, rest_bytes: int, tasks: int | None) -> int:
+    """Return how many bytes the next batch has at most (guided self-scheduling).
+
+    Each of the tasks takes half of its share of the rest.
+    """
+    if tasks is None:
+        return batch_bytes
+    return min(batch_bytes, max(_TAPERED_BYTES, rest_bytes // (2 * tasks)))
+
+
+def _batch_end(before: Integers, first: int, batch_bytes: int) -> int:
+    """Return the index after the last range of the batch that begins with range `first`.
+
+    before: the bytes before each range, and of all.
+    """
+    end = int(np.searchsorted(before, int(before[first]) + batch_bytes, "right")) - 1
+    return min(max(end, first + 1), first + _MAX_RANGES)
 
 
 def _batch_of(ranges: list[_Range], samples: SampleTaker) -> CopyBatch:

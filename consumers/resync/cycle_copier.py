@@ -217,6 +217,7 @@ class CycleCopier:
             on_copied=on_copied,
             tasks=self._tasks,
             remote_tasks=self._remote_tasks,
+            remote_batches=self._settings.site_remote_copy_threads,
             reads=self._pace.reads,
             pace=lambda size_bytes: self._pace.wait(size_bytes, lambda: self._on_step(secondary)),
             is_only_writer=self._logs.of(secondary.volume.volume).fork is None,

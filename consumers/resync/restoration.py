@@ -75,6 +75,7 @@ class CopyPlan:
     samples: takes samples of what is written.
     tasks: runs the copying of the batches.
     remote_tasks: runs it if a side is on another machine, with more at once; None for `tasks`.
+    remote_batches: how many batches `remote_tasks` copies at once.
     pace: called with the bytes of each batch before it is read. It waits, or raises.
     reads: returns what reads the primary. Several tasks call that at once.
     is_only_writer: nobody else writes to the secondary while it is copied.
@@ -87,6 +88,7 @@ class CopyPlan:
     on_copied: OnCopied
     tasks: TaskRunner = field(default_factory=OneAtATime)
     remote_tasks: TaskRunner | None = None
+    remote_batches: int = 1
     pace: Callable[[int], None] = lambda _: None
     reads: Callable[[BlockDevice], CopySource] = DeviceReader
     is_only_writer: bool = False
@@ -154,7 +156,13 @@ def restore_changed(
     With `plan.is_flushed_later` they are durable after the next flush. Raise DeviceFailed, or what
     `plan.on_copied` raises.
     """
-    batches = batches_of_blocks(volume, blocks, plan.samples, plan.batch_bytes)
+    batches = batches_of_blocks(
+        volume,
+        blocks,
+        plan.samples,
+        plan.batch_bytes,
+        tapered_for=plan.remote_batches if _is_far(primary, secondary, plan) else None,
+    )
     writer = PlainWriter(secondary)
     copy = None
     if isinstance(secondary, WritesRanges):
@@ -245,12 +253,18 @@ def run_batches(
             yield partial(_zero, batch, writer) if batch.is_zeroing else partial(copy, batch)
 
     tasks = plan.tasks
-    if plan.remote_tasks is not None and (is_remote(primary) or is_remote(secondary)):
+    if _is_far(primary, secondary, plan):
+        assert plan.remote_tasks is not None
         tasks = plan.remote_tasks
     tasks.run(copies(), on_done)
     if not plan.is_flushed_later:
         secondary.flush()
     return copied_bytes
+
+
+def _is_far(primary: BlockDevice, secondary: CopyTarget, plan: CopyPlan) -> bool:
+    """Return whether `plan.remote_tasks` copy."""
+    return plan.remote_tasks is not None and (is_remote(primary) or is_remote(secondary))
 
 
 def _counts(done: CopiedBatch, block_size: int, *, is_compared: bool) -> CopyCounts:

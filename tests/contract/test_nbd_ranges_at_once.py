@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 from typing import TypeAlias
@@ -11,21 +12,19 @@ from typing import TypeAlias
 import pytest
 from nbd_servers import Nbdkit, NbdServer, QemuNbd, skip_without
 
-from mirrorlog.adapters.nbd_client.nbd_connection import (
-    IN_FLIGHT,
-    NbdConnection,
-    Request,
-    RequestFailed,
-)
+from mirrorlog.adapters.nbd_client.export_calls import ExportCalls
+from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, Request
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
+from mirrorlog.adapters.nbd_client.request_lanes import IN_FLIGHT
 from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 BLOCK = 4096
-SIZE = 1024 * BLOCK
+SIZE = 2048 * BLOCK
 BAD_BLOCK = 40
+THREADS = 8
 Target: TypeAlias = NbdDevice | MemoryDevice
 
 
@@ -39,7 +38,7 @@ def memory_for(ranges: RangeColumns) -> memoryview:
 
 def draw(random: Random, unit: int) -> RangeColumns:
     """Return ranges of multiples of `unit` bytes; none overlap."""
-    cuts = sorted(random.sample(range(SIZE // unit + 1), 6 * IN_FLIGHT))
+    cuts = sorted(random.sample(range(SIZE // unit + 1), 2 * IN_FLIGHT + 200))
     return RangeColumns.of(
         (start * unit, (end - start) * unit)
         for start, end in zip(cuts[::2], cuts[1::2], strict=True)
@@ -107,6 +106,33 @@ def test_ranges_are_written_and_zeroed_at_once_and_nothing_else(target: Target, 
         assert target.pread(offset=0, length=SIZE) == model
 
 
+def test_threads_read_and_write_at_once_and_each_gets_its_own(target: Target) -> None:
+    size_bytes, first = SIZE // THREADS, Random(7).randbytes(SIZE)
+    target.pwrite(0, first)
+
+    def run(thread: int) -> None:
+        random, start = Random(thread), thread * size_bytes
+        content = bytearray(first[start : start + size_bytes])
+        for _ in range(3):
+            blocks = sorted(random.sample(range(size_bytes // BLOCK), 100))
+            ranges = RangeColumns.of([(start + block * BLOCK, BLOCK) for block in blocks])
+            memory = memory_for(ranges)
+            memory[:] = random.randbytes(len(memory))
+            target.pwrite_ranges(ranges, memory, is_only_writer=False)
+            for block, place in zip(blocks, ranges.places.tolist(), strict=True):
+                content[block * BLOCK : (block + 1) * BLOCK] = memory[place : place + BLOCK]
+            every = RangeColumns.of([(start + at, BLOCK) for at in range(0, size_bytes, BLOCK)])
+            memory = memory_for(every)
+            if isinstance(target, NbdDevice):
+                target.pread_ranges(every, memory)
+            else:
+                memory[:] = target.pread(offset=start, length=size_bytes)
+            assert memory == content
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        assert list(threads.map(run, range(THREADS))) == [None] * THREADS
+
+
 def test_a_write_outside_or_to_an_export_for_reading_changes_nothing(server: NbdServer) -> None:
     content, before = server.image.read_bytes(), RangeColumns.of([(0, BLOCK)])
     outside = RangeColumns.of([(0, BLOCK), (SIZE - 1, BLOCK)])
@@ -157,14 +183,14 @@ def test_long_ranges_that_the_server_says_are_zeros_are_not_read(
             image.write(b"x" * BLOCK)
     content = server.image.read_bytes()
     read_bytes = 0
-    pread_many = NbdConnection.pread_many
+    send_read = NbdConnection.send_read
 
-    def counted(self: NbdConnection, requests: Sequence[Request]) -> list[RequestFailed | None]:
+    def counted(self: NbdConnection, request: Request) -> int:
         nonlocal read_bytes
-        read_bytes += sum(length for _, _, length in requests)
-        return pread_many(self, requests)
+        read_bytes += request[2]
+        return send_read(self, request)
 
-    monkeypatch.setattr(NbdConnection, "pread_many", counted)
+    monkeypatch.setattr(NbdConnection, "send_read", counted)
     ranges = RangeColumns.of([(0, BLOCK), (2 * BLOCK, SIZE), (2 * SIZE, 5 * SIZE)])
     memory = memory_for(ranges)
     server.start()
@@ -184,14 +210,14 @@ def test_a_server_that_is_never_right_about_zeros_is_rarely_asked(
     server: NbdServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = 0
-    extents_many = NbdConnection.extents_many
+    extents_many = ExportCalls.extents_many
 
-    def counted(self: NbdConnection, ranges: Sequence[tuple[int, int]]) -> object:
+    def counted(self: ExportCalls, doing: str, ranges: Sequence[tuple[int, int]]) -> object:
         nonlocal asked
         asked += 1
-        return extents_many(self, ranges)
+        return extents_many(self, doing, ranges)
 
-    monkeypatch.setattr(NbdConnection, "extents_many", counted)
+    monkeypatch.setattr(ExportCalls, "extents_many", counted)
     ranges = RangeColumns.of([(0, SIZE)])
     with open_export(server) as device:
         for _ in range(16):

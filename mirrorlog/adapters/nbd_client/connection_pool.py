@@ -30,6 +30,7 @@ class ConnectionPool:
     """Lends connections to threads, one to each at a time. It opens them when they are needed.
 
     first: the connection by which the device was opened. Later ones must show the same export.
+    most: how many connections there are at most.
     """
 
     def __init__(
@@ -44,14 +45,14 @@ class ConnectionPool:
         self._connect: Final = connect
         self._reconnects: Final = reconnects
         self.first: Final = connect()
-        self._most: Final = most if self.first.can_multi_conn else 1
+        self.most: Final = most if self.first.can_multi_conn else 1
         self._changed: Final = Condition()
         self._idle = [self.first]
         self._live = [self.first]  # all that are open, the oldest first
         self._count = 1  # with those that are being opened
         self._is_closed = False
         self._broken: str | None = None
-        self._losses = 0
+        self._losses = self._waiting = 0
         self._acknowledged = self._flushed = 0  # writes
 
     @property
@@ -87,10 +88,16 @@ class ConnectionPool:
         with self._changed:
             self._break(why)
 
-    def take(self, *, oldest: bool = False) -> NbdConnection:
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a thread waits for a connection, so that one should be given back soon."""
+        return self._waiting > 0
+
+    def take(self, *, oldest: bool = False, yields: bool = False) -> NbdConnection:
         """Return a connection for the calling thread, which gives it back or discards it.
 
-        oldest: only the oldest one will do, as for a flush.
+        oldest: only the oldest one will do, as for a flush. yields: threads that call without it
+        and wait come first.
         Raise RequestFailed if the pool is broken or no connection can be opened, and BadUse.
         """
         while True:
@@ -98,9 +105,9 @@ class ConnectionPool:
                 while True:
                     if (why := self.broken) is not None:
                         raise RequestFailed(why, errno.EBADF, is_lost=False)
-                    if self._can_lend(oldest):
+                    if self._can_lend(oldest) and not (yields and self._waiting):
                         break
-                    self._changed.wait()
+                    self._wait(counts=not yields)
                 connection = self._live[0] if oldest and self._live else None
                 if connection is not None:
                     self._idle.remove(connection)
@@ -204,7 +211,15 @@ class ConnectionPool:
         """Lock held. Return whether take() need not wait."""
         if oldest and self._live:
             return self._live[0] in self._idle
-        return bool(self._idle) or self._count < self._most
+        return bool(self._idle) or self._count < self.most
+
+    def _wait(self, *, counts: bool) -> None:
+        """Lock held. Wait until something has changed. counts: as one that is_wanted tells of."""
+        self._waiting += counts
+        try:
+            self._changed.wait()
+        finally:
+            self._waiting -= counts
 
     def _uncount(self) -> None:
         with self._changed:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
-from typing import Final, TypeAlias, TypeVar
+from typing import Final, TypeVar
 
 from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
-from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, Request, RequestFailed
+from mirrorlog.adapters.nbd_client.nbd_connection import (
+    Extent,
+    NbdConnection,
+    Request,
+    RequestFailed,
+    extents_callback,
+)
+from mirrorlog.adapters.nbd_client.request_lanes import RequestLanes, Send
 from mirrorlog.errors import DeviceFailed
 
 _NO_ZERO: Final = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
@@ -23,8 +30,6 @@ _ADVICE: Final = {
 }
 
 _R = TypeVar("_R")
-CarryOut: TypeAlias = Callable[[NbdConnection, Sequence[Request]], "list[RequestFailed | None]"]
-"""Carries out many requests of one kind, as NbdConnection.pread_many."""
 
 
 class ExportCalls:
@@ -33,9 +38,15 @@ class ExportCalls:
     Every method raises DeviceFailed. `doing` is what the error says of the call, as "reading".
     """
 
-    def __init__(self, address: str, pool: ConnectionPool) -> None:
+    def __init__(self, address: str, pool: ConnectionPool, *, deadline_s: float) -> None:
+        """deadline_s: of each request."""
         self._address: Final = address
         self._pool: Final = pool
+        self._lanes: Final = RequestLanes(pool, deadline_s=deadline_s)
+
+    def close(self) -> None:
+        """Close the connections. Calls that are under way fail, or end."""
+        self._pool.close()
 
     def write(self, doing: str, offset: int, request: Callable[[NbdConnection], None]) -> None:
         """Carry out one write."""
@@ -43,22 +54,46 @@ class ExportCalls:
         self.ask(doing, offset, request)
         self._pool.end_write(losses)
 
-    def write_many(self, doing: str, requests: Sequence[Request], carry_out: CarryOut) -> None:
+    def write_many(self, doing: str, requests: Sequence[Request], send: Send) -> None:
         """Carry out many writes as ask_many does. After a failure, any of them may be done."""
         losses = self._pool.begin_write()
-        self.ask_many(doing, requests, carry_out)
+        self.ask_many(doing, requests, send)
         self._pool.end_write(losses)
 
-    def ask_many(self, doing: str, requests: Sequence[Request], carry_out: CarryOut) -> None:
-        """Carry out many requests on one connection. The error names the first that failed."""
-        if not requests:
-            return
-        failures = self.ask(
-            doing, requests[0][1], lambda connection: carry_out(connection, requests)
-        )
+    def ask_many(self, doing: str, requests: Sequence[Request], send: Send) -> None:
+        """Carry out many requests at once. The error names the first that failed."""
+        failures = self._carry_out(doing, requests, send)
         for (_, offset, _), failure in zip(requests, failures, strict=True):
             if failure is not None:
                 raise failed(self._address, doing, offset, failure) from failure
+
+    def extents_many(self, doing: str, ranges: Sequence[tuple[int, int]]) -> list[list[Extent]]:
+        """Return the extents of each (offset, length), as NbdConnection.extents() does.
+
+        The list of a range is empty if the server couldn't tell.
+        """
+        lists: list[list[Extent]] = [[] for _ in ranges]
+        callbacks = [extents_callback(of_range) for of_range in lists]
+        requests = [(index, offset, length) for index, (offset, length) in enumerate(ranges)]
+
+        def send(connection: NbdConnection, request: Request) -> int:
+            index, offset, length = request
+            return connection.send_extents(callbacks[index], offset=offset, length=length)
+
+        for index, failure in enumerate(self._carry_out(doing, requests, send)):
+            if failure is not None:
+                lists[index] = []
+        return lists
+
+    def _carry_out(
+        self, doing: str, requests: Sequence[Request], send: Send
+    ) -> list[RequestFailed | None]:
+        if not requests:
+            return []
+        try:
+            return self._lanes.carry_out(requests, send)
+        except RequestFailed as error:
+            raise failed(self._address, doing, requests[0][1], error) from error
 
     def ask(
         self,

@@ -20,6 +20,8 @@ INSTALL_HINT: Final = (
 )
 SIZE_MINIMUM: Final = 0  # LIBNBD_SIZE_MINIMUM
 SIZE_MAXIMUM: Final = 2
+DIRECTION_READ: Final = 1  # LIBNBD_AIO_DIRECTION_READ
+DIRECTION_WRITE: Final = 2
 STATE_ZERO: Final = 2  # LIBNBD_STATE_ZERO: the extent reads as zeros
 BASE_ALLOCATION: Final = b"base:allocation"
 _free = ctypes.CDLL(None).free
@@ -71,7 +73,11 @@ _FUNCTIONS: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "nbd_aio_connect_uri": (c_int, (c_void_p, c_char_p)),
     "nbd_aio_is_ready": (c_int, (c_void_p,)),
     "nbd_aio_is_connecting": (c_int, (c_void_p,)),
+    "nbd_aio_is_processing": (c_int, (c_void_p,)),
     "nbd_aio_get_fd": (c_int, (c_void_p,)),
+    "nbd_aio_get_direction": (c_int, (c_void_p,)),
+    "nbd_aio_notify_read": (c_int, (c_void_p,)),
+    "nbd_aio_notify_write": (c_int, (c_void_p,)),
     "nbd_aio_disconnect": (c_int, (c_void_p, c_uint32)),
     "nbd_aio_command_completed": (c_int, (c_void_p, c_uint64)),
     "nbd_aio_peek_command_completed": (c_int64, (c_void_p,)),

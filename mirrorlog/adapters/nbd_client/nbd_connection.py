@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import ctypes
 import errno
+import select
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from itertools import islice
 from typing import Final, TypeAlias
 
 from mirrorlog.adapters.nbd_client.libnbd import (
     BASE_ALLOCATION,
+    DIRECTION_READ,
+    DIRECTION_WRITE,
     INSTALL_HINT,
     NO_COMPLETION,
     SIZE_MAXIMUM,
@@ -26,8 +28,6 @@ from mirrorlog.adapters.nbd_client.libnbd import (
 from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri
 from mirrorlog.errors import BadUse
 
-IN_FLIGHT: Final = 128
-"""How many requests of one call are under way at most. Servers handle 16 or more at a time."""
 Request: TypeAlias = tuple[int, int, int]
 """An address in memory, which the caller keeps; an offset on the export; a length, at least 1."""
 Extent: TypeAlias = tuple[int, int]
@@ -153,77 +153,76 @@ class NbdConnection:
             self._library.nbd_aio_pread(self._handle, address, length, offset, NO_COMPLETION, 0)
         )
 
-    def pread_many(self, requests: Sequence[Request]) -> list[RequestFailed | None]:
-        """Read many ranges to their memory; see _many."""
-        pread, handle = self._library.nbd_aio_pread, self._handle
-        return self._many(
-            requests,
-            lambda address, offset, length: pread(
-                handle, address, length, offset, NO_COMPLETION, 0
-            ),
+    def send_read(self, request: Request) -> int:
+        """Begin to read a range to its memory. Return the cookie that answers() yields for it."""
+        address, offset, length = request
+        return self._check(
+            self._library.nbd_aio_pread(self._handle, address, length, offset, NO_COMPLETION, 0)
         )
 
-    def pwrite_many(self, requests: Sequence[Request]) -> list[RequestFailed | None]:
-        """Write many ranges from their memory; see _many. None of them overlap."""
-        pwrite, handle = self._library.nbd_aio_pwrite, self._handle
-        return self._many(
-            requests,
-            lambda address, offset, length: pwrite(
-                handle, address, length, offset, NO_COMPLETION, 0
-            ),
+    def send_write(self, request: Request) -> int:
+        """Begin to write a range from its memory; as send_read(). None under way overlap."""
+        address, offset, length = request
+        return self._check(
+            self._library.nbd_aio_pwrite(self._handle, address, length, offset, NO_COMPLETION, 0)
         )
 
-    def zero_many(self, requests: Sequence[Request]) -> list[RequestFailed | None]:
-        """Make many ranges zeros, as zero() does; see _many. Their addresses mean nothing."""
-        zero, handle = self._library.nbd_aio_zero, self._handle
-        return self._many(
-            requests,
-            lambda _, offset, length: zero(handle, length, offset, NO_COMPLETION, 0),
+    def send_zero(self, request: Request) -> int:
+        """Begin to make a range zeros, as zero() does; as send_read(). No address is used."""
+        _, offset, length = request
+        return self._check(
+            self._library.nbd_aio_zero(self._handle, length, offset, NO_COMPLETION, 0)
         )
 
-    def _many(
-        self, requests: Sequence[Request], send: Callable[[int, int, int], int]
-    ) -> list[RequestFailed | None]:
-        """Carry out many requests, of which up to IN_FLIGHT are under way at a time.
+    def send_extents(self, callback: ExtentCallback, *, offset: int, length: int) -> int:
+        """Begin to ask for extents; as send_read(). The caller keeps the callback."""
+        return self._check(
+            self._library.nbd_aio_block_status(
+                self._handle, length, offset, callback, NO_COMPLETION, 0
+            )
+        )
 
-        send: called with the address, offset and length of each. Return, for each, how it failed;
-        None if it didn't. Raise RequestFailed if the connection is lost: then any of them may have
-        been carried out.
+    def answers(self) -> Iterator[tuple[int, RequestFailed | None]]:
+        """Yield the cookie of each request that is answered, and how it failed.
+
+        Raise RequestFailed if the connection is lost.
         """
-        failures: list[RequestFailed | None] = [None] * len(requests)
-        under_way: dict[int, int] = {}  # by cookie, the index of the request
-        left = iter(enumerate(requests))
-        until_s = time.monotonic() + self._deadline_s
-        while True:
-            for index, request in islice(left, IN_FLIGHT - len(under_way)):
-                try:
-                    cookie = self._check(send(*request))
-                except RequestFailed as error:
-                    failures[index] = _unless_lost(error)
-                else:
-                    under_way[cookie] = index
-            if not under_way:
-                break
-            if self._take_answers(under_way, failures):
-                until_s = time.monotonic() + self._deadline_s
-            else:
-                self._poll(until_s, f"no answer within {self._deadline_s:g} s")
-        self.used_at_s = time.monotonic()
-        return failures
-
-    def _take_answers(
-        self, under_way: dict[int, int], failures: list[RequestFailed | None]
-    ) -> bool:
-        """Take the requests that are answered out of `under_way`; return whether there are any."""
         library, handle = self._library, self._handle
-        count = len(under_way)
-        while under_way and (cookie := library.nbd_aio_peek_command_completed(handle)) > 0:
-            index = under_way.pop(cookie)
+        while (cookie := library.nbd_aio_peek_command_completed(handle)) > 0:
             try:
                 self._check(library.nbd_aio_command_completed(handle, cookie))
             except RequestFailed as error:
-                failures[index] = _unless_lost(error)
-        return len(under_way) < count
+                if error.is_lost:
+                    raise
+                yield cookie, error
+            else:
+                self.used_at_s = time.monotonic()
+                yield cookie, None
+
+    def wait_for_answers(self, wake_fd: int, until_s: float) -> None:
+        """Wait until something has happened on the connection, or `wake_fd` can be read.
+
+        If neither does until `until_s`, close it: the server's answer would come into memory that
+        is something else by then.
+        """
+        library, handle = self._library, self._handle
+        socket_fd = library.nbd_aio_get_fd(handle)
+        direction = self._check(library.nbd_aio_get_direction(handle))
+        events = select.POLLIN if direction & DIRECTION_READ else 0
+        events |= select.POLLOUT if direction & DIRECTION_WRITE else 0
+        poll = select.poll()
+        poll.register(socket_fd, events)
+        poll.register(wake_fd, select.POLLIN)
+        happened = dict(poll.poll(max(0.0, until_s - time.monotonic()) * 1000))
+        if not happened:
+            self.close()
+            what = f"no answer within {self._deadline_s:g} s"
+            raise RequestFailed(what, errno.ETIMEDOUT, is_lost=True)
+        event = happened.get(socket_fd, 0)
+        if event & ~select.POLLOUT:  # an error is found by reading, too
+            self._check(library.nbd_aio_notify_read(handle))
+        elif event:
+            self._check(library.nbd_aio_notify_write(handle))
 
     def pwrite(self, address: int, *, offset: int, length: int) -> None:
         """Write `length` bytes from the memory at `address`, which the caller keeps."""
@@ -253,7 +252,7 @@ class NbdConnection:
         At least one. They may end before `length`, and the last one may reach beyond it.
         """
         extents: list[Extent] = []
-        callback = _extents_callback(extents)
+        callback = extents_callback(extents)
         self._wait(
             self._library.nbd_aio_block_status(
                 self._handle, length, offset, callback, NO_COMPLETION, 0
@@ -262,25 +261,6 @@ class NbdConnection:
         if not extents or any(size == 0 for size, _ in extents):
             raise RequestFailed("the server named no extents", errno.EPROTO, is_lost=False)
         return extents
-
-    def extents_many(self, ranges: Sequence[tuple[int, int]]) -> list[list[Extent]]:
-        """Return the extents of each (offset, length), as extents() does; see _many.
-
-        The list of a range is empty if the server couldn't tell.
-        """
-        lists: list[list[Extent]] = [[] for _ in ranges]
-        callbacks = [_extents_callback(of_range) for of_range in lists]
-        status, handle = self._library.nbd_aio_block_status, self._handle
-        failures = self._many(
-            [(index, offset, length) for index, (offset, length) in enumerate(ranges)],
-            lambda index, offset, length: status(
-                handle, length, offset, callbacks[index], NO_COMPLETION, 0
-            ),
-        )
-        for index, failure in enumerate(failures):
-            if failure is not None:
-                lists[index] = []
-        return lists
 
     def close(self) -> None:
         """Close the connection without a flush. A second call does nothing."""
@@ -329,7 +309,10 @@ class NbdConnection:
         if result >= 0:
             return result
         text, code = last_error(self._library)
-        is_lost = self._handle is None or self._library.nbd_aio_is_ready(self._handle) != 1
+        library, handle = self._library, self._handle
+        is_lost = handle is None or not (
+            library.nbd_aio_is_ready(handle) == 1 or library.nbd_aio_is_processing(handle) == 1
+        )
         # A server that stops refuses each request so, and ends when its clients are gone.
         is_lost |= code == errno.ESHUTDOWN
         raise RequestFailed(text, code, is_lost=is_lost)
@@ -338,7 +321,7 @@ class NbdConnection:
         return _BorrowedSocket(self._library.nbd_aio_get_fd(self._handle))
 
 
-def _extents_callback(extents: list[Extent]) -> ExtentCallback:
+def extents_callback(extents: list[Extent]) -> ExtentCallback:
     """Return what adds the extents of an answer to `extents`. Keep it until the answer has come."""
 
     def take(
@@ -349,13 +332,6 @@ def _extents_callback(extents: list[Extent]) -> ExtentCallback:
         return 0
 
     return ExtentCallback(callback=extents_function(take))
-
-
-def _unless_lost(error: RequestFailed) -> RequestFailed:
-    """Return the error; raise it if the connection is lost."""
-    if error.is_lost:
-        raise error
-    return error
 
 
 class _BorrowedSocket:

@@ -70,7 +70,7 @@ class NbdDevice(ClosesOnExit):
             self._pool: Final = ConnectionPool(connect, most=connections, reconnects=reconnects)
         except RequestFailed as error:
             raise failed(self.address, "connecting", 0, error) from error
-        self._calls: Final = ExportCalls(self.address, self._pool)
+        self._calls: Final = ExportCalls(self.address, self._pool, deadline_s=request_s)
         first = self._pool.first
         self._size_bytes: Final = first.size_bytes
         self._alignment: Final = first.block_bytes
@@ -139,7 +139,7 @@ class NbdDevice(ClosesOnExit):
         return data[offset - first : offset - first + length]
 
     def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
-        """Do as ReadsRanges says. Many requests are under way at a time, on one connection."""
+        """Do as ReadsRanges says. Many requests are under way at a time."""
         self._calls.check_open(0)
         self._check_ranges(ranges)
         if not ranges.are_multiples_of(self._alignment):
@@ -148,7 +148,7 @@ class NbdDevice(ClosesOnExit):
             return
         to_read = self._without_zeros(ranges, memory)
         requests = self._requests(to_read, memory, self._transfer_bytes)
-        self._calls.ask_many("reading", requests, NbdConnection.pread_many)
+        self._calls.ask_many("reading", requests, NbdConnection.send_read)
 
     def pwrite(self, offset: int, data: Data) -> None:
         view = memoryview(data).cast("B")
@@ -166,7 +166,7 @@ class NbdDevice(ClosesOnExit):
     def pwrite_ranges(
         self, ranges: RangeColumns, memory: memoryview, *, is_only_writer: bool
     ) -> None:
-        """Do as WritesRanges says. Many requests are under way at a time, on one connection."""
+        """Do as WritesRanges says. Many requests are under way at a time."""
         del is_only_writer
         self._check_write(offset=0, length=0)
         self._check_ranges(ranges)
@@ -176,17 +176,17 @@ class NbdDevice(ClosesOnExit):
             return
         requests = self._requests(ranges, memory, self._transfer_bytes)
         with self._held(ranges):
-            self._calls.write_many("writing", requests, NbdConnection.pwrite_many)
+            self._calls.write_many("writing", requests, NbdConnection.send_write)
 
     def zero_ranges(self, ranges: RangeColumns) -> None:
-        """Do as ZeroesRanges says. Many requests are under way at a time, on one connection."""
+        """Do as ZeroesRanges says. Many requests are under way at a time."""
         self._check_write(offset=0, length=0)
         self._check_ranges(ranges)
         if self._can_zero and ranges.are_multiples_of(self._alignment):
             requests = self._requests(ranges, None, _ZERO_BYTES)
             try:
                 with self._held(ranges):
-                    self._calls.write_many("zeroing", requests, NbdConnection.zero_many)
+                    self._calls.write_many("zeroing", requests, NbdConnection.send_zero)
                 return
             except DeviceFailed as error:
                 if not is_unable(error):
@@ -261,7 +261,7 @@ class NbdDevice(ClosesOnExit):
             )
 
     def close(self) -> None:
-        self._pool.close()
+        self._calls.close()
 
     def _outwards(self, *, offset: int, length: int) -> tuple[int, int]:
         align = self._alignment
@@ -332,9 +332,7 @@ class NbdDevice(ClosesOnExit):
         if self._calls_since_zeros % _ASK_EACH != 1:
             return ranges
         asked = [(offset, length) for offset, length, _ in ranges.where(long)]
-        extents = self._calls.ask(
-            "looking for data", asked[0][0], lambda connection: connection.extents_many(asked)
-        )
+        extents = self._calls.extents_many("looking for data", asked)
         to_read = without_zeros(ranges, long, extents, memory)
         if to_read is not ranges:
             self._calls_since_zeros = 0

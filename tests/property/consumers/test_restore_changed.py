@@ -14,7 +14,7 @@ from notation import volume
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.consumers.resync import restoration
-from mirrorlog.consumers.resync.copy_batches import batches_of, batches_of_blocks
+from mirrorlog.consumers.resync.copy_batches import CopyBatch, batches_of, batches_of_blocks
 from mirrorlog.consumers.resync.restoration import CopyPlan, restore_changed
 from mirrorlog.consumers.resync.samples import SampleTaker, differing_samples
 from mirrorlog.domain.bitmaps import BlockSet
@@ -110,3 +110,35 @@ def test_batches_of_blocks_are_those_of_their_runs(
     assert [list(batch.ranges) for batch in batches] == [list(batch.ranges) for batch in expected]
     assert [batch.chosen for batch in batches] == [batch.chosen for batch in expected]
     assert all(batch.size_bytes <= batch_bytes for batch in batches)
+
+
+@settings(max_examples=100, deadline=None)
+@given(runs=runs, batch_blocks=st.integers(1, 300), tasks=st.integers(1, 20))
+def test_tapered_batches_hold_the_same_bytes_and_become_smaller(
+    runs: list[tuple[int, int]], batch_blocks: int, tasks: int
+) -> None:
+    block_size, batch_bytes = 65536, batch_blocks * 65536
+    of_volume = volume(size_bytes=640 * block_size - 1000, block_size=block_size)
+    changed = block_set(runs, 640)
+
+    def batches(tapered_for: int | None) -> list[CopyBatch]:
+        taker = SampleTaker("a")
+        return list(
+            batches_of_blocks(of_volume, changed, taker, batch_bytes, tapered_for=tapered_for)
+        )
+
+    def blocks(of: list[CopyBatch]) -> list[int]:
+        ranges = [(offset, length) for batch in of for offset, length, _ in batch.ranges]
+        return [
+            block
+            for offset, length in ranges
+            for block in range(offset // block_size, -(-(offset + length) // block_size))
+        ]
+
+    tapered = batches(tasks)
+    assert blocks(tapered) == blocks(batches(None)) == list(changed)
+    rest_bytes = len(changed) * block_size
+    for batch in tapered:
+        share_bytes = max(256 << 10, rest_bytes // (2 * tasks))
+        assert batch.size_bytes <= max(block_size, min(batch_bytes, share_bytes))
+        rest_bytes -= batch.size_bytes
