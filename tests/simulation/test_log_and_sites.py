@@ -17,6 +17,7 @@ from mirrorlog.domain.bitmaps import pack
 from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.simulation.memory_broker import MemoryReader
+from mirrorlog.simulation.world.host import BLOCK_BYTES
 from mirrorlog.simulation.world.world import VOLUMES, World
 from mirrorlog.streams.compaction.partition_records import PartitionRecords
 from mirrorlog.streams.compaction.rollups import RangeBlocks, RollUpSource
@@ -236,6 +237,39 @@ def test_a_renewed_generation_takes_the_next_rung() -> None:
     assert state is not None
     assert state.generation == renewed.generation
     assert state.rung in (Rung.ALLOCATED, Rung.FULL)
+    assert world.site.secondary_equals_primary("v")
+
+
+def test_after_a_gap_a_copy_that_compares_writes_only_what_differs() -> None:
+    world = World(42, site_checksum=True)
+    for _ in range(60):
+        world.act()
+    world.hold_primaries_still()
+    for _ in range(20):
+        world.host.heartbeat()
+        world.fold_and_commit()
+        world.run_round()
+    assert world.site.is_consistent()
+    renewed = replace(
+        world.described("v"),
+        generation="33333333-3333-4333-8333-333333333333",
+        origin_position=world.host.acknowledged,
+        initially_zeroed=False,
+    )
+    world.publish_volume(renewed)
+    for block in (0, 5):
+        world.host.write_untracked("v", block)
+    written = set[int]()
+
+    def hook(operation: str, offset: int, length: int) -> None:
+        if operation in ("pwrite", "zero"):
+            written.update(range(offset // BLOCK_BYTES, -(-(offset + length) // BLOCK_BYTES)))
+
+    world.site.secondary("v").hook = hook
+    world.finish()
+    state = world.site.states.load("v")
+    assert state is not None and state.rung in (Rung.ALLOCATED, Rung.FULL)
+    assert written == {0, 5}
     assert world.site.secondary_equals_primary("v")
 
 

@@ -218,6 +218,47 @@ def test_a_former_primary_becomes_a_secondary_that_knows_where_it_parted(
     assert meeting.step is MeetingStep.SAME
 
 
+@pytest.mark.parametrize("step", ["the mark", "the state", "the other mark"])
+def test_a_rejoin_that_dies_at_a_step_is_finished_by_the_next_one(
+    site: Site, former: Path, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = replace(site.promoted(), secondaries={"a": former.as_uri()})
+    folder = site.folder.parent / "a"
+    files = SecondaryFiles(
+        SiteAddresses("a", folder), SitePrimaries(SiteAddresses("a", folder), site.marks)
+    )
+
+    def rejoin() -> None:
+        with open_primary(former.as_uri(), exclusive=True) as device:
+            known = check_former(described, device, former.as_uri(), site.marks)
+            become_secondary(
+                known, described, site="a", folder=folder, copies_all=False, marks=site.marks
+            )
+
+    def die(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    owner, name = {
+        "the mark": (SecondaryFiles, "write_marks"),
+        "the state": (SecondaryStateFiles, "save"),
+        "the other mark": (PrimaryMarkFiles, "remove"),
+    }[step]
+    with monkeypatch.context() as killing, pytest.raises(RuntimeError, match="killed"):
+        killing.setattr(owner, name, die)
+        rejoin()
+    # Until it is finished, the site keeps off it: it is marked as a primary.
+    assert files.find(described).primary_of == "v"
+    assert not is_secondary_now(
+        described, former.as_uri(), site="a", folder=folder, marks=site.marks
+    )
+    rejoin()
+    present = files.find(described)
+    state = SecondaryStateFiles(folder / "states").load("v")
+    assert present.primary_of is None and state is not None and state.identity is not None
+    assert present.mark is not None and present.mark.secondary_id == state.identity.secondary_id
+    assert (state.applied_position, state.cycle_through) == (5, 9)
+
+
 def test_a_former_primary_of_which_nothing_is_known_is_copied_whole(
     site: Site, former: Path
 ) -> None:
