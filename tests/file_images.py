@@ -127,7 +127,7 @@ def map_of(image: Path) -> FileIndex:
 
     with open_device(str(image), writable=False) as device:
         builder = MapBuilder(device.size_bytes)
-        map_device(CachedDevice(device), builder)
+        map_device(CachedDevice(device), builder, str(image))
         return builder.result(began_at_us=0, read_at_us=0)
 
 
@@ -143,12 +143,26 @@ def tagged(number: int, length: int) -> bytes:
 
 def tagged_sectors(image: Path) -> dict[int, int]:
     """Return the byte of each sector of an image that names a file, and the file."""
-    data = image.read_bytes()
-    return {
-        at: int.from_bytes(data[at + len(TAG) : at + len(TAG) + 4], "big")
-        for at in range(0, len(data), SECTOR)
-        if data.startswith(TAG, at)
-    }
+    sectors, end = {}, 0
+    with image.open("rb") as file:
+        size = image.stat().st_size
+        while (start := _next_data(file.fileno(), end)) < size:
+            end = os.lseek(file.fileno(), start, os.SEEK_HOLE)
+            file.seek(start)
+            data = file.read(end - start)
+            for at in range(0, len(data), SECTOR):
+                if data.startswith(TAG, at):
+                    number = data[at + len(TAG) : at + len(TAG) + 4]
+                    sectors[start + at] = int.from_bytes(number, "big")
+    return sectors
+
+
+def _next_data(descriptor: int, offset: int) -> int:
+    """Return where the next data of a sparse file begins; a large number if there is none."""
+    try:
+        return os.lseek(descriptor, offset, os.SEEK_DATA)
+    except OSError:
+        return 1 << 62
 
 
 def files_by_sector(index: FileIndex, sectors: Iterator[int]) -> dict[int, list[bytes] | None]:
@@ -159,3 +173,10 @@ def files_by_sector(index: FileIndex, sectors: Iterator[int]) -> dict[int, list[
         (owner,) = index.owners(number)
         files[at] = index.paths(owner) if owner.kind is OwnerKind.FILE else None
     return files
+
+
+def bytes_of_kind(index: FileIndex, kind: OwnerKind) -> int:
+    """Return how many bytes belong to owners of a kind."""
+    lengths = np.diff(index.edges).tolist()
+    owners = (index.owners(number) for number in index.owner_numbers.tolist())
+    return sum(length for length, own in zip(lengths, owners, strict=True) if own[0].kind is kind)

@@ -22,6 +22,7 @@ In reading order:
 - ntfs_reader.py: NTFS
 - fat_reader.py: FAT and exFAT
 - hfs_reader.py: HFS+
+- xfs_reader.py: XFS, by xfs_db
 - changed_files.py: the files in which blocks changed
 - file_formats.py: that as a table, JSON and CSV
 - extent_files.py: the files of the rows of a history

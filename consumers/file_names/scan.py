@@ -15,7 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
-from mirrorlog.adapters.addresses import open_device
+from mirrorlog.adapters.addresses import open_device, path_of
+from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
 from mirrorlog.consumers.file_names.index_format import pack_index
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import SystemClock
@@ -75,7 +76,8 @@ def _scan(address: str) -> bytes:
     with open_device(address, writable=False) as device:
         began_at_us = clock.now_us()
         builder = MapBuilder(device.size_bytes)
-        map_device(CachedDevice(device), builder)
+        path = None if is_nbd(address) else str(path_of(address))
+        map_device(CachedDevice(device), builder, path)
         return pack_index(builder.result(began_at_us=began_at_us, read_at_us=clock.now_us()))
 
 

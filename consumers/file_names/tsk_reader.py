@@ -21,6 +21,7 @@ from mirrorlog.consumers.file_names.ntfs_reader import map_ntfs
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 from mirrorlog.consumers.file_names.signatures import what_is_there
 from mirrorlog.consumers.file_names.tsk_walk import READ_FAILED
+from mirrorlog.consumers.file_names.xfs_reader import MAGIC, map_xfs
 
 _ALLOCATED: Final = 0x01
 _META: Final = 0x04
@@ -56,8 +57,11 @@ class _Partition:
     is_table: bool = False
 
 
-def map_device(device: CachedDevice, builder: MapBuilder) -> None:
-    """Claim everything on a device. Raise DeviceFailed if it can't be read."""
+def map_device(device: CachedDevice, builder: MapBuilder, path: str | None = None) -> None:
+    """Claim everything on a device. Raise DeviceFailed if it can't be read.
+
+    path: of the device, if it is a file or block device of this machine.
+    """
     image = DeviceImage(device)
     partitions = _partitions(image, device.size_bytes)
     whole = _Partition(0, 0, device.size_bytes)
@@ -69,7 +73,7 @@ def map_device(device: CachedDevice, builder: MapBuilder) -> None:
             owner = Owner(kind=OwnerKind.PARTITION_TABLE)
             builder.claim(Tier.TABLE, part.start, part.length, owner)
         else:
-            _map_partition(image, device, builder, part)
+            _map_partition(image, device, builder, part, path)
     if device.failure is not None:
         raise device.failure
 
@@ -110,7 +114,11 @@ def _open_fs(image: DeviceImage, part: _Partition) -> Any | None:
 
 
 def _map_partition(
-    image: DeviceImage, device: CachedDevice, builder: MapBuilder, part: _Partition
+    image: DeviceImage,
+    device: CachedDevice,
+    builder: MapBuilder,
+    part: _Partition,
+    path: str | None,
 ) -> None:
     """Claim everything in a partition, or say that it can't be read."""
     read = _reading(device, part)
@@ -119,6 +127,9 @@ def _map_partition(
     fs = _open_fs(image, part)
     try:
         superblock = read_superblock(read)
+        if fs is None and read(0, len(MAGIC)) == MAGIC:
+            map_xfs(path, area, bare)
+            return
         if fs is None:
             why = what_is_there(read)
         else:

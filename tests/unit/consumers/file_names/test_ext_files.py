@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from file_images import (
+    bytes_of_kind,
     debugfs,
     free_by_dumpe2fs,
     inodes_by_debugfs,
@@ -16,6 +18,7 @@ from file_images import (
     make_tree,
     map_of,
     need,
+    run_tool,
 )
 
 from mirrorlog.consumers.file_names.file_index import FileIndex
@@ -186,3 +189,38 @@ def test_a_layout_that_isnt_read_is_said(tmp_path: Path) -> None:
     assert index.areas[0].notes == ("not read: ext4 with clusters of several blocks (bigalloc)",)
     assert [owner.kind for owner in owner_at(index, 0)] == [OwnerKind.NOT_READABLE]
     assert len(index.owner_numbers) == 1
+
+
+def test_a_deleted_name_isnt_that_of_the_file_that_has_its_inode_now(tmp_path: Path) -> None:
+    need("mke2fs", "debugfs")
+    tree = tmp_path / "tree"
+    make_tree(tree, seed=1, files=1)
+    image = make_ext(tmp_path / "image", tree, "-t", "ext4", "-b", "4096")
+    ((_, inode),) = map_of(image).inodes_of(b"/etc/shadow")
+    debugfs(image, ["rm /etc/shadow", f"write {tree / 'etc/shadow'} new"], writes=True)
+    index = map_of(image)
+    assert index.inodes_of(b"/new") == {(0, inode)}
+    assert index.inodes_of(b"/etc/shadow") == set()
+    assert index.names.paths(0, inode) == [b"/new"]
+
+
+def test_the_bitmap_of_a_group_that_was_never_used_isnt_believed(tmp_path: Path) -> None:
+    need("mke2fs", "dumpe2fs")
+    tree = tmp_path / "tree"
+    make_tree(tree, seed=1, files=1)
+    options = ("-t", "ext4", "-b", "1024", "-g", "4096", "-O", "^flex_bg,uninit_bg")
+    image = make_ext(tmp_path / "image", tree, *options)
+    before = list(free_by_dumpe2fs(image))
+    bitmaps = [
+        int(match[1])
+        for match in re.finditer(
+            r"BLOCK_UNINIT.*\n.*\n?  Block bitmap at (\d+)", run_tool("dumpe2fs", image)
+        )
+    ]
+    assert bitmaps
+    with image.open("r+b") as file:
+        for block in bitmaps:
+            file.seek(block * 1024)
+            file.write(b"\xff" * 1024)
+    free = sum(last - first + 1 for first, last in before) * 1024
+    assert bytes_of_kind(map_of(image), OwnerKind.FREE) == free

@@ -50,16 +50,17 @@ def test_fat(bits: int, size_mib: int, cluster: int, tmp_path: Path) -> None:
     run_tool("mmd", "-i", image, "::/a folder")
     chance, paths = random.Random(bits), dict[int, bytes]()
 
-    def put(numbers: range, most: int) -> None:
+    def put(numbers: range, most: int, more: int = 0) -> None:
         for number in numbers:
             folder = chance.choice(["", "/a folder"])
             length = (
                 chance.randrange(1, most // 2048) * 2048
             )  # whole clusters: nothing old after them
-            (tmp_path / f"file{number}").write_bytes(tagged(number, length))
+            (tmp_path / f"file{number}").write_bytes(tagged(number, length + more))
             run_tool("mcopy", "-i", image, tmp_path / f"file{number}", f"::{folder}/")
             paths[number] = f"{folder}/file{number}".encode()
 
+    put(range(20, 22), 30_000, more=300)
     put(range(12), 30_000)
     for number in range(0, 12, 2):
         run_tool("mdel", "-i", image, f"::{paths.pop(number).decode()}")
