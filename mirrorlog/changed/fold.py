@@ -17,13 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mirrorlog.changed.points import NO_TIMES, AskedTimes
-from mirrorlog.domain.bitmaps import BlockSet, touched, union, zeroed
+from mirrorlog.domain.bitmaps import BlockSet, touched, zeroed
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, ExtentColumns, ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.records import LogRecord
 
 _SMALL_SET_BLOCKS: Final = 1 << 16
+_RANGE_BITS: Final = 23
 _MAX_PENDING_BLOCKS: Final = 1 << 20
 """The number of blocks of small sets that wait to be sorted together: 8 MiB."""
 
@@ -57,18 +58,25 @@ class BlockUnion:
     """Unites many sets of blocks.
 
     The blocks of small sets are collected and sorted together. Adding a set to a Roaring set walks
-    the whole Roaring set, and ten thousand small sets of a large volume share few neighbours.
+    the whole Roaring set, and ten thousand small sets of a large volume share few neighbours. For
+    the same reason large sets are united by the range in which they begin: the parts of a record
+    lie one behind the other, and each is added to those of other records in its range alone.
     """
 
     def __init__(self) -> None:
         self._united = BlockSet()
+        self._large: dict[int, BlockSet] = {}
         self._pending: list[npt.NDArray[np.uint64]] = []
         self._pending_blocks = 0
 
     def add(self, blocks: BlockSet) -> None:
         """Add a set. The set itself isn't changed."""
         if len(blocks) > _SMALL_SET_BLOCKS:
-            self._united |= blocks
+            number = blocks.min() >> _RANGE_BITS
+            if number in self._large:
+                self._large[number] |= blocks
+            else:
+                self._large[number] = blocks.copy()
         elif blocks:
             self._pending.append(np.frombuffer(blocks.to_array(), np.uint64))
             self._pending_blocks += len(blocks)
@@ -78,6 +86,8 @@ class BlockUnion:
     def result(self) -> BlockSet:
         """Return the union of all sets added."""
         self._unite_pending()
+        for number in sorted(self._large):
+            self._united |= self._large.pop(number)
         return self._united
 
     def _unite_pending(self) -> None:
@@ -111,13 +121,12 @@ class ChangeFold:
 
     def add_record(self, parts: Sequence[LogRecord]) -> None:
         """Add a record that lies in the range: all its parts, with their bitmaps."""
-        is_single = len(parts) == 1
-        changed = parts[0].changed if is_single else union(part.changed for part in parts)
-        zero = parts[0].zeroed if is_single else union(part.zeroed for part in parts)
-        if self._is_only_zeroed(changed, zero, parts[0].bytes_written):
-            self.zeroed.add(zero)
-        else:
-            self.written.add(changed)
+        is_only_zeroed = self._is_only_zeroed(parts)
+        for part in parts:
+            if is_only_zeroed:
+                self.zeroed.add(part.zeroed)
+            else:
+                self.written.add(part.changed)
         self._note(
             parts[0].hosts,
             has_more_hosts=parts[0].has_more_hosts,
@@ -126,15 +135,20 @@ class ChangeFold:
             writes=parts[0].writes,
         )
 
-    def _is_only_zeroed(self, changed: BlockSet, zero: BlockSet, bytes_written: int) -> bool:
+    def _is_only_zeroed(self, parts: Sequence[LogRecord]) -> bool:
         """Return whether each block was zeroed whole, and no other extent touched it.
 
         The extents together are then as long as the blocks. MAX_BYTE may stand for any larger sum.
         """
-        if not changed or changed != zero or bytes_written == MAX_BYTE:
+        bytes_written = parts[0].bytes_written
+        if bytes_written == MAX_BYTE or any(part.changed != part.zeroed for part in parts):
             return False
-        _, last_bytes = self.volume.byte_range(first=changed.max(), count=1)
-        return bytes_written == (len(changed) - 1) * self.volume.block_size + last_bytes
+        sets = [part.changed for part in parts if part.changed]
+        if not sets:
+            return False
+        _, last_bytes = self.volume.byte_range(first=max(map(BlockSet.max, sets)), count=1)
+        blocks = sum(map(len, sets))
+        return bytes_written == (blocks - 1) * self.volume.block_size + last_bytes
 
     def add_command(self, command: TrackingCommand, extents: ExtentColumns) -> None:
         """Add one command. `extents` are its extents, clipped to the volume."""
