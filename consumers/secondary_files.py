@@ -11,7 +11,7 @@ from mirrorlog.adapters.addresses import open_file, path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import remove_file, sync_folder
 from mirrorlog.adapters.image_locks import ImageUser, lock_secondary
-from mirrorlog.adapters.secondary_marks import mark_path, read_mark, write_marks
+from mirrorlog.adapters.secondary_marks import mark_beside, mark_path, read_mark, write_marks
 from mirrorlog.consumers.resync.secondaries import FoundSecondary
 from mirrorlog.consumers.secondary_exports import export_mark_path
 from mirrorlog.consumers.site_addresses import SiteAddresses
@@ -47,14 +47,15 @@ class SecondaryFiles:
     def find(self, volume: Volume) -> FoundSecondary:
         """Look what is there, and change nothing."""
         path = self._path(volume)
-        device = None
+        device = marked_at = None
         primary_of = None
         if path.exists():
             with self._open(volume, writable=False) as opened:
                 device, primary_mark = found_device(opened), self._primaries.mark_of(opened)
                 primary_of = None if primary_mark is None else primary_mark.volume
+                marked_at = self._mark_path(path, volume, opened)
         try:
-            mark = read_mark(self._mark_path(path, volume))
+            mark = read_mark(marked_at or self._mark_path(path, volume))
         except StateDamaged as error:
             return FoundSecondary(device=device, mark_damage=str(error), primary_of=primary_of)
         return FoundSecondary(device=device, mark=mark, primary_of=primary_of)
@@ -139,7 +140,10 @@ class SecondaryFiles:
     def _open(self, volume: Volume, *, writable: bool) -> FileDevice:
         return open_file(self._addresses.secondary(volume), writable=writable)
 
-    def _mark_path(self, secondary: Path, volume: Volume) -> Path:
+    def _mark_path(self, secondary: Path, volume: Volume, opened: FileDevice | None = None) -> Path:
+        """Return the path of the mark. opened: the secondary, which saves a look at each folder."""
+        if opened is not None and not opened.is_block_device:
+            return mark_beside(opened.real_path())
         if not secondary.is_block_device():
             return mark_path(secondary)
         return export_mark_path(self._addresses.folder, volume)

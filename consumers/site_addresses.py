@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -87,7 +88,12 @@ class SiteAddresses:
     def secondary(self, volume: Volume) -> str:
         """Return the address of the volume's secondary: by default VOLUME.img in the folder."""
         own = _chosen(self.secondaries, volume) or volume.secondaries.get(self.site)
-        return own or (self.folder / f"{volume.volume}.img").as_uri()
+        return own or _address_in(self.folder, volume.volume)
+
+
+@lru_cache(maxsize=8192)
+def _address_in(folder: Path, volume: str) -> str:
+    return (folder / f"{volume}.img").as_uri()
 
 
 def _chosen(addresses: Mapping[str, str], volume: Volume, site: str | None = None) -> str | None:

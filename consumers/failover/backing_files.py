@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mirrorlog.adapters.addresses import open_file, path_of
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.secondary_marks import mark_path
 from mirrorlog.consumers.resync.samples import differing_samples, samples_without
 from mirrorlog.consumers.resync.secondaries import FoundSecondary
@@ -34,8 +35,8 @@ class BackingFiles(SecondaryFiles):
         identity = replace(present.device.identity, lasting=None)
         return replace(present, device=replace(present.device, identity=identity))
 
-    def _mark_path(self, secondary: Path, volume: Volume) -> Path:
-        del secondary
+    def _mark_path(self, secondary: Path, volume: Volume, opened: FileDevice | None = None) -> Path:
+        del secondary, opened
         return export_mark_path(self._addresses.folder, volume)
 
 

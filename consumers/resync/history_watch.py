@@ -86,6 +86,10 @@ class HistoryWatch:
         """Forget a partition whose log is read no more."""
         self.ended.pop(partition, None)
 
+    def is_other(self, volume: str) -> bool:
+        """Return whether take_other() has something to say."""
+        return volume in self._other
+
     def take_other(self, volume: str) -> str | None:
         """Return and forget what shows that the volume's saved position is of another history."""
         return self._other.pop(volume, None)

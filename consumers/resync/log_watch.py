@@ -59,6 +59,10 @@ class LogWatch:
         """Return once why the volume's saved position is of another history; None if it isn't."""
         return self._histories.take_other(volume)
 
+    def is_other(self, volume: str) -> bool:
+        """Return whether take_other() has something to say."""
+        return self._histories.is_other(volume)
+
     def note_unchecked(self, volume: str) -> None:
         """Note that the saved position of a volume is to be checked: it was loaded."""
         self._unchecked.add(volume)

@@ -287,9 +287,12 @@ class SecondaryMeetings:
         volume, saved, known = secondary.volume, secondary.saved, secondary.identity
         if meeting.step in (MeetingStep.SAME, MeetingStep.GROW, MeetingStep.RESUME):
             assert saved is not None and saved.identity is not None and mark is not None
-            secondary.note_identity(
-                replace(saved.identity, size_bytes=device.size_bytes, epoch=mark.epoch)
-            )
+            if (device.size_bytes, mark.epoch) == (saved.identity.size_bytes, saved.identity.epoch):
+                secondary.note_identity(saved.identity)
+            else:
+                secondary.note_identity(
+                    replace(saved.identity, size_bytes=device.size_bytes, epoch=mark.epoch)
+                )
             is_behind = meeting.step is MeetingStep.RESUME
             return _Met(
                 secondary,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Final
 
 from mirrorlog.consumers.resync.copy_counts import CopyCounts
 from mirrorlog.consumers.resync.copy_speed import CopyMeter
@@ -21,6 +22,8 @@ from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.tracking_log.heads import ForkHead, Watermark
+
+FINAL_STATES: Final = (SiteState.CONSISTENT, SiteState.RETIRED, SiteState.DETACHED)
 
 
 class Secondary:
@@ -39,6 +42,7 @@ class Secondary:
     identity: what was met last, which the next saved state names; None before the first meeting.
     device_name: see FoundDevice.
     is_met: the secondary was met since the site's start, and since it last failed.
+    is_check_due: it is to be met again, although the log says nothing new of it.
     differing: the samples that differed when they were read.
     unknown_reason: why nothing is known of the contents, until everything was copied.
     read_end: where the commands topic ended after the last read of a cycle; None until the site has
@@ -58,7 +62,7 @@ class Secondary:
         self.status = Idle(SiteState.WAITING)
         self.reason: str | None = None
         self.is_zeroed = self.is_damaged = self.is_met = self.is_loaded = False
-        self.is_unloaded = False
+        self.is_unloaded = self.is_check_due = False
         self.identity: SecondaryIdentity | None = None
         self.staged: SecondaryState | None = None
         self.device_name: str | None = None
@@ -140,7 +144,11 @@ class Secondary:
 
     def note_met(self, device_name: str | None) -> None:
         """Note that the saved state is about the secondary that is there."""
-        self.is_met, self.device_name = True, device_name
+        self.is_met, self.device_name, self.is_check_due = True, device_name, False
+
+    def note_check_due(self) -> None:
+        """Note that it is time to look whether the secondary is still there, and the same."""
+        self.is_check_due = True
 
     def note_new_connection(self) -> None:
         """Note that another secondary may be there than the one that was met."""
@@ -172,8 +180,18 @@ class Secondary:
         self.read_end = end_position
 
     def is_due(self, watermark: Watermark | None) -> bool:
-        """Return whether another step is possible: after a failure, a cycle, or a new watermark."""
-        return self._retry_at_s > 0 or watermark != self._seen_watermark
+        """Return whether another step is possible: after a failure, a cycle, or a new watermark.
+
+        A secondary in a final state needs more than a watermark: something new in its own log.
+        """
+        if self._retry_at_s > 0 or self._seen_watermark is None:
+            return self._retry_at_s > 0 or watermark is not None
+        return watermark != self._seen_watermark and not self.is_final
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing is due before the log names something new of the volume."""
+        return self.state in FINAL_STATES and self.staged is None
 
     def begin_look(self, now_s: float, watermark: Watermark | None) -> bool:
         """Begin to look for the next step; False while the secondary waits after a failure."""

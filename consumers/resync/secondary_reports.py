@@ -9,8 +9,6 @@ from mirrorlog.consumers.resync.secondary import Secondary
 from mirrorlog.consumers.resync.site_parts import SiteParts
 from mirrorlog.domain.site_progress import SiteState
 
-_FINAL: Final = (SiteState.CONSISTENT, SiteState.RETIRED, SiteState.DETACHED)
-
 
 class SecondaryReports:
     """Publishes the progress of secondaries, and tells and logs the changes of their states."""
@@ -43,6 +41,5 @@ class SecondaryReports:
         self._changes.look(secondary)
         if secondary.state is SiteState.CONSISTENT:
             secondary.forget_reason()
-        is_final = secondary.state in _FINAL
-        if self.report(secondary) and is_final and secondary.staged is None:
+        if self.report(secondary) and secondary.is_final:
             self._active.discard(secondary.volume.volume)

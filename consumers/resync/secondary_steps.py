@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from mirrorlog.consumers.resync.cycle import next_step
 from mirrorlog.consumers.resync.cycle_steps import (
     AdvancePosition,
     ContinueLog,
@@ -67,7 +68,7 @@ class SecondarySteps:
         Each is met first: nothing is claimed of a secondary that isn't there, or isn't the same.
         States are saved for all of them together.
         """
-        looking = self._meet(self._begin_looks(secondaries))
+        looking = self._meet(self._without_waiting(self._begin_looks(secondaries)))
         unable = self._staged.redo([secondary for secondary in looking if secondary.is_met])
         looking = [secondary for secondary in looking if secondary not in unable]
         cycles: list[tuple[Secondary, Resync]] = []
@@ -121,6 +122,41 @@ class SecondarySteps:
             and self._volumes.load(secondary)
         ]
         return self._without_paused(looking)
+
+    def _without_waiting(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
+        """Let those go on to wait for which the log decides nothing yet; return the others.
+
+        They were met, their cycle waits for its proof, and nothing is claimed of them meanwhile. So
+        they needn't be met again for each watermark. No host forks to them, which would have to
+        find what was met.
+        """
+        return [secondary for secondary in secondaries if not self._goes_on_waiting(secondary)]
+
+    def _goes_on_waiting(self, secondary: Secondary) -> bool:
+        """Return whether the step of a secondary is to wait on. If it is, that is done."""
+        volume = secondary.volume
+        if (
+            secondary.state is not SiteState.SETTLING
+            or not secondary.is_met
+            or secondary.is_check_due
+            or secondary.staged is not None
+            or secondary.differing
+            or volume.group is not None
+            or self._watch.is_unchecked(volume.volume)
+            or self._watch.is_other(volume.volume)
+            or self._watch.ended(volume.partition) is not None
+            or self._parts.has_newer_description(volume.volume)
+        ):
+            return False
+        cycle_input = self._parts.cycle_input(secondary)
+        step = next_step(secondary.saved, cycle_input)
+        if not isinstance(step, Idle) or step.state is not SiteState.SETTLING:
+            return False
+        if cycle_input.log.fork is not None:
+            return False
+        self._parts.snapshots.note_step(volume.volume, step, self._logs.watermark(secondary))
+        secondary.go_idle(step)
+        return True
 
     def _without_paused(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
         """Pause those of these that an operator has paused or a drill holds; return the others."""

@@ -172,6 +172,8 @@ class Site:
             return set()
         self._checked_at_s = now_s
         self._watch.check_all()
+        for secondary in self._secondaries.values():
+            secondary.note_check_due()
         return set(self._secondaries)
 
     def _take_read_ends(self) -> set[str]:

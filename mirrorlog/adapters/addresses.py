@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote_to_bytes, urlsplit
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 
 SCHEMES: Final = ("file", *NBD_SCHEMES)
+_KNOWN_ADDRESSES: Final = 8192
+"""How many parsed addresses are kept: a site parses those of its volumes in each of its rounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +129,7 @@ def path_of(address: str) -> Path:
     return parse_file_address(address).path
 
 
+@lru_cache(maxsize=_KNOWN_ADDRESSES)
 def parse_file_address(address: str) -> FileAddress:
     """Parse a file address or a plain path. Raise BadUse for any other address, and for NBD."""
     if not address or "\0" in address:

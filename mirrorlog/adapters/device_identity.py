@@ -10,8 +10,10 @@ import fcntl
 import os
 import stat
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +26,8 @@ _LOOP_INFO: Final = struct.Struct("<QQQQ")
 """The beginning of struct loop_info64: lo_device, lo_inode, lo_rdevice, lo_offset."""
 _LOOP_INFO_BYTES: Final = 232
 _LOOP_MAJOR: Final = 7
+_DISKS_S: Final = 1.0
+"""For so long, it counts as known on which disks a file system lies."""
 _SYSFS: Final = Path("/sys/dev/block")
 _SERIALS: Final = ("wwid", "device/wwid", "serial", "device/serial", "dm/uuid", "md/uuid")
 
@@ -34,7 +38,7 @@ def identity_of(fd: int) -> DeviceIdentity:
     if not stat.S_ISBLK(status.st_mode):
         return DeviceIdentity(
             storage=_file(status.st_dev, status.st_ino),
-            below=frozenset(_disks_below(status.st_dev)),
+            below=_disks_of_files(status.st_dev, int(time.monotonic() / _DISKS_S)),
             lasting=f"inode {status.st_ino}{_inode_generation(fd)}",
         )
     if os.major(status.st_rdev) == _LOOP_MAJOR and (loop := _loop_identity(fd)) is not None:
@@ -112,6 +116,13 @@ def _disks_below(device: int) -> Iterator[str]:
     for number in numbers:
         major, _, minor = number.strip().partition(":")
         yield from _disks_below(os.makedev(int(major), int(minor)))
+
+
+@lru_cache(maxsize=64)
+def _disks_of_files(device: int, period: int) -> frozenset[str]:
+    """Return the disks below a file system with this device number, as of a short period."""
+    del period
+    return frozenset(_disks_below(device))
 
 
 def _disk_serial(device: int) -> str | None:

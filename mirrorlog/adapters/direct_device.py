@@ -150,7 +150,7 @@ class DirectDevice(FileDevice):
         It is at least a page for a file whose size allows that: in a hole of the file, a smaller
         read succeeds although a smaller write would fail.
         """
-        least = _PAGE if self._size_bytes % _PAGE == 0 and not self._is_block_device else 0
+        least = _PAGE if self._size_bytes % _PAGE == 0 and not self.is_block_device else 0
         for alignment in (candidate for candidate in _ALIGNMENTS if candidate >= least):
             try:
                 os.preadv(self._fd, [self._buffers.of_thread[:alignment]], alignment)

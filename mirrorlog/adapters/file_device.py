@@ -48,6 +48,7 @@ class FileDevice(ClosesOnExit):
     """BlockDevice on a regular file or a block device.
 
     Each call passes its offset to the kernel (pread, pwrite), so threads share only the descriptor.
+    is_block_device: it is one, and no regular file.
     Methods without a docstring follow BlockDevice.
     """
 
@@ -77,7 +78,7 @@ class FileDevice(ClosesOnExit):
         except OSError as error:
             self.close()
             raise self._failure("opening", 0, error) from error
-        self._is_block_device: Final = stat.S_ISBLK(mode)
+        self.is_block_device: Final = stat.S_ISBLK(mode)
 
     @classmethod
     def create(cls, path: Path, size_bytes: int) -> FileDevice:
@@ -128,6 +129,20 @@ class FileDevice(ClosesOnExit):
             except OSError as error:
                 raise self._failure("asking for the identity", 0, error) from error
         return self._identity
+
+    def real_path(self) -> Path:
+        """Return the path of the file, without symbolic links.
+
+        The kernel knows the path of an open file. It is the path by name where it doesn't, or where
+        another file is there now. Raise OSError.
+        """
+        try:
+            path = Path(f"/proc/self/fd/{self._fd}").readlink()
+            if path.is_absolute() and os.path.samestat(path.stat(), os.fstat(self._fd)):
+                return path
+        except OSError:
+            pass
+        return Path(self.address).resolve()
 
     def fileno(self) -> int:
         """Return the descriptor. A process that inherits it holds its locks too."""
@@ -256,7 +271,7 @@ class FileDevice(ClosesOnExit):
         try:
             # Another process may have grown the device. Never cut that part off.
             actual_bytes = self._seek(0, os.SEEK_END)
-            if actual_bytes < size_bytes and self._is_block_device:
+            if actual_bytes < size_bytes and self.is_block_device:
                 raise DeviceFailed(
                     f"this block device has {actual_bytes} bytes, not {size_bytes}",
                     where=f"{self.address}, offset {actual_bytes}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -17,6 +18,9 @@ from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
 
 _VERSION: Final = 1
+_KNOWN_MARKS: Final = 4096
+"""How many decoded marks are kept. A site reads the mark of a secondary whenever it looks at it,
+mostly with the same bytes as before."""
 Mark = TypeVar("Mark", PrimaryMark, SecondaryMark)
 
 
@@ -48,18 +52,26 @@ class MarkFormat(Generic[Mark]):
         where: names their source in the error. Raise StateDamaged unless the bytes are exactly
         those that encode() makes.
         """
-        try:
-            document = json.loads(content[: self.max_bytes])
-            mark = self.kind(**{field.name: document[field.name] for field in fields(self.kind)})
-            if self.encode(mark) == content:
-                return mark
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUse):
-            pass
+        mark = _decoded(self, content)
+        if mark is not None:
+            return mark
         raise StateDamaged(
             f"{self.what} can't be trusted: it isn't what {self.writer} writes",
             where=where,
             next=self.next_if_damaged,
         )
+
+    def intact(self, content: bytes) -> Mark | None:
+        """Return the mark that these bytes hold; None unless they are exactly what encode() makes.
+
+        Their meaning depends on nothing else.
+        """
+        try:
+            document = json.loads(content[: self.max_bytes])
+            mark = self.kind(**{field.name: document[field.name] for field in fields(self.kind)})
+            return mark if self.encode(mark) == content else None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUse):
+            return None
 
     def read(self, path: Path) -> Mark | None:
         """Return the mark in a file; None if there is none.
@@ -82,3 +94,8 @@ class MarkFormat(Generic[Mark]):
             where=f"{path}, offset 0",
             next=self.next_if_failed,
         )
+
+
+@lru_cache(maxsize=_KNOWN_MARKS)
+def _decoded(mark_format: MarkFormat[Mark], content: bytes) -> Mark | None:
+    return mark_format.intact(content)

@@ -19,7 +19,7 @@ from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import create_folder, replace_files
 from mirrorlog.adapters.mark_format import MarkFormat
 from mirrorlog.domain.primary_marks import PrimaryMark
-from mirrorlog.ports.devices import BlockDevice, DeviceIdentity
+from mirrorlog.ports.devices import BlockDevice
 
 _FORMAT: Final = MarkFormat(
     kind=PrimaryMark,
@@ -45,9 +45,8 @@ class PrimaryMarkFiles:
     def read(self, device: BlockDevice) -> PrimaryMark | None:
         if not isinstance(device, FileDevice):
             return None  # nothing can lie beside an NBD export, and its name is no identity
-        address, identity = _place(device)
-        for path in (_beside(address), self._apart(address, identity)):
-            if path is not None and (mark := _FORMAT.read(path)) is not None:
+        for path in self._places(device):
+            if (mark := _FORMAT.read(path)) is not None:
                 return mark
         return None
 
@@ -55,9 +54,8 @@ class PrimaryMarkFiles:
         contents: dict[Path, bytes] = {}
         apart: dict[Path, bytes] = {}
         for device, mark in marks:
-            address, identity = _place(device)
-            fallback = self._apart(address, identity)
-            apart[fallback] = contents[_beside(address) or fallback] = encode_mark(mark)
+            *_, fallback = places = self._places(device)
+            apart[fallback] = contents[places[0]] = encode_mark(mark)
         try:
             if any(path in apart for path in contents):
                 create_folder(self._folder)
@@ -73,23 +71,17 @@ class PrimaryMarkFiles:
 
     def remove(self, device: BlockDevice) -> None:
         """Remove the mark of a primary. Harmless if there is none."""
-        address, identity = _place(device)
-        for path in (_beside(address), self._apart(address, identity)):
-            if path is not None:
-                path.unlink(missing_ok=True)
+        for path in self._places(device):
+            path.unlink(missing_ok=True)
 
-    def _apart(self, address: str, identity: DeviceIdentity) -> Path:
-        key = identity.lasting if _beside(address) is None and identity.lasting else address
-        return self._folder / f"{blake2b(key.encode(), digest_size=16).hexdigest()}.json"
+    def _places(self, device: BlockDevice) -> tuple[Path, ...]:
+        """Return where the mark of a device of this machine may lie, the first choice first.
 
-
-def _place(device: BlockDevice) -> tuple[str, DeviceIdentity]:
-    """Return the real path of a device of this machine, and its identity."""
-    assert isinstance(device, FileDevice)
-    return str(Path(device.address).resolve()), device.identity
-
-
-def _beside(address: str) -> Path | None:
-    """Return where the mark of a file lies; None for a device, which has no such place."""
-    path = Path(address)
-    return path.with_name(f".{path.name}.mirrorlog-primary") if path.is_file() else None
+        A device that is no file has one place, in the folder.
+        """
+        assert isinstance(device, FileDevice)
+        real, beside, key = device.real_path(), tuple[Path](), device.identity.lasting
+        if not device.is_block_device:
+            beside, key = (real.with_name(f".{real.name}.mirrorlog-primary"),), None
+        digest = blake2b((key or str(real)).encode(), digest_size=16).hexdigest()
+        return (*beside, self._folder / f"{digest}.json")

@@ -36,7 +36,11 @@ read_mark: Final = _FORMAT.read
 
 def mark_path(secondary: Path) -> Path:
     """Return the path of the mark of a secondary that is a file. Symbolic links are followed."""
-    real = secondary.resolve()
+    return mark_beside(secondary.resolve())
+
+
+def mark_beside(real: Path) -> Path:
+    """Return the path of the mark of a file at this path, which is without symbolic links."""
     return real.with_name(f".{real.name}.mirrorlog")
 
 
