@@ -34,6 +34,12 @@ from mirrorlog.domain.site_progress import SiteState
 
 log = logging.getLogger("mirrorlog.site")
 
+_NEWER_DESCRIPTION: Final = Idle(
+    SiteState.SETTLING,
+    "the log is by a newer description of the volume than the one that is known here",
+    awaits_source=True,
+)
+
 
 @dataclass(slots=True)
 class _Steps:
@@ -145,9 +151,11 @@ class SecondarySteps:
             or self._watch.is_unchecked(volume.volume)
             or self._watch.is_other(volume.volume)
             or self._watch.ended(volume.partition) is not None
-            or self._parts.has_newer_description(volume.volume)
         ):
             return False
+        if self._parts.has_newer_description(volume.volume):
+            secondary.go_idle(_NEWER_DESCRIPTION)
+            return True
         cycle_input = self._parts.cycle_input(secondary)
         step = next_step(secondary.saved, cycle_input)
         if not isinstance(step, Idle) or step.state is not SiteState.SETTLING:
@@ -209,11 +217,7 @@ class SecondarySteps:
         if (step := self._step_of_ended_history(secondary)) is not None:
             return step
         if self._parts.has_newer_description(secondary.volume.volume):
-            return Idle(
-                SiteState.SETTLING,
-                "the log is by a newer description of the volume than the one that is known here",
-                awaits_source=True,
-            )
+            return _NEWER_DESCRIPTION
         saved = secondary.saved
         if secondary.differing and saved is not None:
             cycle_input = self._parts.cycle_input(secondary)

@@ -42,7 +42,7 @@ class SiteVolumes:
                     self._add(volume)
                     if was_other:
                         self._turns.read_log_again(self._secondaries[name])
-            elif secondary.volume != volume:
+            elif secondary.volume is not volume and secondary.volume != volume:
                 changed.add(name)
                 self._describe(secondary, volume)
         self._groups.follow(in_groups)
