@@ -52,7 +52,7 @@ class MarkFormat(Generic[Mark]):
         where: names their source in the error. Raise StateDamaged unless the bytes are exactly
         those that encode() makes.
         """
-        mark = _decoded(self, content)
+        mark: Mark | None = _decoded(self, content)
         if mark is not None:
             return mark
         raise StateDamaged(
