@@ -19,10 +19,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pytest
+from archiving import ArchiveWorld
 from compacting import CompactorModel, FakeTable
 from logs import Log
 from notation import volume
 
+from mirrorlog.archive.archive import Archive
+from mirrorlog.archive.archived_topic import ArchivedTopic
+from mirrorlog.changed.archived_commands import ArchivedCommands
 from mirrorlog.changed.points import AtTime
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.codec.events import encode
@@ -186,9 +190,28 @@ def roll_up(log: Log, described: Volume) -> Counter[int]:
     return table.tiers()
 
 
-def assert_equal(log: Log, recorded: Recorded, pairs: Sequence[tuple[int, int]]) -> None:
+def archived(log: Log) -> ArchivedCommands:
+    """Archive all commands, and let the topic drop the first half of them."""
+    world = ArchiveWorld()
+    world.broker, world.topics, world.clock = log.broker, log.topics, log.broker_clock
+    world.record()
+    world.archiver(range_bytes=1 << 16).run_partition(0)
+    end = log.broker.end_position(log.topics.commands, 0)
+    log.broker.trim(log.topics.commands, 0, end // 2 + 1)
+    identity = log.broker.identity(log.topics.commands)
+    return ArchivedCommands(ArchivedTopic(Archive(world.store), identity))
+
+
+def assert_equal(
+    log: Log,
+    recorded: Recorded,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    older: ArchivedCommands | None = None,
+) -> None:
+    ports = replace(log.ports(), older=older)
     for after_us, through_us in pairs:
-        answer = changed_blocks("v", AtTime(after_us), AtTime(through_us), log.ports(), 0)
+        answer = changed_blocks("v", AtTime(after_us), AtTime(through_us), ports, 0)
         expected = recorded.blocks(after_us=after_us, through_us=through_us)
         assert set(answer.changed) == expected, (after_us, through_us)
 
@@ -230,3 +253,4 @@ def test_the_answer_is_what_the_recording_wrote_then_block_for_block(
     tiers = roll_up(log, described)
     assert flushed == 1 or (tiers.total() < flushed and tiers[0] <= 1)
     assert_equal(log, recorded, asked)
+    assert_equal(log, recorded, asked, older=archived(log))
