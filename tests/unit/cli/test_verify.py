@@ -72,12 +72,14 @@ def test_equal_is_no_error() -> None:
 def test_the_report_is_printed_for_people_and_for_programs(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    print_report(Output(json=True), DIFFERENT)
+    print_report(Output(json=True), replace(DIFFERENT, hashed_again=3))
     print_report(Output(json=True), SKIPPED)
     printed = capsys.readouterr()
     different, skipped = (json.loads(line) for line in printed.out.splitlines())
     assert (different["message_type"], different["result"]) == ("result", "9 blocks differ")
     assert different["different"][0] == {"offset": 0, "length": 4096}
+    assert (different["confirmed_bytes"], different["hashed_again"]) == (VOLUME.size_bytes, 3)
+    assert "confirmed, 3 times hashed again because the log named a change" in printed.err
     assert (skipped["is_equal"], skipped["skipped_bytes"]) == (False, 4096)
     assert "different: 0+4096, 0+4096" in printed.err
     assert "and 4 more ranges" in printed.err
