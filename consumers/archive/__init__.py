@@ -9,4 +9,5 @@ The format and its readers are in mirrorlog/archive/, because questions read arc
 - held_retention.py: while archiving is on, nothing leaves the topic that isn't archived
 - wiring.py: puts an archiver together from the settings, and runs it
 - verify.py: is the archive whole?
+- chain_check.py: are its commands those of the tree of their partition?
 """

@@ -12,6 +12,7 @@ from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.chains import Chain
 from mirrorlog.archive.manifests import FileKind, Manifest
 from mirrorlog.changed.points import format_time
+from mirrorlog.cli.support.archive_trees import check_trees
 from mirrorlog.cli.support.confirming import YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
@@ -19,6 +20,7 @@ from mirrorlog.cli.support.output import report_error
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.consumers.archive.archiver import Written
+from mirrorlog.consumers.archive.chain_check import CheckedTree
 from mirrorlog.consumers.archive.verify import CheckedPartition, verify_archive
 from mirrorlog.consumers.archive.wiring import (
     ArchiveCalls,
@@ -274,7 +276,8 @@ def verify(
     """Read the whole archive, and check it. Exit 4 at the first thing that is wrong.
 
     Checked are the chains of manifests, checksums, counts, order, and that no position is missing
-    or there twice. Kafka isn't asked.
+    or there twice. If the setting `chain_dir` names trees of commands (`audit chain`), each
+    archived command is compared with its leaf. Kafka isn't asked.
     """
     call = invocation(context)
     checked: list[CheckedPartition] = []
@@ -283,10 +286,24 @@ def verify(
             checked.append(partition)
             call.output.print_text(_checked_line(partition))
         _check_not_empty(opened, checked)
+        trees = []
+        for tree in check_trees(call.settings, opened):
+            trees.append(tree)
+            call.output.print_text(_tree_line(tree))
         where = opened.store.where
     call.output.print_json(
-        {"schema_version": 1, "archive": where, "partitions": [asdict(part) for part in checked]}
+        {
+            "schema_version": 1,
+            "archive": where,
+            "partitions": [asdict(part) for part in checked],
+            "trees": [asdict(tree) for tree in trees],
+        }
     )
+
+
+def _tree_line(tree: CheckedTree) -> str:
+    behind = f"; {tree.not_in_tree} behind the tree's end" if tree.not_in_tree else ""
+    return f"{tree.compared} commands are those of the tree {tree.origin}{behind}"
 
 
 def _check_not_empty(archive: Archive, checked: list[CheckedPartition]) -> None:

@@ -47,6 +47,7 @@ In reading order:
 - audit_rows, audit_view: where the rows of an audit go, and what is said of them.
 - row_progress: how far the reading of rows came.
 - command_logs: the Merkle trees of the commands on this machine.
+- archive_trees: the trees of commands on this machine, to hold an archive against.
 - kept_commands: the commands that are kept, for what compares them with a tree.
 - log_keys: the public keys that `audit` trusts, and who signed a checkpoint.
 - file_names: where the names of files are read.
