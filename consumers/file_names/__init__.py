@@ -19,6 +19,7 @@ In reading order:
 - signatures.py: what lies where no file system can be read
 - tsk_walk.py: the files of a file system, by The Sleuth Kit
 - ext_reader.py, ext_layout.py: ext2, ext3 and ext4
+- ext_unwritten.py: blocks of ext4 that are reserved for a file, and not written yet
 - ntfs_reader.py: NTFS
 - fat_reader.py: FAT and exFAT
 - hfs_reader.py: HFS+

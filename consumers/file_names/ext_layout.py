@@ -19,6 +19,7 @@ ReadAt = Callable[[int, int], bytes]
 
 SUPERBLOCK_AT: Final = 1024
 _MAGIC: Final = 0xEF53
+_MAX_BLOCKS: Final = 1 << 32
 _MAX_GROUPS: Final = 1 << 24
 _COMPAT_SPARSE_SUPER2: Final = 0x200
 _INCOMPAT_RECOVER: Final = 0x4
@@ -90,11 +91,15 @@ class GroupTable(NamedTuple):
 
 
 class InodeColumns(NamedTuple):
-    """Allocated inodes in columns. attribute_blocks: 0 where attributes need no block."""
+    """Allocated inodes in columns. attribute_blocks: 0 where attributes need no block.
+
+    block_words: n rows of the 15 words with which each file's blocks are found (i_block).
+    """
 
     inodes: Int64s
     flags: Int64s
     attribute_blocks: Int64s
+    block_words: Int64s
 
 
 def read_superblock(read: ReadAt) -> ExtSuperblock | None:
@@ -132,6 +137,8 @@ def _check(superblock: ExtSuperblock) -> None:
     """Raise ExtUnsupported for a layout that isn't read here, or that no mkfs makes."""
     if superblock.ro_compat & _RO_BIGALLOC:
         raise ExtUnsupported("ext4 with clusters of several blocks (bigalloc)")
+    if superblock.blocks > _MAX_BLOCKS:
+        raise ExtUnsupported("ext4 of more than 2^32 blocks, whose addresses the library may cut")
     if superblock.incompat & _INCOMPAT_JOURNAL_DEVICE:
         raise ExtUnsupported("the journal of an ext4 file system that is elsewhere")
     if (
@@ -235,7 +242,8 @@ def allocated_inodes(
         words = whole[:, :128].copy().view("<u4").astype(np.int64)[places]
         attributes = words[:, 0x68 // 4] + ((words[:, 0x74 // 4] >> 16) << 32)
         first = group * superblock.group_inodes + 1
-        yield InodeColumns(first + places, words[:, 0x20 // 4], attributes)
+        block_words = words[:, 0x28 // 4 : 0x64 // 4]
+        yield InodeColumns(first + places, words[:, 0x20 // 4], attributes, block_words)
 
 
 def bits_of(data: bytes) -> npt.NDArray[np.uint8]:

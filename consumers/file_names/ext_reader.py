@@ -16,6 +16,7 @@ from mirrorlog.consumers.file_names.ext_layout import (
     free_blocks,
     read_groups,
 )
+from mirrorlog.consumers.file_names.ext_unwritten import unwritten_runs
 from mirrorlog.consumers.file_names.map_builder import AreaMap, Tier
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 from mirrorlog.consumers.file_names.tsk_walk import TskWalk
@@ -52,11 +53,16 @@ def map_ext(superblock: ExtSuperblock, fs: Any, read: ReadAt, area: AreaMap, bar
         encrypted=frozenset(encrypted),
     )
     walk.run()
+    named = frozenset(walk.seen)
     for group in columns:
         for inode in group.inodes.tolist():
             if inode not in walk.seen:
                 _claim_nameless(superblock, walk, inode)
         _claim_attributes(area, group.inodes, group.attribute_blocks, size)
+        for run in unwritten_runs(group, read, size):
+            kind = OwnerKind.FILE if run.inode in named else OwnerKind.UNNAMED
+            owner = Owner(kind=kind, first_inode=run.inode, last_inode=run.inode)
+            area.claim(Tier.USED, run.block * size, run.blocks * size, area.owner(owner))
     area.end(
         _described(superblock, bare, walk, has_encrypted=bool(encrypted)), superblock.blocks * size
     )

@@ -100,8 +100,6 @@ def _map(
         area=area,
         has_block_zero=True,
         metadata=_metadata_inodes(fs),
-        clusters_at=clusters.data_at,
-        cluster_bytes=clusters.cluster_bytes,
     )
     walk.run()
     notes = [_DIRTY] if clusters.is_dirty else []

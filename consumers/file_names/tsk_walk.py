@@ -36,8 +36,6 @@ class TskWalk:
 
     journals: the inodes of journals. metadata: the inodes that hold what is no user's file.
     encrypted: inodes of folders whose names are encrypted.
-    clusters_at, cluster_bytes: where the first cluster begins, and the length of all. The library
-        counts a file of FAT in sectors, and the rest of its last cluster is the file's, too.
     seen: the inodes that have been claimed.
     unread: how many folders and files couldn't be read.
     """
@@ -48,8 +46,6 @@ class TskWalk:
     journals: frozenset[int] = frozenset()
     metadata: frozenset[int] = frozenset()
     encrypted: frozenset[int] = frozenset()
-    clusters_at: int = 0
-    cluster_bytes: int = 1
     seen: set[int] = field(default_factory=set)
     unread: int = 0
 
@@ -123,10 +119,7 @@ class TskWalk:
 
     def _claim_run(self, block: int, blocks: int, owner: int) -> None:
         size = int(self.fs.info.block_size)
-        start, end = block * size, (block + blocks) * size
-        if start >= self.clusters_at:
-            end += (self.clusters_at - end) % self.cluster_bytes
-        self.area.claim(Tier.USED, start, end - start, owner)
+        self.area.claim(Tier.USED, block * size, blocks * size, owner)
 
     def _kind_of(self, file: Any, attribute: Any, inode: int) -> tuple[OwnerKind, str]:
         """Return what an attribute of a file is, and the name of its stream, if it has one."""
