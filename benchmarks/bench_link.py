@@ -188,7 +188,7 @@ def nbdkit(folder: Path, port: int, *arguments: str) -> Iterator[str]:
     pid_file = folder / f"{port}.pid"
     command = ["nbdkit", "--foreground", "--ipaddr", FAR, "--port", str(port)]
     with subprocess.Popen(
-        dies_with_parent([*command, "--pidfile", str(pid_file), *arguments]),
+        dies_with_parent(_in_pid_namespace([*command, "--pidfile", str(pid_file), *arguments])),
         stdin=subprocess.DEVNULL,
     ) as process:
         try:
@@ -199,8 +199,18 @@ def nbdkit(folder: Path, port: int, *arguments: str) -> Iterator[str]:
                 time.sleep(0.02)
             yield f"nbd://{FAR}:{port}"
         finally:
-            process.terminate()
+            process.kill()
             process.wait()
+
+
+def _in_pid_namespace(command: Sequence[str]) -> list[str]:
+    """Return the argv of the command in a PID namespace, all of which ends when it is killed.
+
+    nbdkit asks for SIGTERM at its parent's death, whatever was asked for before, and then waits for
+    its clients. The line has ended with the parent by then, so nothing says that they are gone.
+    """
+    first = ("sh", "-c", '"$@" & wait', "sh")
+    return ["unshare", "--pid", "--fork", "--kill-child", *first, *command]
 
 
 @contextmanager

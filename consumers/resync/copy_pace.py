@@ -124,11 +124,12 @@ class _MeasuredReader:
         """Read as CopySource says."""
         begin_s = self._now_s()
         data = self._reader.pread(offset=offset, length=length)
-        self._note(PrimaryRead(length, 1, self._now_s() - begin_s))
+        self._note(PrimaryRead(length, 1, self._now_s() - begin_s, begin_s))
         return data
 
     def pread_ranges(self, ranges: RangeColumns, memory: memoryview) -> None:
         """Read as CopySource says: at once, and measured as one read."""
         begin_s = self._now_s()
         self._reader.pread_ranges(ranges, memory)
-        self._note(PrimaryRead(ranges.size_bytes, len(ranges), self._now_s() - begin_s))
+        latency_s = self._now_s() - begin_s
+        self._note(PrimaryRead(ranges.size_bytes, len(ranges), latency_s, begin_s))

@@ -12,7 +12,8 @@ from typing import TypeAlias
 import pytest
 from nbd_servers import Nbdkit, NbdServer, QemuNbd, skip_without
 
-from mirrorlog.adapters.nbd_client.export_calls import ExportCalls
+from mirrorlog.adapters.nbd_client import export_calls
+from mirrorlog.adapters.nbd_client.export_calls import EARLY_FLUSH_BYTES, ExportCalls
 from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, Request
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
@@ -151,7 +152,11 @@ def test_a_write_outside_or_to_an_export_for_reading_changes_nothing(server: Nbd
     assert server.image.read_bytes() == content
 
 
-def test_after_a_server_died_with_ranges_unflushed_no_flush_succeeds(server: NbdServer) -> None:
+@pytest.mark.parametrize("early_bytes", [1, EARLY_FLUSH_BYTES])
+def test_after_a_server_died_with_ranges_unflushed_no_flush_succeeds(
+    server: NbdServer, early_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_calls, "EARLY_FLUSH_BYTES", early_bytes)
     ranges = RangeColumns.of([(block * BLOCK, BLOCK) for block in range(2 * IN_FLIGHT)])
     for zeroes in (False, True):
         with open_export(server, writable=True) as device:
@@ -281,8 +286,32 @@ def test_a_sector_that_can_not_be_written_is_named_and_all_others_are_tried(
         server.kill()
 
 
+def test_an_early_flush_that_fails_is_the_end_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_calls, "EARLY_FLUSH_BYTES", 3 * BLOCK)
+    server = FailingSector(tmp_path, flush="echo EIO planned >&2; exit 1")
+    skip_without(Nbdkit)
+    server.start()
+    try:
+        ranges = RangeColumns.of([(0, BLOCK), (2 * BLOCK, BLOCK)])
+        with open_export(server, writable=True) as device:
+            device.pwrite_ranges(ranges, memory_for(ranges), is_only_writer=False)
+            with pytest.raises(DeviceFailed, match="flushing failed"):
+                device.pwrite_ranges(ranges, memory_for(ranges), is_only_writer=False)
+            for call in (device.flush, lambda: device.pread(offset=0, length=1)):
+                with pytest.raises(DeviceFailed, match="an earlier flush failed"):
+                    call()
+    finally:
+        server.kill()
+
+
 class FailingSector(Nbdkit):
-    """A server of `x` whose block BAD_BLOCK can't be read."""
+    """A server of `x` whose block BAD_BLOCK can't be read or written. flush: a shell script."""
+
+    def __init__(self, folder: Path, *, flush: str = "exit 0") -> None:
+        super().__init__(folder)
+        self.flush = flush
 
     def _command(self) -> list[str]:
         read = (
@@ -304,5 +333,5 @@ class FailingSector(Nbdkit):
             f"pwrite={write}",
             "can_write=exit 0",
             "can_flush=exit 0",
-            "flush=exit 0",
+            f"flush={self.flush}",
         ]

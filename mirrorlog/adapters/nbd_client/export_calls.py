@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Sequence
+from threading import Lock
 from typing import Final, TypeVar
 
 from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
@@ -17,6 +18,7 @@ from mirrorlog.adapters.nbd_client.nbd_connection import (
 from mirrorlog.adapters.nbd_client.request_lanes import RequestLanes, Send
 from mirrorlog.errors import DeviceFailed
 
+EARLY_FLUSH_BYTES: Final = 16 << 20
 _NO_ZERO: Final = (errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _LOST: Final = (
     "Look whether the server runs and can be reached from here. The next attempt connects again."
@@ -43,10 +45,13 @@ class ExportCalls:
         self._address: Final = address
         self._pool: Final = pool
         self._lanes: Final = RequestLanes(pool, deadline_s=deadline_s)
+        self._early_lock: Final = Lock()
+        self._early_bytes, self._flushes_early = 0, False
 
     def close(self) -> None:
         """Close the connections. Calls that are under way fail, or end."""
         self._pool.close()
+        self._lanes.close()
 
     def write(self, doing: str, offset: int, request: Callable[[NbdConnection], None]) -> None:
         """Carry out one write."""
@@ -59,6 +64,38 @@ class ExportCalls:
         losses = self._pool.begin_write()
         self.ask_many(doing, requests, send)
         self._pool.end_write(losses)
+
+    def flush(self) -> None:
+        """Make durable what was written before the call. After a failure every call fails."""
+        acknowledged = self._pool.begin_flush()
+        try:
+            self.ask("flushing", 0, NbdConnection.flush, oldest=True)
+        except DeviceFailed as error:
+            self._note_flush_failed(error)
+            raise
+        self._pool.end_flush(acknowledged)
+
+    def flush_early(self, size_bytes: int) -> None:
+        """Flush if much was written since the last time, so that the last flush is a short one.
+
+        size_bytes: written by this thread just now. The server's storage then writes while more
+        data is on its way to it. This proves nothing: only flush() counts.
+        """
+        with self._early_lock:
+            self._early_bytes += size_bytes
+            if self._early_bytes < EARLY_FLUSH_BYTES or self._flushes_early:
+                return
+            self._early_bytes, self._flushes_early = 0, True
+        try:
+            self.ask_many("flushing", [(0, 0, 0)], lambda connection, _: connection.send_flush())
+        except DeviceFailed as error:
+            self._note_flush_failed(error)
+            raise
+        finally:
+            self._flushes_early = False
+
+    def _note_flush_failed(self, error: DeviceFailed) -> None:
+        self._pool.note_flush_failed(f"an earlier flush failed: {error.what}")
 
     def ask_many(self, doing: str, requests: Sequence[Request], send: Send) -> None:
         """Carry out many requests at once. The error names the first that failed."""

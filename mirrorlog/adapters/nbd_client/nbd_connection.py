@@ -174,6 +174,10 @@ class NbdConnection:
             self._library.nbd_aio_zero(self._handle, length, offset, NO_COMPLETION, 0)
         )
 
+    def send_flush(self) -> int:
+        """Begin to make durable what was written, as flush() does; as send_read()."""
+        return self._check(self._library.nbd_aio_flush(self._handle, NO_COMPLETION, 0))
+
     def send_extents(self, callback: ExtentCallback, *, offset: int, length: int) -> int:
         """Begin to ask for extents; as send_read(). The caller keeps the callback."""
         return self._check(

@@ -177,6 +177,7 @@ class NbdDevice(ClosesOnExit):
         requests = self._requests(ranges, memory, self._transfer_bytes)
         with self._held(ranges):
             self._calls.write_many("writing", requests, NbdConnection.send_write)
+        self._calls.flush_early(ranges.size_bytes)
 
     def zero_ranges(self, ranges: RangeColumns) -> None:
         """Do as ZeroesRanges says. Many requests are under way at a time."""
@@ -210,13 +211,7 @@ class NbdDevice(ClosesOnExit):
 
     def flush(self) -> None:
         self._calls.check_open(0)
-        acknowledged = self._pool.begin_flush()
-        try:
-            self._calls.ask("flushing", 0, NbdConnection.flush, oldest=True)
-        except DeviceFailed as error:
-            self._pool.note_flush_failed(f"an earlier flush failed: {error.what}")
-            raise
-        self._pool.end_flush(acknowledged)
+        self._calls.flush()
 
     def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
         self._calls.check_open(start)

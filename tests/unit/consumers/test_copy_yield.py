@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import pytest
 
 from mirrorlog.consumers.resync.copy_pace import CopyPace
@@ -42,7 +44,7 @@ class Primary:
         until_s = self.now_s + seconds
         while self.now_s < until_s:
             self.now_s += self.read_bytes / (self.state.rate_bytes_s * part)
-            read = PrimaryRead(self.read_bytes, 1, self.latency_s())
+            read = PrimaryRead(self.read_bytes, 1, self.latency_s(), self.now_s)
             self.state = after_read(self.state, read, now_s=self.now_s)
         return self.state.rate_bytes_s
 
@@ -61,12 +63,63 @@ def test_a_copy_takes_what_is_free_and_gives_it_back() -> None:
     assert primary.copy(40) > 0.9 * free
 
 
+class Line:
+    """A line with a delay and a rate, on which reads follow each other; nothing else uses it."""
+
+    RATE_BYTES_S, ROUND_TRIP_S = 117 * MIB, 0.02
+
+    def __init__(self) -> None:
+        self.state = YieldState()
+        self.asked_s = self.free_s = 0.0
+        self.under_way: deque[tuple[float, PrimaryRead]] = deque()  # with the time of the answer
+
+    def copy(self, size_bytes: int, read_bytes: int = 2 * MIB) -> float:
+        """Return the bytes per second at which so many bytes are read."""
+        begin_s = self.asked_s
+        for _ in range(size_bytes // read_bytes):
+            self.asked_s += read_bytes / self.state.rate_bytes_s
+            self._take_answers(self.asked_s)
+            begins_s = max(self.free_s, self.asked_s + self.ROUND_TRIP_S / 2)
+            self.free_s = begins_s + read_bytes / self.RATE_BYTES_S
+            answered_s = self.free_s + self.ROUND_TRIP_S / 2
+            read = PrimaryRead(read_bytes, 1, answered_s - self.asked_s, self.asked_s)
+            self.under_way.append((answered_s, read))
+        self.asked_s = self.under_way[-1][0]
+        self._take_answers(self.asked_s)
+        return size_bytes / (self.asked_s - begin_s)
+
+    def _take_answers(self, until_s: float) -> None:
+        while self.under_way and self.under_way[0][0] <= until_s:
+            answered_s, read = self.under_way.popleft()
+            self.state = after_read(self.state, read, now_s=answered_s)
+
+
+def test_a_copy_that_begins_soon_takes_what_is_free() -> None:
+    primary = Primary()
+    assert primary.copy(3) > 0.5 * CAPACITY_BYTES_S
+
+
+def test_a_copy_fills_a_line_that_nobody_else_uses() -> None:
+    line = Line()
+    assert line.copy(200 * MIB) > 0.45 * line.RATE_BYTES_S
+    assert line.copy(2000 * MIB) > 0.9 * line.RATE_BYTES_S
+
+
+def test_reads_that_are_slow_because_the_site_is_busy_are_no_load() -> None:
+    state = YieldState()
+    for number in range(400):
+        latency_s = 0.2 if number % 5 < 3 else 0.02
+        now_s = (number + 1) * 0.02
+        state = after_read(state, PrimaryRead(MIB, 1, latency_s, now_s), now_s=now_s)
+    assert state.rate_bytes_s >= FIRST_BYTES_S
+
+
 def test_one_slow_read_is_no_load() -> None:
     state = YieldState()
     for number in range(400):
         latency_s = 2.0 if number % 10 == 3 else 0.001
-        read = PrimaryRead(MIB, 1, latency_s)
-        state = after_read(state, read, now_s=(number + 1) * 0.02)
+        now_s = (number + 1) * 0.02
+        state = after_read(state, PrimaryRead(MIB, 1, latency_s, now_s), now_s=now_s)
     assert state.rate_bytes_s >= FIRST_BYTES_S
 
 
@@ -74,10 +127,11 @@ def test_one_slow_read_is_no_load() -> None:
 def test_reads_of_different_kinds_are_not_held_against_each_other(of_size: bool) -> None:
     state = YieldState()
     for number in range(2000):
-        slow = PrimaryRead(8 * MIB, 1, 0.08) if of_size else PrimaryRead(MIB, 256, 0.08)
-        quick = PrimaryRead(4096, 1, 0.0001) if of_size else PrimaryRead(MIB, 1, 0.0001)
-        read = slow if number // 100 % 2 else quick
-        state = after_read(state, read, now_s=(number + 1) * 0.02)
+        now_s = (number + 1) * 0.02
+        slow = (8 * MIB, 1, 0.08) if of_size else (MIB, 256, 0.08)
+        quick = (4096, 1, 0.0001) if of_size else (MIB, 1, 0.0001)
+        read = PrimaryRead(*(slow if number // 100 % 2 else quick), now_s)
+        state = after_read(state, read, now_s=now_s)
     assert state.rate_bytes_s >= FIRST_BYTES_S
 
 
