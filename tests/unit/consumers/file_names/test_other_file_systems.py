@@ -263,3 +263,23 @@ def test_a_damaged_file_system_gives_a_map_or_an_error(seed: int, tmp_path: Path
     assert damaged.size_bytes == 12 * MIB
     pieces = damaged.pieces(damaged.edges[:-1], np.diff(damaged.edges))
     assert int(pieces.lengths.sum()) == 12 * MIB
+
+
+def test_hfs_plus_in_an_apple_partition(tmp_path: Path) -> None:
+    need("xorriso")
+    tree = tmp_path / "tree"
+    (tree / "folder").mkdir(parents=True)
+    paths = {number: f"/folder/file {number}".encode() for number in range(20)}
+    for number in paths:
+        (tree / f"folder/file {number}").write_bytes(tagged(number, 2048 * number + 1000))
+    image = tmp_path / "image"
+    run_tool("xorriso", "-as", "mkisofs", "-quiet", "-hfsplus", "-o", image, tree)
+    index = map_of(image)
+    (area,) = (area for area in index.areas if area.type_name is not None)
+    assert (area.type_name, area.is_dirty) == ("HFS+", False)
+    assert "free space of HFS+ isn't told from metadata" in area.notes
+    sectors = tagged_sectors(image)
+    owners = files_by_sector(index, iter(sectors))
+    inside = [at for at in sectors if area.start <= at < area.start + area.length]
+    assert {sectors[at] for at in inside} == set(paths)
+    assert all(owners[at] == [paths[sectors[at]]] for at in inside)

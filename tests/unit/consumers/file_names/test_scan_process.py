@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from file_images import make_ext, make_tree, need
+from nbd_servers import Nbdkit, skip_without
 
 from mirrorlog.consumers.file_names.owners import OwnerKind
 from mirrorlog.consumers.file_names.scan_process import ScanLimits, index_of
@@ -69,3 +70,27 @@ def test_the_process_answers_for_an_image_and_says_what_cant_be_opened(tmp_path:
     assert image.read_bytes() == before
     with pytest.raises(DeviceFailed, match="No such file"):
         index_of(str(tmp_path / "missing"))
+
+
+def test_an_nbd_export_is_read_and_xfs_on_it_is_said_not_to_be(tmp_path: Path) -> None:
+    need("mke2fs")
+    server = Nbdkit(tmp_path, "--readonly")
+    skip_without(server)
+    tree = tmp_path / "tree"
+    make_tree(tree, seed=1, files=3)
+    make_ext(server.image, tree, "-t", "ext4")
+    server.start()
+    try:
+        index = index_of(server.uri)
+        assert len(index.extents_of(b"/etc/shadow")[0]) == 1
+        assert index.size_bytes == server.image.stat().st_size
+    finally:
+        server.stop()
+    with server.image.open("r+b") as file:
+        file.write(b"XFSB".ljust(1 << 16, b"\0"))
+    server.start()
+    try:
+        (area,) = index_of(server.uri).areas
+        assert "XFS in a partition or on an NBD export" in area.notes[0]
+    finally:
+        server.stop()
