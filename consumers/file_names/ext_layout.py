@@ -32,6 +32,8 @@ _RO_BIGALLOC: Final = 0x200
 _GROUP_NO_INODES: Final = 0x1
 _GROUP_NO_BLOCKS: Final = 0x2
 _STATE_CLEAN: Final = 0x1
+HOLDS_ATTRIBUTE: Final = 0x200000
+"""The flag of an inode that holds a large attribute of a file (ea_inode)."""
 ENCRYPTED: Final = 0x800
 """The flag of an inode whose content, or names in it, are encrypted."""
 
@@ -42,7 +44,10 @@ class ExtUnsupported(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtSuperblock:
-    """What the superblock says of the layout. Numbers of blocks, except sizes in bytes."""
+    """What the superblock says of the layout. Numbers of blocks, except sizes in bytes.
+
+    system_inodes: of quotas of projects, and of the list of orphans. No folder names them.
+    """
 
     inodes: int
     blocks: int
@@ -61,6 +66,7 @@ class ExtSuperblock:
     ro_compat: int
     is_clean: bool
     journal_inode: int
+    system_inodes: frozenset[int]
     mmp_block: int
 
     @property
@@ -127,6 +133,7 @@ def read_superblock(read: ReadAt) -> ExtSuperblock | None:
         ro_compat=_number(data, 0x64, "I"),
         is_clean=bool(_number(data, 0x3A, "H") & _STATE_CLEAN) and not incompat & _INCOMPAT_RECOVER,
         journal_inode=_number(data, 0xE0, "I"),
+        system_inodes=frozenset({_number(data, 0x26C, "I"), _number(data, 0x280, "I")}) - {0},
         mmp_block=_number(data, 0x168, "Q"),
     )
     _check(superblock)

@@ -8,6 +8,7 @@ import numpy as np
 
 from mirrorlog.consumers.file_names.ext_layout import (
     ENCRYPTED,
+    HOLDS_ATTRIBUTE,
     SUPERBLOCK_AT,
     ExtSuperblock,
     ReadAt,
@@ -55,9 +56,9 @@ def map_ext(superblock: ExtSuperblock, fs: Any, read: ReadAt, area: AreaMap, bar
     walk.run()
     named = frozenset(walk.seen)
     for group in columns:
-        for inode in group.inodes.tolist():
+        for inode, flags in zip(group.inodes.tolist(), group.flags.tolist(), strict=True):
             if inode not in walk.seen:
-                _claim_nameless(superblock, walk, inode)
+                _claim_nameless(superblock, walk, inode, flags)
         _claim_attributes(area, group.inodes, group.attribute_blocks, size)
         for run in unwritten_runs(group, read, size):
             kind = OwnerKind.FILE if run.inode in named else OwnerKind.UNNAMED
@@ -117,6 +118,8 @@ def _claim_inode_tables(superblock: ExtSuperblock, area: AreaMap, tables: Any) -
     size = superblock.block_bytes
     length = superblock.group_inodes * superblock.inode_bytes
     for group, block in enumerate(tables.tolist()):
+        if not 0 <= block < superblock.blocks:  # a damaged descriptor
+            continue
         first = group * superblock.group_inodes + 1
         owner = Owner(
             kind=OwnerKind.INODES,
@@ -127,8 +130,8 @@ def _claim_inode_tables(superblock: ExtSuperblock, area: AreaMap, tables: Any) -
         area.claim(Tier.USED, block * size, -(-length // size) * size, area.owner(owner))
 
 
-def _claim_nameless(superblock: ExtSuperblock, walk: TskWalk, inode: int) -> None:
-    """Claim an inode in use that no folder names: reserved, or deleted while it is open."""
+def _claim_nameless(superblock: ExtSuperblock, walk: TskWalk, inode: int, flags: int) -> None:
+    """Claim an inode in use that no folder names: the system's, or deleted while it is open."""
     area = walk.area
     before = len(area.builder.owners.owners)
     walk.claim_inode(inode)
@@ -139,8 +142,10 @@ def _claim_nameless(superblock: ExtSuperblock, walk: TskWalk, inode: int) -> Non
             continue
         if inode == _RESIZE_INODE:
             kind, detail = OwnerKind.RESERVED, ""
-        elif inode < superblock.first_file_inode:
+        elif inode < superblock.first_file_inode or inode in superblock.system_inodes:
             kind, detail = OwnerKind.METADATA, f"inode {inode}"
+        elif flags & HOLDS_ATTRIBUTE:
+            kind, detail = OwnerKind.ATTRIBUTES, f"inode {inode}"
         else:
             kind, detail = OwnerKind.UNNAMED, ""
         owners[number] = Owner(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from typing import Any, Final, Protocol
 
@@ -17,7 +17,12 @@ from mirrorlog.consumers.file_names.name_table import is_exact, shown_name, sort
 from mirrorlog.consumers.file_names.owners import NAMED, OwnerKind
 from mirrorlog.history.batches import HistoryBatch
 
+MORE: Final = "more"
+"""The label of what isn't listed, because too many files have a part of the row's extent."""
 _MOST_IN_A_CELL: Final = 3
+_MOST_IN_A_ROW: Final = 1_000
+_MAX_BYTE: Final = 1 << 62
+"""No device has so many bytes. A command that names more is refused, and its row is kept."""
 
 
 class RowText(Protocol):
@@ -93,7 +98,8 @@ class ExtentFiles:
         has_extent = length.values > 0
         if offset.known is not None:
             has_extent = has_extent & offset.known
-        rows = np.flatnonzero(has_extent)
+        is_sane = (offset.values < _MAX_BYTE) & (length.values < _MAX_BYTE)
+        rows = np.flatnonzero(has_extent & is_sane)
         starts = offset.values[rows].astype(np.int64)
         lengths = length.values[rows].astype(np.int64)
         most = int((starts + lengths).max()) if len(rows) else 0
@@ -102,21 +108,32 @@ class ExtentFiles:
         shares: list[list[FileShare] | None] = [None] * batch.rows
         for row, share in self._shares(index, pieces):
             row_number = int(rows[row])
-            already = shares[row_number]
-            if already is None:
-                shares[row_number] = [share]
-            else:
-                already.append(share)
+            its = shares[row_number]
+            if its is None:
+                its = shares[row_number] = []
+            _add(its, share)
+        for row in np.flatnonzero(has_extent & ~is_sane).tolist():  # the node refused it
+            nowhere = FileShare(OwnerKind.NOT_THERE, (), None, None, None, "", 0)
+            shares[row] = [replace(nowhere, length=int(length.values[row]))]
         return shares
 
-    def _shares(self, index: FileIndex, pieces: Pieces) -> list[tuple[int, FileShare]]:
+    def _shares(self, index: FileIndex, pieces: Pieces) -> Iterator[tuple[int, FileShare]]:
+        """Yield the row and the share of each piece, in order.
+
+        A row may be marked dirty as a whole volume. What is behind its first pieces is one share.
+        """
+        counts = np.bincount(pieces.rows)
+        place = np.arange(len(pieces.rows)) - np.repeat(np.cumsum(counts) - counts, counts)
+        is_listed = place < _MOST_IN_A_ROW
         columns = (pieces.rows, pieces.starts, pieces.lengths, pieces.owners)
-        return [
-            (row, self._share(index, start=start, length=length, number=number))
-            for row, start, length, number in zip(
-                *(column.tolist() for column in columns), strict=True
-            )
-        ]
+        listed = (column[is_listed].tolist() for column in columns)
+        for row, start, length, number in zip(*listed, strict=True):
+            yield row, self._share(index, start=start, length=length, number=number)
+        rest = np.zeros(len(counts), np.int64)
+        np.add.at(rest, pieces.rows[~is_listed], pieces.lengths[~is_listed])
+        for row in np.flatnonzero(rest).tolist():
+            detail = f"{counts[row] - _MOST_IN_A_ROW} more ranges"
+            yield row, FileShare(MORE, (), None, None, None, detail, int(rest[row]))
 
     def _share(self, index: FileIndex, *, start: int, length: int, number: int) -> FileShare:
         is_last = index is not self.index and number == len(index.all_owners) - 1
@@ -145,6 +162,15 @@ class ExtentFiles:
             known.detail,
             length,
         )
+
+
+def _add(shares: list[FileShare], share: FileShare) -> None:
+    """Add a share behind those of its row. Neighbours of one file become one."""
+    last = shares[-1] if shares else None
+    if last is not None and replace(last, length=share.length) == share:
+        shares[-1] = replace(last, length=last.length + share.length)
+    else:
+        shares.append(share)
 
 
 @dataclass(frozen=True)

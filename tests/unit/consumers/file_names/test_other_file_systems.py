@@ -235,36 +235,6 @@ def test_noise_and_nothing_are_no_file_systems(tmp_path: Path) -> None:
         assert said in index.all_owners[0].detail
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_damaged_file_system_gives_a_map_or_an_error(seed: int, tmp_path: Path) -> None:
-    """Each byte of a map still has an owner, whatever the bytes of the file system say.
-
-    Only bytes of names, sizes and addresses are damaged, with values that mkfs writes, too.
-    """
-    need("mke2fs")
-    make_tree(tmp_path / "tree", seed=seed, files=10)
-    options = ("-t", "ext4", "-b", "1024", "-O", "^metadata_csum")
-    image = make_ext(tmp_path / "image", tmp_path / "tree", *options, size_bytes=12 * MIB)
-    chance, data = random.Random(seed), bytearray(image.read_bytes())
-    index = map_of(image)
-    tables = [
-        range(int(start), int(end))
-        for start, end, number in zip(
-            index.edges, index.edges[1:], index.owner_numbers.tolist(), strict=False
-        )
-        if index.owners(number)[0].kind
-        in (OwnerKind.INODES, OwnerKind.DIRECTORY, OwnerKind.FILE_MAP, OwnerKind.BLOCK_BITMAP)
-    ]
-    for _ in range(60):
-        one, other = (chance.choice(chance.choice(tables)) // 4 * 4 for _ in range(2))
-        data[one : one + 4] = data[other : other + 4]
-    image.write_bytes(data)
-    damaged = map_of(image)
-    assert damaged.size_bytes == 12 * MIB
-    pieces = damaged.pieces(damaged.edges[:-1], np.diff(damaged.edges))
-    assert int(pieces.lengths.sum()) == 12 * MIB
-
-
 def test_hfs_plus_in_an_apple_partition(tmp_path: Path) -> None:
     need("xorriso")
     tree = tmp_path / "tree"
