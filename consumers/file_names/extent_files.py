@@ -199,8 +199,12 @@ class TextWithFiles:
         ends = _json_ends(shares) if self.name == "json" else _table_ends(shares)
         drop = 1 if self.name == "json" else 0  # the closing brace
         lines = self._lines(batch)
+        if self.name == "table":  # the new column begins where its title does, or behind a note
+            width = len(self.text.header().rstrip("\n"))
+            lines = [line.ljust(width) for line in lines]
         return "".join(
-            f"{line[: len(line) - drop]}{end}\n" for line, end in zip(lines, ends, strict=True)
+            f"{line[: len(line) - drop]}{end}".rstrip() + "\n"
+            for line, end in zip(lines, ends, strict=True)
         )
 
     def _lines(self, batch: HistoryBatch) -> list[str]:

@@ -20,14 +20,18 @@ def mapping_title(address: str, index: FileIndex) -> str:
     )
 
 
-def mapping_notes(index: FileIndex, volume: Volume) -> Iterator[str]:
-    """Yield what a reader of names has to know of an index, for a volume."""
+def mapping_notes(index: FileIndex, volume: Volume, *, by_blocks: bool) -> Iterator[str]:
+    """Yield what a reader of names has to know of an index, for a volume.
+
+    by_blocks: the names are those of blocks of the log, and not of bytes.
+    """
     for area in index.areas:
         place = f"partition {area.number}: " if area.number else ""
         for note in area.notes:
             yield place + note
         misplaced = area.start % volume.block_size
-        if area.block_bytes and (area.block_bytes % volume.block_size or misplaced):
+        is_finer = area.block_bytes > 0 and (area.block_bytes % volume.block_size or misplaced)
+        if by_blocks and is_finer:
             yield (
                 f"{place}the log counts in blocks of {format_size(volume.block_size)}, the file "
                 f"system in {format_size(area.block_bytes)}: a file is named if it shares one of "
@@ -40,7 +44,9 @@ def mapping_notes(index: FileIndex, volume: Volume) -> Iterator[str]:
         )
 
 
-def mapping_as_json(address: str, index: FileIndex, volume: Volume) -> dict[str, Any]:
+def mapping_as_json(
+    address: str, index: FileIndex, volume: Volume, *, by_blocks: bool
+) -> dict[str, Any]:
     """Return the same for programs."""
     return {
         "read_from": address,
@@ -57,5 +63,5 @@ def mapping_as_json(address: str, index: FileIndex, volume: Volume) -> dict[str,
             }
             for area in index.areas
         ],
-        "notes": list(mapping_notes(index, volume)),
+        "notes": list(mapping_notes(index, volume, by_blocks=by_blocks)),
     }

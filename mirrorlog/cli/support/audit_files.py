@@ -51,9 +51,9 @@ def read_names(call: Invocation, name: str, source: NameSource, path: str | None
     """
     volume = find_volume(call.settings, name)
     address, index = read_index(call.settings, volume, source)
-    for note in (mapping_title(address, index), *mapping_notes(index, volume)):
+    for note in (mapping_title(address, index), *mapping_notes(index, volume, by_blocks=False)):
         call.output.print_note(note)
-    call.output.print_message("mapping", mapping_as_json(address, index, volume))
+    call.output.print_message("mapping", mapping_as_json(address, index, volume, by_blocks=False))
     if path is None:
         return NamedBytes(index, None)
     return NamedBytes(index, _bytes_of(call, volume, address, index, os.fsencode(path)))

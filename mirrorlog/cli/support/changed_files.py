@@ -41,7 +41,7 @@ def files_pieces(
     """
     address, index = read_index(call.settings, blocks.volume, source)
     answer = changed_files(blocks, index)
-    notes = [mapping_title(address, index), *mapping_notes(index, blocks.volume)]
+    notes = [mapping_title(address, index), *mapping_notes(index, blocks.volume, by_blocks=True)]
     if output_format == "table":
         yield from _table(call, answer, notes)
         return
@@ -52,7 +52,7 @@ def files_pieces(
     elif fields is None:
         yield json.dumps(files_as_json(answer)) + "\n"
     else:
-        mapping = mapping_as_json(address, index, blocks.volume)
+        mapping = mapping_as_json(address, index, blocks.volume, by_blocks=True)
         whole = {**fields, "mapping": mapping, "files": files_as_json(answer)}
         yield json.dumps(whole) + "\n"
 

@@ -130,6 +130,7 @@ def test_the_table_and_csv_have_a_column_of_files(starts: dict[str, int]) -> Non
     _, out, _ = run_main(["audit", "vol1", "--files"])
     header, *table = out.splitlines()
     assert header.endswith("FILES")
+    assert table[0].index("[journal]") == header.index("FILES")
     assert [line.rsplit("  ", 1)[1] for line in table if " barrier " not in line] == [
         "[journal]",
         "/etc/passwd",

@@ -100,7 +100,7 @@ def test_rows_name_files_and_say_what_is_in_none() -> None:
     ]
     assert answer.files[0].bytes_zeroed == BLOCK
     assert {row.partition for row in answer.files} == {2}
-    notes = list(mapping_notes(small_index(), VOLUME))
+    notes = list(mapping_notes(small_index(), VOLUME, by_blocks=True))
     assert notes[0] == "partition 2: a note"
     assert "in blocks of 4.0 KiB, the file system in 1.0 KiB" in notes[1]
 
@@ -109,7 +109,7 @@ def test_a_device_that_is_too_small_is_said() -> None:
     answer = answer_for({20}, set(), small_index(9 * BLOCK))
     assert [row.label for row in answer.files] == ["not on the device that was read"]
     assert answer.files[0].partition is None
-    *_, note = mapping_notes(small_index(9 * BLOCK), VOLUME)
+    *_, note = mapping_notes(small_index(9 * BLOCK), VOLUME, by_blocks=True)
     assert "the device that was read has 36864 bytes" in note
 
 
@@ -124,7 +124,8 @@ def test_names_survive_json_and_csv() -> None:
     rows = list(csv.DictReader(io.StringIO("".join(files_as_csv(answer)))))
     assert [row["file"] for row in rows] == ["", "/etc/shadow", "", "/etc/new\nline"]
     assert [int(row["bytes"]) for row in rows] == [4096, 4096, 3072, 1024]
-    mapping = mapping_as_json("file:///image", small_index(), VOLUME)
+    mapping = mapping_as_json("file:///image", small_index(), VOLUME, by_blocks=False)
+    assert mapping["notes"] == ["partition 2: a note"]
     assert mapping["read_at"] == "1970-01-01T00:00:02.000000Z"
     assert table_row(answer.files[3])[2] == "2:/etc/new\nline (also /not\\xffutf8)"
 
