@@ -13,7 +13,14 @@ import numpy as np
 import numpy.typing as npt
 
 from mirrorlog.consumers.file_names.name_table import NameTable
-from mirrorlog.consumers.file_names.owners import NAMED, Area, Owner, OwnerKind, OwnerTable
+from mirrorlog.consumers.file_names.owners import (
+    IGNORE_CASE,
+    NAMED,
+    Area,
+    Owner,
+    OwnerKind,
+    OwnerTable,
+)
 
 Int64s = npt.NDArray[np.int64]
 
@@ -160,9 +167,16 @@ class FileIndex:
         return entries[:, 0].copy(), entries[:, 1].copy()
 
     def inodes_of(self, path: bytes) -> set[tuple[int, int]]:
-        """Return (area, inode) of the files with a path, in every file system of the volume."""
+        """Return (area, inode) of the files with a path, in every file system of the volume.
+
+        File systems of Windows ignore case, where no file has the path exactly as it is written.
+        """
         if path.strip(b"/"):
-            return self.names.inodes_of(path)
+            return self.names.inodes_of(path) or {
+                (area, inode)
+                for area, inode in self.names.inodes_of(path, ignores_case=True)
+                if self.areas[area].type_name in IGNORE_CASE
+            }
         return {
             (place, area.root_inode)
             for place, area in enumerate(self.areas)

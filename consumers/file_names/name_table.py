@@ -75,13 +75,17 @@ class NameTable:
         first, end = (int(np.searchsorted(inodes, inode, side)) for side in ("left", "right"))
         return [self.path(int(row)) for row in order[first:end]]
 
-    def inodes_of(self, path: bytes) -> set[tuple[int, int]]:
-        """Return (area, inode) of the files with a path, exactly as it is written."""
-        parts = [part for part in path.split(b"/") if part]
+    def inodes_of(self, path: bytes, *, ignores_case: bool = False) -> set[tuple[int, int]]:
+        """Return (area, inode) of the files with a path.
+
+        ignores_case: letters of both cases are equal. Otherwise bytes are compared.
+        """
+        change = _folded if ignores_case else bytes
         rows: Sequence[int] = [ROOT]
-        for part in parts:
+        for part in filter(None, path.split(b"/")):
+            wanted = change(part)
             children = np.flatnonzero(np.isin(self.parents, np.array(rows, np.int64)))
-            rows = [int(row) for row in children if self.name(int(row)) == part]
+            rows = [int(row) for row in children if change(self.name(int(row))) == wanted]
         return {(int(self.areas[row]), int(self.inodes[row])) for row in rows if row != ROOT}
 
     @cached_property
@@ -93,6 +97,10 @@ class NameTable:
             order = rows[np.argsort(self.inodes[rows], kind="stable")]
             parts[area] = order, self.inodes[order]
         return parts
+
+
+def _folded(name: bytes) -> bytes:
+    return name.decode("utf-8", "surrogateescape").casefold().encode("utf-8", "surrogateescape")
 
 
 @dataclass

@@ -54,6 +54,9 @@ NAMED: Final = frozenset(
 )
 """The kinds whose owner is looked up by its inode, and may have names."""
 
+IGNORE_CASE: Final = frozenset({"NTFS", "FAT12", "FAT16", "FAT32", "exFAT"})
+"""The file systems in which a path means the same in both cases of its letters."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Area:

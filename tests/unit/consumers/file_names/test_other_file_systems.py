@@ -102,6 +102,7 @@ def test_ntfs(tmp_path: Path) -> None:
     assert record.startswith(b"FILE")
     assert tagged(1, 100) in record
     assert len(index.extents_of(b"/$Bitmap")[0]) == 1
+    assert index.inodes_of(b"/FILE 2") == index.inodes_of(paths[2]) != set()
     assert (index.areas[0].type_name, index.areas[0].is_dirty) == ("NTFS", False)
     assert OwnerKind.JOURNAL in {owner.kind for owner in index.all_owners}
 
