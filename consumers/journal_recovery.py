@@ -72,7 +72,7 @@ def recover_journals(site: str, ports: RecoveryPorts) -> dict[str, int]:
         max_bytes=0,
         save=save,
         draw_id=ports.draw_id,
-        tasks=ports.task_runner,
+        tasks_for=lambda _: ports.task_runner,
         on_apply=lambda _: None,
     )
     moved = dict[str, int]()

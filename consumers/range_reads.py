@@ -17,7 +17,8 @@ from mirrorlog.ports.devices import BlockDevice, CopyTarget, Data, ReadsRanges, 
 _PAGE_BYTES: Final = 4096
 _HUGE_PAGE_BYTES: Final = 2 << 20
 """The size of a huge page where a page has 4 KiB. Elsewhere it is merely an alignment."""
-_KEPT_PIECES: Final = 8
+_KEPT_PIECES: Final = 16
+"""As many as there are batches under way to or from another machine."""
 _MADVISE_HUGE: Final = getattr(mmap, "MADV_HUGEPAGE", None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from logs import Log
 from notation import command, volume
@@ -31,10 +32,14 @@ MARKS = PrimaryMarkFiles(Path("/nonexistent"))
 
 
 class FileSiteRig:
-    """One volume, whose primary and secondary are files, and a site that is started at will."""
+    """One volume, whose primary and secondary are files, and a site that is started at will.
+
+    more_ports: of the site that is started next.
+    """
 
     def __init__(self, folder: Path, settings: Settings = SETTINGS, **described: object) -> None:
         self.settings = settings
+        self.more_ports: dict[str, Any] = {}
         self.journals: JournalFolder | None = None
         self.primary, self.folder = folder / "primary", folder / "site"
         self.secondary = self.folder / "v.img"
@@ -65,6 +70,7 @@ class FileSiteRig:
             clock=self.clock,
             journals=self.journals or NoJournals(),
             held_for_drills=DrillHolds(self.folder).look,
+            **self.more_ports,
         )
         self.site = Site(name, ports, self.settings)
         return self.site

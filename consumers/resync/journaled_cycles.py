@@ -38,6 +38,7 @@ from mirrorlog.consumers.resync.staging_step import (
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.consumers.state.state_files import encode_state
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.folders import StateFile
 from mirrorlog.ports.task_runner import TaskRunner
 
@@ -73,6 +74,7 @@ class CycleJournals:
     max_bytes: the bound of each journal. 0: no cycle is staged, but what an earlier process sealed
         is applied.
     save: saves states with the identity that each secondary has at that moment.
+    tasks_for: returns what writes a journal to a secondary.
     """
 
     def __init__(
@@ -84,12 +86,12 @@ class CycleJournals:
         max_bytes: int,
         save: SaveStates,
         draw_id: Callable[[], str],
-        tasks: TaskRunner,
+        tasks_for: Callable[[BlockDevice], TaskRunner],
         on_apply: OnApply,
     ) -> None:
         self._site, self._store, self._meetings = site, store, meetings
         self._max_bytes, self._save, self._draw_id = max_bytes, save, draw_id
-        self._tasks, self._on_apply = tasks, on_apply
+        self._tasks_for, self._on_apply = tasks_for, on_apply
         self._open: dict[str, _OpenJournal] = {}
         self._told: dict[str, str] = {}
         self.left: Final = LeftJournals(site, store, self._open)
@@ -274,7 +276,7 @@ class CycleJournals:
                 cycle.journal,
                 cycle.file,
                 device,
-                self._tasks,
+                self._tasks_for(device),
                 lambda: self._on_apply(cycle.secondary),
                 has_whole_pages=has_whole_pages(cycle.secondary.volume),
             )

@@ -104,7 +104,7 @@ class SiteCycles:
             max_bytes=settings.site_journal_bytes if settings.site_consistency == "crash" else 0,
             save=self._parts.save,
             draw_id=ports.draw_id,
-            tasks=ports.task_runner,
+            tasks_for=ports.tasks_for,
             on_apply=on_apply,
         )
 

@@ -16,6 +16,7 @@ from mirrorlog.consumers.resync.state_changes import OnChange
 from mirrorlog.consumers.state.pauses import Pauses
 from mirrorlog.consumers.state.secondary_state import SecondaryStateStore
 from mirrorlog.ports.clock import Clock
+from mirrorlog.ports.devices import BlockDevice, is_remote
 from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
 from mirrorlog.ports.task_runner import OneAtATime, TaskRunner
 from mirrorlog.ports.tracing import Tracer
@@ -74,3 +75,7 @@ class SitePorts:
     tracer: Tracer | None = None
     share: PartitionShare = field(default_factory=WholeSite)
     worker_count: Callable[[], int] = lambda: 1
+
+    def tasks_for(self, device: BlockDevice) -> TaskRunner:
+        """Return what writes to a device: more at once if that is on another machine."""
+        return (self.remote_task_runner if is_remote(device) else None) or self.task_runner

@@ -10,6 +10,7 @@
  * ml_store_new(). `about-hold` is the description of a hold (snapshot_exports.h).
  */
 #define _GNU_SOURCE
+#include <errno.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -198,13 +199,6 @@ tracked_can_write (nbdkit_next *next, void *handle)
   return snapshot_of (handle) ? 0 : next->can_write (next);
 }
 
-/* What the primary has allocated says nothing of a snapshot: all of that counts as data. */
-static int
-tracked_can_extents (nbdkit_next *next, void *handle)
-{
-  return snapshot_of (handle) ? 0 : next->can_extents (next);
-}
-
 /* A snapshot has nothing to flush; a flush of a hold releases it. */
 static int
 tracked_can_flush (nbdkit_next *next, void *handle)
@@ -362,6 +356,46 @@ tracked_pread (nbdkit_next *next, void *handle, void *buf, uint32_t count, uint6
   return *err ? -1 : 0;
 }
 
+/* Add [offset, offset + length) to the extents, if it has a byte. */
+static int
+add_extent (struct nbdkit_extents *extents, uint64_t offset, uint64_t length, uint32_t type)
+{
+  return length ? nbdkit_add_extent (extents, offset, length, type) : 0;
+}
+
+/* What the primary says is zeros was so at the snapshot, too, up to the first block that was
+ * changed since. The rest counts as data.
+ */
+static int
+tracked_extents (nbdkit_next *next, void *handle, uint32_t count, uint64_t offset, uint32_t flags,
+                 struct nbdkit_extents *extents, int *err)
+{
+  struct ml_snapshot *snapshot = snapshot_of (handle);
+  struct nbdkit_extents *below;
+  int failed;
+
+  if (!snapshot)
+    return next->extents (next, count, offset, flags, extents, err);
+  below = nbdkit_extents_new (offset, offset + count);
+  if (!below) {
+    *err = errno;
+    return -1;
+  }
+  failed = next->extents (next, count, offset, flags, below, err);
+  for (size_t i = 0; !failed && i < nbdkit_extents_count (below); i++) {
+    struct nbdkit_extent one = nbdkit_get_extent (below, i);
+    uint64_t same = one.type & NBDKIT_EXTENT_ZERO
+                    ? ml_snapshot_unchanged (snapshot, one.offset, one.length) : 0;
+    if (add_extent (extents, one.offset, same, one.type)
+        || add_extent (extents, one.offset + same, one.length - same, 0)) {
+      *err = errno;
+      failed = -1;
+    }
+  }
+  nbdkit_extents_free (below);
+  return failed;
+}
+
 static int
 tracked_pwrite (nbdkit_next *next, void *handle, const void *buf, uint32_t count, uint64_t offset,
                 uint32_t flags, int *err)
@@ -432,10 +466,10 @@ static struct nbdkit_filter filter = {
   .export_description = tracked_export_description,
   .get_size = tracked_get_size,
   .can_write = tracked_can_write,
-  .can_extents = tracked_can_extents,
   .can_flush = tracked_can_flush,
   .can_fua = tracked_can_fua,
   .can_trim = tracked_can_trim,
+  .extents = tracked_extents,
   .pread = tracked_pread,
   .pwrite = tracked_pwrite,
   .zero = tracked_zero,

@@ -353,3 +353,9 @@ ml_snapshot_read (struct ml_snapshot *snapshot, uint64_t offset, uint64_t length
 {
   return ml_store_read (store, snapshot->number, offset, length, buf);
 }
+
+uint64_t
+ml_snapshot_unchanged (struct ml_snapshot *snapshot, uint64_t offset, uint64_t length)
+{
+  return ml_store_unchanged (store, snapshot->number, offset, length);
+}

@@ -48,4 +48,7 @@ const char *ml_snapshot_description (const struct ml_snapshot *snapshot);
 /* Call ml_store_read() for it. */
 int ml_snapshot_read (struct ml_snapshot *snapshot, uint64_t offset, uint64_t length, void *buf);
 
+/* Call ml_store_unchanged() for it. */
+uint64_t ml_snapshot_unchanged (struct ml_snapshot *snapshot, uint64_t offset, uint64_t length);
+
 #endif

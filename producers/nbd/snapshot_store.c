@@ -398,6 +398,24 @@ ml_store_read (struct ml_store *store, int snapshot, uint64_t offset, uint64_t l
   return code ? code : ml_store_broken (store, snapshot);
 }
 
+uint64_t
+ml_store_unchanged (struct ml_store *store, int snapshot, uint64_t offset, uint64_t length)
+{
+  const struct snapshot *of = &store->snapshots[snapshot];
+  uint64_t first = offset / ML_KEPT_BYTES, end;
+
+  if (!length)
+    return 0;
+  end = (offset + length - 1) / ML_KEPT_BYTES + 1;
+  pthread_mutex_lock (&store->lock);
+  end = of->broken ? first : first_kept (of, first, end);
+  pthread_mutex_unlock (&store->lock);
+  if (end == first)
+    return 0;
+  end *= ML_KEPT_BYTES;
+  return end - offset < length ? end - offset : length;
+}
+
 int
 ml_store_broken (struct ml_store *store, int snapshot)
 {

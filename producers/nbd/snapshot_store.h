@@ -64,6 +64,13 @@ void ml_store_keep (struct ml_store *store, uint64_t offset, uint64_t length,
 int ml_store_read (struct ml_store *store, int snapshot, uint64_t offset, uint64_t length,
                    void *buf);
 
+/* Return how many of the `length` bytes from `offset` on no write has changed since the snapshot, or
+ * is about to change. If the primary said before the call that they are zeros, then they are zeros
+ * in the snapshot. 0 if it is broken.
+ */
+uint64_t ml_store_unchanged (struct ml_store *store, int snapshot, uint64_t offset,
+                             uint64_t length);
+
 /* Return 0, or the errno with which the snapshot is broken. */
 int ml_store_broken (struct ml_store *store, int snapshot);
 

@@ -37,6 +37,27 @@ find (const struct snapshot *snapshot, uint64_t unit)
   }
 }
 
+/* Return the first unit in [first, end) that the snapshot keeps, or that a writer is about to keep;
+ * `end` if there is none. It looks at each unit, or at the whole table if that is smaller.
+ */
+static uint64_t
+first_kept (const struct snapshot *snapshot, uint64_t first, uint64_t end)
+{
+  if (!snapshot->count)
+    return end;
+  if (end - first > snapshot->size) {
+    for (uint64_t i = 0; i < snapshot->size; i++) {
+      const struct entry *entry = &snapshot->entries[i];
+      if (entry->state != FREE && entry->unit >= first && entry->unit < end)
+        end = entry->unit;
+    }
+    return end;
+  }
+  while (first < end && find (snapshot, first)->state == FREE)
+    first++;
+  return first;
+}
+
 /* Make room for `more` entries. Return 0, or -1 if there is no memory. */
 static int
 grow (struct snapshot *snapshot, uint64_t more)

@@ -44,6 +44,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
     loaded = ctypes.CDLL(str(path))
     loaded.ml_store_new.restype = ctypes.c_void_p
     loaded.ml_store_used.restype = ctypes.c_uint64
+    loaded.ml_store_unchanged.restype = ctypes.c_uint64
     return loaded
 
 
@@ -143,6 +144,17 @@ class World:
         else:
             assert number not in self.broken, "a broken snapshot reads again"
             assert data == self.images[number][offset : offset + length]
+        same = self.unchanged(number, where)
+        assert self.primary[offset : offset + same] == self.images[number][offset : offset + same]
+        assert not (same and data is None), "a broken snapshot claims something"
+
+    def unchanged(self, number: int, where: Range) -> int:
+        """Return how many bytes from the range's start on haven't changed since the snapshot."""
+        offset, length = where
+        count = self.library.ml_store_unchanged(
+            self.store, number, ctypes.c_uint64(offset), ctypes.c_uint64(length)
+        )
+        return int(count)
 
 
 @contextmanager
@@ -242,3 +254,17 @@ def test_without_a_snapshot_nothing_is_kept(library: Any, tmp_path: Path) -> Non
         assert world.used == 0
         world.write((0, 1))
         assert world.read(number, (0, UNIT)) is None
+
+
+@pytest.mark.parametrize("length", [SIZE, 1000 * UNIT])
+def test_what_no_write_has_changed_is_known(library: Any, length: int) -> None:
+    """1,000 units are more than the table has: it is looked at entry by entry."""
+    with world_of(library, memory_units=8, file_units=0) as world:
+        number = world.take()
+        assert world.unchanged(number, (100, length)) == length
+        for block, end in ((9, 9), (7, 7), (10, 7), (3, 3)):
+            world.write((block * UNIT + 1, 1))
+            assert world.unchanged(number, (100, length)) == end * UNIT - 100
+            assert world.unchanged(number, (end * UNIT, length)) == 0
+        assert world.unchanged(number, (4 * UNIT, length)) == 3 * UNIT
+        assert world.unchanged(number, (4 * UNIT, UNIT + 1)) == UNIT + 1

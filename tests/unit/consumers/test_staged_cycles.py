@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from file_sites import BLOCK, FileSiteRig
 
+from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.consumers import wiring, worker_wiring
 from mirrorlog.consumers.failover.held_secondary import hold_secondary
 from mirrorlog.consumers.journal import journal_folder
@@ -22,6 +24,7 @@ from mirrorlog.consumers.workers.folder_locks import FolderLocks
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.errors import DeviceFailed, KafkaFailed
+from mirrorlog.ports.task_runner import OneAtATime
 from mirrorlog.settings import Settings
 
 CRASH = Settings(site_consistency="crash", site_journal_bytes=1 << 20)
@@ -93,6 +96,27 @@ def test_a_cycle_that_does_not_fit_is_applied_in_place_and_says_so(tmp_path: Pat
     assert rig.is_equal()
     assert rig.site.progress(secondary).reason is None
     rig.stop()
+
+
+@pytest.mark.parametrize("is_far", [False, True])
+def test_more_of_a_journal_is_written_at_once_to_another_machine(
+    rig: FileSiteRig, monkeypatch: pytest.MonkeyPatch, is_far: bool
+) -> None:
+    used = list[object]()
+
+    def noting(*arguments: Any, **options: Any) -> None:
+        used.append(arguments[3])
+        apply_journal(*arguments, **options)
+
+    monkeypatch.setattr(journaled_cycles, "apply_journal", noting)
+    monkeypatch.setattr(FileDevice, "is_remote", is_far, raising=False)
+    local, remote = OneAtATime(), OneAtATime()
+    rig.more_ports = {"task_runner": local, "remote_task_runner": remote}
+    rig.start()
+    rig.write(4)
+    rig.settle()
+    assert rig.is_equal()
+    assert used == [remote if is_far else local]
 
 
 def test_a_full_disk_of_journals_stops_nobody(
