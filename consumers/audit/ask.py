@@ -21,6 +21,7 @@ from mirrorlog.consumers.audit.audit_range import (
 )
 from mirrorlog.consumers.audit.question import AuditQuestion, RowFilter
 from mirrorlog.consumers.audit.statuses import StatusJoin
+from mirrorlog.consumers.audit.writes_not_kept import WritesNotKept, writes_not_kept
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.history.archive_history import ArchiveHistory, JoinedHistory
@@ -45,16 +46,24 @@ class AuditAnswer:
     _source: HistorySource = field(repr=False)
     _filter: RowFilter = field(repr=False)
     _statuses: StatusJoin = field(repr=False)
+    _lost: Callable[[], WritesNotKept | None] = field(repr=False)
 
-    def batches(self) -> Iterator[HistoryBatch]:
+    def writes_not_kept(self) -> WritesNotKept | None:
+        """Return how many writes of the volume the missing positions held; None: nobody knows."""
+        return self._lost()
+
+    def batches(self, *, with_status: bool = True) -> Iterator[HistoryBatch]:
         """Yield the rows in order, in batches of bounded size.
+
+        with_status: False leaves the status of every row null, and reads no statuses.
 
         A batch may be empty: its `through` says how far the reading came. Raise OutOfRetention if
         retention takes what isn't read yet, and KafkaFailed.
         """
         for part in self.span.kept:
             for batch in self._source.batches(self.volume, after=part.after, through=part.through):
-                yield self._statuses.add_to(self._filter.chosen(batch))
+                chosen = self._filter.chosen(batch)
+                yield self._statuses.add_to(chosen) if with_status else chosen
 
 
 def audit(
@@ -133,7 +142,14 @@ def answer_question(
     if not question.partial:
         check_whole(span, volume)
     statuses = StatusJoin(_status_reader(volume, ports, patience), volume.volume)
-    return AuditAnswer(volume, span, source, replace(row_filter, window=asked.window), statuses)
+    return AuditAnswer(
+        volume,
+        span,
+        source,
+        replace(row_filter, window=asked.window),
+        statuses,
+        lambda: writes_not_kept(volume, span.missing, ports, patience_s),
+    )
 
 
 def _status_reader(

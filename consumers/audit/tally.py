@@ -15,15 +15,17 @@ class AuditTally:
     """Counts of the rows so far.
 
     changes, change_bytes: the rows whose extent changed or may have, and their bytes; bytes that
-    were written twice count twice. without_status: the rows whose status isn't kept. position: of
-    the last row. first_appended_us, last_appended_us: by the broker; None before the first.
+    were written twice count twice. without_status: the rows whose status isn't kept.
+    first_position, last_position: of the rows. first_appended_us, last_appended_us: by the broker.
+    All four are None before the first row.
     """
 
     rows: int = 0
     changes: int = 0
     change_bytes: int = 0
     without_status: int = 0
-    position: int | None = None
+    first_position: int | None = None
+    last_position: int | None = None
     first_appended_us: int | None = None
     last_appended_us: int | None = None
 
@@ -40,7 +42,10 @@ class AuditTally:
         low, high = lengths & np.uint64(0xFFFFFFFF), lengths >> np.uint64(32)
         self.change_bytes += int(low.sum()) + (int(high.sum()) << 32)
         self.without_status += int((batch.texts("status").codes < 0).sum())
-        self.position = int(batch.numbers("position").values[-1])
+        positions = batch.numbers("position").values
+        if self.first_position is None:
+            self.first_position = int(positions[0])
+        self.last_position = int(positions[-1])
         appended = batch.numbers("appended_at_us")
         known = appended.values if appended.known is None else appended.values[appended.known]
         if len(known):

@@ -12,7 +12,9 @@ import typer
 from mirrorlog.changed.formats import check_format
 from mirrorlog.changed.worded_times import understand_point
 from mirrorlog.cli.support.audit_files import check_text_format, read_names
+from mirrorlog.cli.support.audit_heat_view import print_heat
 from mirrorlog.cli.support.audit_rows import ROW_FORMATS, write_rows
+from mirrorlog.cli.support.audit_summary_view import print_summary
 from mirrorlog.cli.support.audit_view import AskedPoints, print_answer_notes, print_tally
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.file_names import NameSource
@@ -67,6 +69,21 @@ def audit_volume(
         Path | None,
         typer.Option("-o", "--output", help="Write to this file, which appears once it is whole."),
     ] = None,
+    summary: Annotated[
+        bool,
+        typer.Option(
+            "--summary",
+            help="Sum up instead: top hosts, hottest ranges, rewrite factor, working set an hour, "
+            "and what a backup each hour would copy.",
+        ),
+    ] = False,
+    heat: Annotated[
+        bool,
+        typer.Option(
+            "--heat",
+            help="Show writes by block range and time instead; with -o FILE.svg as a picture.",
+        ),
+    ] = False,
     partial: Annotated[
         bool,
         typer.Option("--partial", help="Answer with what is kept if retention took a part."),
@@ -103,6 +120,7 @@ def audit_volume(
     kept any more, the exit code is 3, unless --partial is given.
     """
     call = invocation(context)
+    _check_shape(output_format, output, summary=summary, heat=heat)
     name = output_format or ("json" if call.output.json and output is None else "table")
     check_format(name, ROW_FORMATS)
     points = AskedPoints.of(since, until, understand_point, SystemClock().now_us())
@@ -130,9 +148,27 @@ def audit_volume(
     with open_audit(call.settings, question, parse_duration_s(wait)) as answer:
         print_answer_notes(call.output, points, answer)
         tally = AuditTally()
-        batches = _read(call, answer, tally, stopped, output is None)
-        write_rows(call.output, name, output, batches, change)
-        print_tally(call.output, points, answer, tally)
+        is_list = not (summary or heat)
+        batches = _read(call, answer, tally, stopped, shows_rows=output is None, is_list=is_list)
+        if summary:
+            print_summary(call.output, answer.volume, batches)
+        elif heat:
+            print_heat(call.output, answer.volume, batches, output)
+        else:
+            write_rows(call.output, name, output, batches, change)
+        print_tally(call.output, points, answer, tally, with_status=is_list)
+
+
+def _check_shape(
+    output_format: str | None, output: Path | None, *, summary: bool, heat: bool
+) -> None:
+    """Raise BadUse if the options name two shapes of the answer."""
+    if summary and heat:
+        raise BadUse("--summary and --heat are two answers", next="Ask for one of them.")
+    if (summary or heat) and output_format is not None:
+        raise BadUse("--format is for rows, and --summary and --heat list none")
+    if summary and output is not None:
+        raise BadUse("-o is for rows and pictures", next="Use --json, and redirect stdout.")
 
 
 def _read(
@@ -140,18 +176,22 @@ def _read(
     answer: AuditAnswer,
     tally: AuditTally,
     stopped: Callable[[], bool],
+    *,
     shows_rows: bool,
+    is_list: bool,
 ) -> Iterator[HistoryBatch]:
     """Yield the answer's batches; count them, and show how far the reading came.
 
-    A signal ends it with the exit code of an interrupt.
+    A signal ends it with the exit code of an interrupt. shows_rows: text goes to stdout. is_list:
+    the rows are listed, and need their statuses.
     """
     total = sum(part.through - part.after for part in answer.span.kept)
     done_before, parts = 0, iter(answer.span.kept)
     part = next(parts, None)
     clock = SystemClock()
-    with RowProgress(call.output, total, clock.monotonic_s, shows_rows=shows_rows) as progress:
-        for batch in answer.batches():
+    shown = shows_rows and is_list
+    with RowProgress(call.output, total, clock.monotonic_s, shows_rows=shown) as progress:
+        for batch in answer.batches(with_status=is_list):
             if stopped():
                 raise typer.Exit(int(ExitCode.INTERRUPTED))
             while part is not None and batch.through > part.through:

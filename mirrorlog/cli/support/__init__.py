@@ -45,6 +45,7 @@ In reading order:
 - status_view: the overview as JSON, and as tables.
 - verify_view: the report of a verification.
 - audit_rows, audit_view: where the rows of an audit go, and what is said of them.
+- audit_summary_view, audit_heat_view: what a history amounts to, and where and when it was hot.
 - row_progress: how far the reading of rows came.
 - command_logs: the Merkle trees of the commands on this machine.
 - archive_trees: the trees of commands on this machine, to hold an archive against.

@@ -10,6 +10,8 @@ from mirrorlog.changed.points import AtTime, Point, format_time
 from mirrorlog.cli.support.output import Output
 from mirrorlog.consumers.audit.ask import AuditAnswer
 from mirrorlog.consumers.audit.tally import AuditTally
+from mirrorlog.consumers.audit.writes_not_kept import WritesNotKept
+from mirrorlog.history.source import CoveredRange
 from mirrorlog.units import format_size
 
 
@@ -53,11 +55,20 @@ def print_answer_notes(output: Output, points: AskedPoints, answer: AuditAnswer)
 
 
 def print_tally(
-    output: Output, points: AskedPoints, answer: AuditAnswer, tally: AuditTally
+    output: Output,
+    points: AskedPoints,
+    answer: AuditAnswer,
+    tally: AuditTally,
+    *,
+    with_status: bool = True,
 ) -> None:
-    """Say at the end what the rows amount to, and what retention took."""
+    """Say at the end what the rows amount to, and what retention took.
+
+    with_status: statuses were read.
+    """
     span = answer.span
     began_us = span.volume_began_us
+    lost = answer.writes_not_kept()
     first_us, last_us = tally.first_appended_us, tally.last_appended_us
     fields = {
         "schema_version": 1,
@@ -69,22 +80,35 @@ def print_tally(
         "change_bytes": tally.change_bytes,
         "first_appended_at": None if first_us is None else format_time(first_us),
         "last_appended_at": None if last_us is None else format_time(last_us),
-        "rows_without_status": tally.without_status,
-        "missing": [{"after": gap.after, "through": gap.through} for gap in span.missing],
+        "rows_without_status": tally.without_status if with_status else None,
+        "missing": [
+            {
+                "after": gap.after,
+                "through": gap.through,
+                "appended_until": _appended_until(gap, tally),
+            }
+            for gap in span.missing
+        ],
         "missing_positions": span.missing_positions,
+        "missing_writes_at_least": None if lost is None else lost.at_least,
+        "missing_writes_at_most": None if lost is None else lost.at_most,
     }
     output.print_message("summary", fields)
     if output.json:
         return
-    output.print_note(_sentence(answer, tally))
+    output.print_note(_sentence(answer, tally, with_status=with_status))
     for gap in span.missing:
+        until = _appended_until(gap, tally)
+        appended = "" if until is None else f", appended until {until} at the latest"
         output.print_note(
             f"retention took positions {gap.after + 1} to {gap.through} of partition "
-            f"{answer.volume.partition}: what the volume had there isn't in the answer"
+            f"{answer.volume.partition}{appended}: what the volume had there isn't in the answer"
         )
+    if span.missing:
+        output.print_note(f"of volume {answer.volume.volume}, {_lost_sentence(lost)}")
 
 
-def _sentence(answer: AuditAnswer, tally: AuditTally) -> str:
+def _sentence(answer: AuditAnswer, tally: AuditTally, *, with_status: bool) -> str:
     span = answer.span
     where = f"positions {span.after + 1} to {span.through}"
     if not tally.rows:
@@ -93,13 +117,28 @@ def _sentence(answer: AuditAnswer, tally: AuditTally) -> str:
     if tally.first_appended_us is not None and tally.last_appended_us is not None:
         times = (format_time(tally.first_appended_us), format_time(tally.last_appended_us))
         appended = f", appended from {times[0]} to {times[1]}"
-    unknown = (
-        f"; {tally.without_status:,} without a status that is kept" if tally.without_status else ""
-    )
+    unknown = ""
+    if with_status and tally.without_status:
+        unknown = f"; {tally.without_status:,} without a status that is kept"
     return (
         f"{tally.rows:,} rows at {where}{appended}: {tally.changes:,} changes of "
         f"{format_size(tally.change_bytes)}{unknown}"
     )
+
+
+def _appended_until(gap: CoveredRange, tally: AuditTally) -> str | None:
+    """Return a time at or before which the missing commands were appended: that of a row behind."""
+    if tally.first_position is None or tally.first_appended_us is None:
+        return None
+    return format_time(tally.first_appended_us) if gap.through < tally.first_position else None
+
+
+def _lost_sentence(lost: WritesNotKept | None) -> str:
+    if lost is None:
+        return "the log doesn't say how many writes these were"
+    if lost.at_least == lost.at_most:
+        return f"these were {lost.at_most:,} writes, by the log"
+    return f"these were {lost.at_least:,} to {lost.at_most:,} writes, by the log"
 
 
 def _time(point: Point) -> str | None:

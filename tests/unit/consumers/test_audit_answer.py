@@ -114,6 +114,22 @@ def test_what_retention_took_is_missing_and_said() -> None:
     assert answer.span.missing_positions == 2
 
 
+@pytest.mark.parametrize(
+    ("flushes", "counted"),
+    [("1 1 2 2", (2, 2)), ("1 5", (1, 6)), ("6", (0, 6))],
+)
+def test_the_log_counts_what_retention_took(flushes: str, counted: tuple[int, int]) -> None:
+    log = written([command(f"{number}+1", sequence=number) for number in range(6)])
+    for count in flushes.split():
+        log.flush(int(count))
+    log.broker.trim(log.topics.commands, 0, 2)
+    lost = ask(log, partial=True).writes_not_kept()
+    assert lost is not None
+    assert (lost.at_least, lost.at_most) == counted
+    log.lose_records([0])
+    assert ask(log, partial=True).writes_not_kept() is None
+
+
 def test_nothing_is_kept_any_more() -> None:
     log = written([command("0+1")] * 3)
     log.broker.trim(log.topics.commands, 0, 3)
@@ -259,5 +275,5 @@ def test_the_tally_counts_what_changed() -> None:
     for batch in ask(log).batches():
         tally.add(batch)
     assert (tally.rows, tally.changes, tally.change_bytes) == (3, 3, 2 * huge + 1)
-    assert (tally.without_status, tally.position) == (3, 0)
+    assert (tally.without_status, tally.first_position, tally.last_position) == (3, 0, 0)
     assert tally.first_appended_us == tally.last_appended_us == 0
