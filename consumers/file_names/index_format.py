@@ -8,6 +8,7 @@ that somebody made for this.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -58,7 +59,7 @@ def unpack_index(data: bytes) -> FileIndex:
     try:
         header: dict[str, Any] = json.loads(data[: max(end, 0)])
         lengths = [int(length) for length in header["lengths"]]
-        areas = tuple(Area(**{**area, "notes": tuple(area["notes"])}) for area in header["areas"])
+        areas = tuple(map(_area, header["areas"]))
         texts = tuple(map(str, header["texts"]))
         began_at_us, read_at_us = int(header["began_at_us"]), int(header["read_at_us"])
     except (KeyError, TypeError) as error:
@@ -82,6 +83,22 @@ def unpack_index(data: bytes) -> FileIndex:
         names=NameTable(data[at:], *rest[8:]),
         began_at_us=began_at_us,
         read_at_us=read_at_us,
+    )
+
+
+def _area(fields: Mapping[str, Any]) -> Area:
+    """Return an area, each value of the type that it must have."""
+    type_name, is_dirty = fields["type_name"], fields["is_dirty"]
+    return Area(
+        number=int(fields["number"]),
+        start=int(fields["start"]),
+        length=int(fields["length"]),
+        type_name=None if type_name is None else str(type_name),
+        is_dirty=None if is_dirty is None else bool(is_dirty),
+        inode_bytes=int(fields["inode_bytes"]),
+        root_inode=int(fields["root_inode"]),
+        block_bytes=int(fields["block_bytes"]),
+        notes=tuple(map(str, fields["notes"])),
     )
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mirrorlog.consumers.file_names.claims import MAX_SHARERS
 from mirrorlog.consumers.file_names.file_index import FileIndex
 from mirrorlog.consumers.file_names.index_format import pack_index, unpack_index
-from mirrorlog.consumers.file_names.map_builder import MapBuilder, Tier
+from mirrorlog.consumers.file_names.map_builder import AreaMap, MapBuilder, Tier
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 
 SIZE = 60
@@ -78,6 +78,25 @@ def test_pieces_of_a_range_add_up_to_it_in_order(
             *starts[1:],
             start + length,
         ]
+
+
+def test_a_file_system_claims_nothing_outside_its_partition() -> None:
+    builder = MapBuilder(SIZE)
+    bare = Area(number=1, start=20, length=10, type_name="test")
+    area = AreaMap(builder, builder.add_area(bare), 20, 10)
+    file = area.owner(Owner(kind=OwnerKind.FILE, first_inode=1, last_inode=1))
+    area.claim(Tier.USED, -5, 7, file)
+    area.claim(Tier.USED, 8, 1 << 62, file)
+    starts, lengths = np.array([-9, 5, 9]), np.array([3, 40, 40])
+    area.claim_all(Tier.FREE, starts, lengths, area.owner(Owner(kind=OwnerKind.FREE)))
+    area.end(bare, 1 << 62)
+    index = builder.result(began_at_us=0, read_at_us=0)
+    kinds = [index.owners(number)[0].kind for number in index.owner_numbers.tolist()]
+    nothing = OwnerKind.NO_PARTITION
+    assert (index.edges.tolist(), kinds) == (
+        [0, 20, 22, 25, 28, 30, SIZE],
+        [nothing, OwnerKind.FILE, OwnerKind.UNKNOWN, OwnerKind.FREE, OwnerKind.FILE, nothing],
+    )
 
 
 def test_a_range_outside_the_index_is_refused() -> None:
