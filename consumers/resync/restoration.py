@@ -161,17 +161,32 @@ def restore_changed(
         blocks,
         plan.samples,
         plan.batch_bytes,
-        tapered_for=plan.remote_batches if _is_far(primary, secondary, plan) else None,
+        tapered_for=plan.remote_batches if copies_far(primary, secondary, plan) else None,
     )
     writer = PlainWriter(secondary)
-    copy = None
-    if isinstance(secondary, WritesRanges):
-        is_large = len(blocks) * volume.block_size >= _DIRECT_BYTES
-        is_only_writer = is_large and plan.is_only_writer and has_whole_pages(volume)
-        writes = BatchedWrites(secondary, secondary, plan.memory, is_only_writer=is_only_writer)
-        copy = partial(writes.copy, plan.reads(primary).pread_ranges)
+    is_large = len(blocks) * volume.block_size >= _DIRECT_BYTES
+    is_only_writer = is_large and plan.is_only_writer and has_whole_pages(volume)
+    copy = batched_copy(primary, secondary, plan, is_only_writer=is_only_writer)
     copied_bytes = run_batches(primary, secondary, volume, plan, batches, writer, copy)
     return Copied(Rung.CHANGED, len(blocks), copied_bytes)
+
+
+def batched_copy(
+    primary: BlockDevice, secondary: CopyTarget, plan: CopyPlan, *, is_only_writer: bool
+) -> Callable[[CopyBatch], CopiedBatch] | None:
+    """Return what copies all ranges of a batch at once; None if the secondary can't do that.
+
+    is_only_writer: as WritesRanges.pwrite_ranges says.
+    """
+    if not isinstance(secondary, WritesRanges):
+        return None
+    writes = BatchedWrites(secondary, secondary, plan.memory, is_only_writer=is_only_writer)
+    return partial(writes.copy, plan.reads(primary).pread_ranges)
+
+
+def copies_far(primary: BlockDevice, secondary: CopyTarget, plan: CopyPlan) -> bool:
+    """Return whether `plan.remote_tasks` copy."""
+    return plan.remote_tasks is not None and (is_remote(primary) or is_remote(secondary))
 
 
 def bytes_to_copy(
@@ -253,18 +268,13 @@ def run_batches(
             yield partial(_zero, batch, writer) if batch.is_zeroing else partial(copy, batch)
 
     tasks = plan.tasks
-    if _is_far(primary, secondary, plan):
+    if copies_far(primary, secondary, plan):
         assert plan.remote_tasks is not None
         tasks = plan.remote_tasks
     tasks.run(copies(), on_done)
     if not plan.is_flushed_later:
         secondary.flush()
     return copied_bytes
-
-
-def _is_far(primary: BlockDevice, secondary: CopyTarget, plan: CopyPlan) -> bool:
-    """Return whether `plan.remote_tasks` copy."""
-    return plan.remote_tasks is not None and (is_remote(primary) or is_remote(secondary))
 
 
 def _counts(done: CopiedBatch, block_size: int, *, is_compared: bool) -> CopyCounts:

@@ -24,6 +24,8 @@ from mirrorlog.consumers.resync.restoration import (
     PlainWriter,
     RangeWriter,
     allocated_block_ranges,
+    batched_copy,
+    copies_far,
     run_batches,
 )
 from mirrorlog.consumers.resync.samples import sample_digest
@@ -100,7 +102,10 @@ def copy_whole(
     all_batches = batches()
     chunk = _Chunk(all_batches, copy.chunk_bytes, copy.is_chunk_over)
     to_copy = chunk if copy.differing is None else _differing(secondary, plan, copy, chunk)
-    copied_bytes = run_batches(primary, secondary, volume, plan, to_copy, writer)
+    copy_batch = None
+    if not copy.is_comparing and copies_far(primary, secondary, plan):
+        copy_batch = batched_copy(primary, secondary, plan, is_only_writer=False)
+    copied_bytes = run_batches(primary, secondary, volume, plan, to_copy, writer, copy_batch)
     if next(all_batches, None) is not None:
         copy.on_chunk(chunk.end)
         return None

@@ -43,14 +43,19 @@ VOLUME = Volume(
 
 
 class Devices:
-    """A primary of which a part is zeros, and a secondary that holds something else."""
+    """A primary of which a part is zeros, and a secondary that holds something else.
 
-    def __init__(self, seed: int = 1) -> None:
+    is_far: the primary is on another machine.
+    """
+
+    def __init__(self, seed: int = 1, *, is_far: bool = False) -> None:
         random = Random(seed)
+        self.is_far = is_far
         self.primary, self.secondary = MemoryDevice(SIZE), MemoryDevice(SIZE)
         for block in range(BLOCKS):
             if random.random() < 0.6:
                 self.primary.pwrite(block * BLOCK, random.randbytes(min(BLOCK, self._left(block))))
+        vars(self.primary)["is_remote"] = is_far
         self.secondary.pwrite(0, b"\xaa" * SIZE)
         self.secondary.flush()
         self.blocks = BlockSet(block for block in range(BLOCKS) if random.random() < 0.5)
@@ -64,6 +69,7 @@ class Devices:
             samples=self.samples,
             on_copied=self.copied.append,
             tasks=runner,
+            remote_tasks=runner if self.is_far else None,
         )
 
     def copy_whole(
@@ -110,8 +116,11 @@ def test_the_blocks_and_nothing_else_are_durable(runner: TaskRunner, seed: int) 
 
 
 @pytest.mark.parametrize("runner", BOTH)
-def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: TaskRunner) -> None:
-    devices = Devices()
+@pytest.mark.parametrize("is_far", [False, True])
+def test_everything_is_copied_and_what_is_not_allocated_is_not_read(
+    runner: TaskRunner, is_far: bool
+) -> None:
+    devices = Devices(is_far=is_far)
     read: list[int] = []
 
     def hook(operation: str, offset: int, length: int) -> None:
@@ -132,10 +141,11 @@ def test_everything_is_copied_and_what_is_not_allocated_is_not_read(runner: Task
 
 @pytest.mark.parametrize("runner", BOTH)
 @pytest.mark.parametrize("begin_block", [0, 7, BLOCKS - 1])
+@pytest.mark.parametrize("is_far", [False, True])
 def test_a_copy_of_everything_is_durable_up_to_each_chunk(
-    runner: TaskRunner, begin_block: int
+    runner: TaskRunner, begin_block: int, is_far: bool
 ) -> None:
-    devices = Devices()
+    devices = Devices(is_far=is_far)
     begin, reached = begin_block * BLOCK, list[int]()
     primary = devices.primary.pread(offset=0, length=SIZE)
 
