@@ -28,6 +28,7 @@ class ExportingRole(StrEnum):
     SITE = "site"
     NODE = "node"
     HOST = "host"
+    ARCHIVE = "archive"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -464,6 +464,46 @@ HOST_FORK_STATE: Final = _gauge(
     "state.",
 )
 
+# An archiver (`mirrorlog archive run`).
+
+ARCHIVE_BEHIND: Final = _gauge(
+    "archive_behind_positions",
+    _R.ARCHIVE,
+    "partition",
+    "Positions that the log had recorded and the archive lacked at the end of the last round.",
+)
+ARCHIVE_THROUGH: Final = _gauge(
+    "archive_through_position",
+    _R.ARCHIVE,
+    "partition",
+    "The position at which the archive ends; -1 before the first.",
+)
+ARCHIVE_COMPLETE: Final = _gauge(
+    "archive_complete_timestamp_seconds",
+    _R.ARCHIVE,
+    "partition",
+    "When everything that was recorded was archived last: seconds since 1970 by the archiver's "
+    "clock.",
+)
+ARCHIVE_COMMANDS: Final = _counter(
+    "archive_commands_total",
+    _R.ARCHIVE,
+    "partition",
+    "Commands that this archiver has archived. What another one archived first doesn't count.",
+)
+ARCHIVE_BYTES: Final = _counter(
+    "archive_written_bytes_total",
+    _R.ARCHIVE,
+    "partition",
+    "Bytes of the objects that this archiver has created.",
+)
+ARCHIVE_FAILURES: Final = _counter(
+    "archive_failures_total",
+    _R.ARCHIVE,
+    "partition",
+    "Rounds that failed: the store or Kafka refused, or commands are missing.",
+)
+
 METRICS: Final = tuple(
     value for value in list(globals().values()) if isinstance(value, MetricDefinition)
 )

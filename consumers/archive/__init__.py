@@ -7,6 +7,7 @@ The format and its readers are in mirrorlog/archive/, because questions read arc
 - archiver.py: Archiver, which does it
 - row_files.py: the files of rows by volume and day
 - held_retention.py: while archiving is on, nothing leaves the topic that isn't archived
+- progress.py: how far an archiver is, for `status` and metrics
 - wiring.py: puts an archiver together from the settings, and runs it
 - verify.py: is the archive whole?
 - chain_check.py: are its commands those of the tree of their partition?

@@ -7,17 +7,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
 from mirrorlog import __version__
 from mirrorlog.adapters.archive_addresses import open_archive_store
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
+from mirrorlog.adapters.kafka.report_publisher import ReportPublisher
+from mirrorlog.adapters.metrics_server import serving_metrics
 from mirrorlog.archive.archive import Archive
 from mirrorlog.consumers.archive.archiver import Archiver, ArchiverPorts, Written
 from mirrorlog.consumers.archive.held_retention import HeldRetention, release
+from mirrorlog.consumers.archive.progress import ArchiveProgress
 from mirrorlog.consumers.archive.row_files import RowFiles
 from mirrorlog.errors import ArchiveFailed, BadUse, KafkaFailed, MirrorlogError, StateDamaged
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.archive_stores import ArchiveStore
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.catalog import Catalog
@@ -110,15 +113,23 @@ def run_archiver(
             held = HeldRetention(
                 admin, settings.topics.commands, Archive(store), clock, options.keep_s
             )
-        rounds = ArchiveRounds(archiver, held, admin, settings.topics.commands, calls)
-        on_ready(store.where)
-        while True:
-            rounds.run(stopped, raises=options.every_s is None)
-            if options.every_s is None or stopped():
-                return
-            _rest(options.every_s, stopped, clock)
-            if stopped():
-                return
+        progress = ArchiveProgress(store.where, options.every_s, options.keep_s, clock)
+        rounds = ArchiveRounds(archiver, held, admin, settings.topics.commands, calls, progress)
+        client = settings.kafka_client()
+        with (
+            closing(ReportPublisher(client, settings.topics.reports)) as sink,
+            serving_metrics(settings, ExportingRole.ARCHIVE, progress.samples, calls.on_metrics),
+        ):
+            on_ready(store.where)
+            try:
+                while not stopped():
+                    rounds.run(stopped, raises=options.every_s is None)
+                    if options.every_s is None:
+                        return
+                    progress.publish(sink)
+                    _rest(options.every_s, stopped, clock)
+            finally:
+                progress.publish(sink, is_over=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +139,15 @@ class ArchiveCalls:
     on_written: called with what a round wrote of a partition. on_deleted: called with a partition,
     and the first position that the topic keeps after archived messages were deleted. on_held:
     called with settings of the topic that the archiver has overruled. on_error: called with an
-    error after which the next round tries again.
+    error after which the next round tries again. on_metrics: called with the address of the
+    metrics, if they are served.
     """
 
     on_written: Callable[[Written], None]
     on_deleted: Callable[[int, int], None]
     on_held: Callable[[Mapping[str, str | None]], None]
     on_error: Callable[[MirrorlogError], None]
+    on_metrics: Callable[[str], None]
 
 
 class ArchiveRounds:
@@ -147,19 +160,30 @@ class ArchiveRounds:
         admin: KafkaAdmin,
         topic: str,
         calls: ArchiveCalls,
+        progress: ArchiveProgress,
     ) -> None:
+        self._progress = progress
         self._archiver, self._held, self._admin = archiver, held, admin
         self._topic, self._calls = topic, calls
 
     def run(self, stopped: Callable[[], bool], *, raises: bool) -> None:
         """Run one round. raises: every error is raised, and not only those that stay."""
-        for work in (self._hold, *self._partitions()):
+        try:
+            self._hold()
+            partitions = range(self._admin.partitions(self._topic))
+        except KafkaFailed as error:
+            if raises:
+                raise
+            self._calls.on_error(error)
+            return
+        for partition in partitions:
             if stopped():
                 return
             try:
-                work()
-            except _RETRIED as error:
-                if raises:
+                self._archive(partition)
+            except MirrorlogError as error:
+                self._progress.note_failure(partition, error)
+                if raises or not isinstance(error, _RETRIED):
                     raise
                 self._calls.on_error(error)
 
@@ -167,17 +191,15 @@ class ArchiveRounds:
         if self._held is not None and (had := self._held.hold()):
             self._calls.on_held(had)
 
-    def _partitions(self) -> Iterator[Callable[[], None]]:
-        for partition in range(self._admin.partitions(self._topic)):
-            yield partial(self._archive, partition)
-
     def _archive(self, partition: int) -> None:
         written = self._archiver.run_partition(partition)
         self._calls.on_written(written)
+        first = None
         if self._held is not None and written.view is not None:
             first = self._held.delete_archived(written.view)
             if first is not None:
                 self._calls.on_deleted(partition, first)
+        self._progress.note_written(written, first)
 
 
 def release_retention(settings: Settings, keep_s: float) -> None:

@@ -22,6 +22,7 @@ import fastavro
 import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
+from mirrorlog.domain.archive_reports import ArchivedPartition, ArchiveReport
 from mirrorlog.domain.bitmaps import BlockSet, PackedBlocks, pack, unpack
 from mirrorlog.domain.commands import (
     AcceptedBatch,
@@ -239,6 +240,7 @@ def _contracts() -> Mapping[type, _Contract]:
         LogQuestion: _Contract("log_question", _log_question_fields, _log_question),
         LogAnswer: _Contract("log_answer", _plain, lambda f: LogAnswer(**f)),
         NodeReport: _Contract("node_report", _node_report_fields, _node_report),
+        ArchiveReport: _Contract("archive_report", _archive_report_fields, _archive_report),
         DigestQuestion: _Contract("digest_question", _question_fields, _question),
         DigestAnswer: _Contract(
             "digest_answer", _plain, lambda f: DigestAnswer(**f | {"side": Side(f["side"])})
@@ -495,6 +497,15 @@ def _node_report(record: Fields) -> NodeReport:
         for part in record["partitions"]
     )
     return NodeReport(**record | {"partitions": partitions})
+
+
+def _archive_report_fields(report: ArchiveReport) -> Fields:
+    return _plain(report) | {"partitions": [_plain(part) for part in report.partitions]}
+
+
+def _archive_report(record: Fields) -> ArchiveReport:
+    partitions = tuple(ArchivedPartition(**part) for part in record["partitions"])
+    return ArchiveReport(**record | {"partitions": partitions})
 
 
 _RANGES = ("different", "skipped", "pending")

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.archive_reports import ArchiveReport
 from mirrorlog.domain.reports import HostReport, NodeReport
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
@@ -59,11 +60,12 @@ class PresentState:
         copies, so the age of the message tells whether the site runs.
     hosts: by (host, volume).
     nodes: by worker.
+    archives: by address.
     verifications: the last verification of each secondary, by (site, volume).
     unreadable: by topic and key, why the last message can't be read: it is damaged, or of a newer
         release. Nothing else is known of its key.
-    reports_error: why `hosts`, `nodes` and `verifications` are unknown; None if they are known.
-        Clusters that were made for an older release have no topic for them.
+    reports_error: why `hosts`, `nodes`, `archives` and `verifications` are unknown; None if they
+        are known. Clusters that were made for an older release have no topic for them.
     """
 
     volumes: dict[str, Volume] = field(default_factory=dict)
@@ -71,6 +73,7 @@ class PresentState:
     leases: dict[str, Reported[SiteLease]] = field(default_factory=dict)
     hosts: dict[HostAndVolume, Reported[HostReport]] = field(default_factory=dict)
     nodes: dict[str, Reported[NodeReport]] = field(default_factory=dict)
+    archives: dict[str, Reported[ArchiveReport]] = field(default_factory=dict)
     verifications: dict[SiteAndVolume, Reported[VerificationReport]] = field(default_factory=dict)
     unreadable: dict[_Address, str] = field(default_factory=dict)
     reports_error: str | None = None
@@ -218,8 +221,8 @@ class _StateTaker:
             return True
         if topic == self._volumes_topic:
             return key == self._only
-        # The key of a lease ends with a slash, and that of a worker begins with node/.
-        return key.endswith((b"/" + self._only, b"/")) or key.startswith(b"node/")
+        # The key of a lease ends with a slash. Workers and archives count for every volume.
+        return key.endswith((b"/" + self._only, b"/")) or key.startswith((b"node/", b"archive/"))
 
     def _take_message(self, message: Message) -> None:
         assert message.key is not None
@@ -253,6 +256,8 @@ class _StateTaker:
                 self._keep(address, state.hosts, place, Reported(event, at_us))
             case NodeReport():
                 self._keep(address, state.nodes, event.node, Reported(event, at_us))
+            case ArchiveReport():
+                self._keep(address, state.archives, event.archive, Reported(event, at_us))
             case VerificationReport():
                 place = (event.site, event.volume)
                 self._keep(address, state.verifications, place, Reported(event, at_us))

@@ -13,5 +13,6 @@ In reading order:
 - groups.py: one row for each consistency group at each site
 - hosts.py: one row for each volume that a host has open
 - nodes.py: the workers of the node, and the partitions that none of them has
+- archives.py: how far archives are
 - overview.py: all of it together
 """

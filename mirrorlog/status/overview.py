@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mirrorlog.reading.present_state import PresentState
+from mirrorlog.status.archives import ArchiveStatus, evaluate_archives
 from mirrorlog.status.groups import GroupStatus, evaluate_groups
 from mirrorlog.status.health import Health, Thresholds, worst
 from mirrorlog.status.hosts import HostStatus, evaluate_hosts
@@ -45,6 +46,7 @@ class Overview:
     sites: Sequence[SiteStatus]
     hosts: Sequence[HostStatus]
     nodes: Sequence[NodeStatus]
+    archives: Sequence[ArchiveStatus]
     partitions: PartitionCare | None
     quarantine: QuarantineNews
     unreadable: int
@@ -87,6 +89,7 @@ def evaluate(
     host_reports = (host for host in state.hosts.values() if volume in (None, host.report.volume))
     hosts = evaluate_hosts(host_reports, now_us, thresholds)
     nodes = evaluate_nodes(state.nodes.values(), now_us, thresholds)
+    archives = evaluate_archives(state.archives.values(), now_us)
     partitions = None
     if state.reports_error is None:
         partitions = evaluate_partitions(nodes, partition_count)
@@ -95,6 +98,7 @@ def evaluate(
     levels += [row.health for row in sites]
     levels += [row.health for row in hosts]
     levels += [node.health for node in nodes if node.report.partitions]
+    levels += [archive.health for archive in archives]
     levels.append(Health.UNKNOWN if partitions is None else partitions.health)
     if state.unreadable:
         levels.append(Health.UNKNOWN)
@@ -108,6 +112,7 @@ def evaluate(
         sites=sites,
         hosts=hosts,
         nodes=nodes,
+        archives=archives,
         partitions=partitions,
         quarantine=quarantine,
         unreadable=len(state.unreadable),

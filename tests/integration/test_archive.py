@@ -134,17 +134,13 @@ def test_the_archive_owns_retention_and_has_what_kafka_had(commands: _Commands) 
     commands.write(40)
     commands.record()
     before = as_rows(commands.kept())
-    code, _, err = _cli(commands.settings, "archive", "run", "--once", "--to", str(folder))
-    assert code == 0, err
-    config = commands.admin.configs([topic])[topic]
-    assert (config["retention.ms"], config["retention.bytes"]) == ("-1", "-1")
-    assert as_rows(commands.kept()) == before  # all of it is young
-
     code, out, err = _cli(
         commands.settings, "archive", "run", "--once", "--to", str(folder), "--keep", "0s"
     )
     assert code == 0, err
     assert '"deleted"' in out
+    config = commands.admin.configs([topic])[topic]
+    assert (config["retention.ms"], config["retention.bytes"]) == ("-1", "-1")
     assert commands.admin.first_position(topic, 0) == 40
     identity = commands.admin.identity(topic)
     assert as_rows(archived_messages(folder, identity, 0)) == before
@@ -170,6 +166,10 @@ def test_the_archive_owns_retention_and_has_what_kafka_had(commands: _Commands) 
     positions = [row["position"] for row in audited if row.get("kind") == "write"]
     assert positions == list(range(48))
 
+    code, out, _ = _cli(commands.settings, "status")
+    (archive,) = json.loads(out)["archives"]
+    assert (archive["archive"], archive["health"]) == (str(folder), "OK")
+    assert archive["partitions"][0]["archived_through"] == 44
     code, _, _ = _cli(commands.settings, "archive", "off", "--keep", "2d", "--yes")
     assert commands.admin.configs([topic])[topic]["retention.ms"] == str(2 * 86_400_000)
 

@@ -16,6 +16,7 @@ from mirrorlog.cli.support.archive_trees import check_trees
 from mirrorlog.cli.support.confirming import YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
+from mirrorlog.cli.support.metrics_option import MetricsOption, metrics_printer, with_metrics
 from mirrorlog.cli.support.output import report_error
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.tables import Column, print_table
@@ -86,6 +87,7 @@ def run(
             "isn't archived yet.",
         ),
     ] = False,
+    metrics: MetricsOption = None,
     pid_file: DetachOption = None,
 ) -> None:
     """Archive the commands that the log has recorded, until stopped.
@@ -102,7 +104,7 @@ def run(
         raise BadUse("rounds are at least 1 s apart", where=f"--every {every}")
     if keep is not None and leave_retention:
         raise BadUse("--keep and --leave-retention contradict each other", next="Give one of them.")
-    call = invocation(context, waits=True)
+    call = with_metrics(invocation(context, waits=True), metrics)
     keep_s = call.settings.archive_keep_s if keep is None else parse_duration_s(keep)
     tell_ready = detach(pid_file, call.output)
     options = ArchiveOptions(
@@ -128,6 +130,7 @@ def run(
             on_deleted=lambda partition, first: _print_deleted(call, partition, first),
             on_held=lambda had: _print_held(call, had),
             on_error=lambda error: _print_error(call, error),
+            on_metrics=metrics_printer(call.output),
         ),
     )
 

@@ -48,6 +48,10 @@ def _details(overview: Overview) -> Iterable[str]:
         for node in overview.nodes
         if node.report.partitions
     ]
+    lines += [
+        (archive.health, f"archive {archive.report.archive}: {archive.reason}")
+        for archive in overview.archives
+    ]
     if overview.partitions is None:
         lines.append((Health.UNKNOWN, f"hosts and node: {overview.reports_error}"))
     else:

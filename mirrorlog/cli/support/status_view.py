@@ -10,6 +10,7 @@ from typing import Any
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.output import Output
 from mirrorlog.cli.support.tables import Column, print_table, table_lines
+from mirrorlog.status.archives import ArchiveStatus
 from mirrorlog.status.groups import GroupStatus
 from mirrorlog.status.health import Health
 from mirrorlog.status.hosts import HostStatus
@@ -54,6 +55,7 @@ def overview_fields(overview: Overview) -> dict[str, Any]:
         "sites": [site_fields(row) for row in overview.sites],
         "hosts": [_host_fields(row) for row in overview.hosts],
         "nodes": [_node_fields(row) for row in overview.nodes],
+        "archives": [_archive_fields(row) for row in overview.archives],
         "partitions_without_worker": None if partitions is None else list(partitions.missing),
         "partitions_reason": overview.reports_error if partitions is None else partitions.reason,
         "quarantine": {
@@ -160,7 +162,13 @@ def _node_fields(row: NodeStatus) -> dict[str, Any]:
     return fields | totals | _judgement(row)
 
 
-def _judgement(row: HostStatus | NodeStatus) -> dict[str, Any]:
+def _archive_fields(row: ArchiveStatus) -> dict[str, Any]:
+    fields = asdict(row.report)
+    fields["at"] = _time(fields.pop("at_us"))
+    return fields | {"behind_positions": row.behind_positions} | _judgement(row)
+
+
+def _judgement(row: HostStatus | NodeStatus | ArchiveStatus) -> dict[str, Any]:
     return {
         "health": row.health.name,
         "heartbeat_age_s": row.heartbeat_age_s,
@@ -245,6 +253,10 @@ def summary_lines(overview: Overview) -> Iterable[str]:
         silence = f"{_silence(node.heartbeat_age_s)}, " if node.is_silent else ""
         text = f"{silence}partitions {numbers}; lag {lag}, table {table}"
         yield _line(f"node {node.report.node}", node.health, text, node)
+    for archive in overview.archives:
+        yield _line(
+            f"archive {archive.report.archive}", archive.health, _archive_text(archive), archive
+        )
     partitions = overview.partitions
     if partitions is None:
         yield f"hosts and node: unknown: {overview.reports_error}"
@@ -276,8 +288,19 @@ def _group_text(row: GroupStatus) -> str:
     return f"{where}: {members}"
 
 
+def _archive_text(row: ArchiveStatus) -> str:
+    behind = row.behind_positions
+    how_far = "how far it is isn't known"
+    if behind is not None:
+        how_far = "all that was recorded" if behind == 0 else f"{behind} positions behind"
+    return f"{how_far} at {_local(row.report.at_us)}"
+
+
 def _line(
-    name: str, health: Health, text: str, row: GroupStatus | SiteStatus | HostStatus | NodeStatus
+    name: str,
+    health: Health,
+    text: str,
+    row: GroupStatus | SiteStatus | HostStatus | NodeStatus | ArchiveStatus,
 ) -> str:
     more = "" if row.reason is None else f": {row.reason}. {row.next_action or ''}".rstrip()
     return f"{name}: {health.name}, {text}{more}"
