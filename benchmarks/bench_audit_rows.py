@@ -8,7 +8,8 @@ A process with all its threads on one core asks Kafka, whose broker has the othe
 goes from the opening of the question to the file under its name; `rows_cpu_s` is rows a second of
 the process's CPU time. In turn with it, the same process writes the same rows to Parquet from an
 Arrow table in memory (`limit`), and only reads the rows without a file (`read`). Every repeat is
-one of each; the first one counts for nothing.
+one of each; the first one counts for nothing. `audit_peak_bytes` is the largest resident memory
+that the process had after its first audit.
 
 The last line of stdout is one JSON object.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -194,6 +196,8 @@ def measure(volume: str, rows: int, repeat: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="bench-audit-") as folder:
         path = Path(folder) / "rows.parquet"
         audit(path)
+        # Before the table for `limit` is read, which holds all rows.
+        peak_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         table = parquet.read_table(path)
         if table.num_rows != rows:
             raise ValueError(f"{table.num_rows} rows of {rows}")
@@ -221,6 +225,7 @@ def measure(volume: str, rows: int, repeat: int) -> dict[str, Any]:
         "limit_rows_s": round(rows / seconds["limit"]),
         "of_limit": round(seconds["limit"] / seconds["audit"], 3),
         "bytes": size_bytes,
+        "audit_peak_bytes": peak_bytes,
         "runs_s": {name: [round(s, 4) for s in taken] for name, taken in runs.items()},
     }
 
