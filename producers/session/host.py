@@ -136,6 +136,7 @@ class Host:
                 report,
                 allows_lock_free=ports.has_interpreter_lock(),
                 jobs=ports.jobs,
+                flushes=ports.flushes,
             )
             self._parts: Final = SessionParts(
                 self.session, self._log, self._outbox, settings, report

@@ -6,10 +6,11 @@ C1 to C3 and H1 are steps of the protocol in batches/lock_free_writes.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Final, TypeVar
 
 from mirrorlog.errors import DeviceFailed
+from mirrorlog.ports.task_runner import run_all
 from mirrorlog.producers.batches.hot_regions import (
     DrainFirst,
     FlushFirst,
@@ -218,7 +219,5 @@ def _flush_primaries(state: TrackerState, plan: FlushFirst) -> None:
     with state.lock:
         names = [name for name in sorted(plan.volumes) if name in state.volumes]
         volumes = [state.volumes[name] for name in names]
-    for volume in volumes:
-        # After a failure its regions are stuck. Its own writes and flushes raise the error.
-        with suppress(DeviceFailed):
-            flush_primary(state, volume)
+    # After a failure its regions are stuck. Its own writes and flushes raise the error.
+    run_all(state.flushes, [partial(flush_primary, state, one) for one in volumes], DeviceFailed)

@@ -11,6 +11,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, DeviceFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.ports.task_runner import TaskRunner
 from mirrorlog.producers.batches.batch import Batch, InFlightWrite
 from mirrorlog.producers.batches.hot_regions import HotRegion, HotRegions, VolumeRegions
 from mirrorlog.producers.batches.idle_regions import RecentUses
@@ -79,11 +80,14 @@ class TrackerState:
         report: Callable[[str], None],
         *,
         allows_lock_free: bool,
+        flushes: TaskRunner,
     ) -> None:
         """Create the state of a tracker without volumes.
 
-        allows_lock_free: writes may begin without the lock (lock_free_writes.py).
+        allows_lock_free: writes may begin without the lock (lock_free_writes.py). flushes: runs
+        flushes of primaries that one writer waits for.
         """
+        self.flushes: Final = flushes
         self.lock: Final = outbox.lock
         self.log: Final = log
         self.outbox: Final = outbox

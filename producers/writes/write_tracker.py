@@ -11,6 +11,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, DeviceFailed, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, Data
+from mirrorlog.ports.task_runner import TaskRunner
 from mirrorlog.producers.batches.batch import InFlightWrite
 from mirrorlog.producers.batches.hot_regions import HotRegion, VolumeRegions
 from mirrorlog.producers.durable.activity_log import ActivityLog
@@ -74,14 +75,22 @@ class WriteTracker:
         *,
         allows_lock_free: bool,
         jobs: BackgroundJobs,
+        flushes: TaskRunner,
     ) -> None:
         """Start without volumes.
 
         report: takes lines for people. allows_lock_free: what has_interpreter_lock() says.
-        jobs: where primaries are flushed that no writer waits for.
+        jobs: where primaries are flushed that no writer waits for. flushes: runs the flushes that
+        one writer waits for.
         """
         self._state: Final = TrackerState(
-            log, outbox, clock, settings, report, allows_lock_free=allows_lock_free
+            log,
+            outbox,
+            clock,
+            settings,
+            report,
+            allows_lock_free=allows_lock_free,
+            flushes=flushes,
         )
         self.lock: Final = self._state.lock
         self.volumes: Final = self._state.volumes
