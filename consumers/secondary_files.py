@@ -9,7 +9,7 @@ from typing import Final
 
 from mirrorlog.adapters.addresses import open_file, path_of
 from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.adapters.folders import remove_file, sync_folder
+from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.adapters.image_locks import ImageUser, lock_secondary
 from mirrorlog.adapters.secondary_marks import mark_beside, mark_path, read_mark, write_marks
 from mirrorlog.consumers.resync.secondaries import FoundSecondary
@@ -119,7 +119,8 @@ class SecondaryFiles:
     def remove_mark(self, volume: Volume) -> None:
         """Remove the mark of the secondary, durably. Harmless if there is none."""
         path = self._mark_path(self._path(volume), volume)
-        if remove_file(path):
+        if path.exists():
+            path.unlink(missing_ok=True)
             sync_folder(path.parent)
 
     def open(self, volume: Volume) -> BlockDevice:

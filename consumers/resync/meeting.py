@@ -33,6 +33,10 @@ move together, in this order:
 3. Blocks are written, then flushed.
 4. The state is saved with the new position, and E + 1.
 
+The first cycle of a new secondary, if it follows at once, has the epoch 0 of the new mark: step 1
+was to write that mark. Nothing was written under it before, and no state names it before step 2. A
+crash between the two leaves a secondary that was never used.
+
 After a chunk that is durable, the mark is written first, too, and the state says then with the same
 epoch how far the copy is.
 

@@ -116,6 +116,9 @@ class SecondaryMeetings:
         )
         lost = {secondary for secondary, _ in unmarked}
         met = [outcome for outcome in met if outcome.secondary not in lost]
+        for outcome in met:
+            is_new = outcome.new_identity is not None and outcome.state is None
+            outcome.secondary.note_marked(is_new=is_new)
         self._save(
             [(outcome.secondary, outcome.state) for outcome in met if outcome.state is not None]
         )
@@ -158,14 +161,21 @@ class SecondaryMeetings:
     ) -> list[Failed]:
         """Count one more cycle in the mark of each secondary, durably.
 
+        The first cycle of a secondary that was just marked isn't counted, if it copies what the log
+        names: the new mark says already that nothing from before is known (meeting.py).
+
         changed: returns the blocks that the log names as changed since the applied position.
         Return the secondaries whose cycle can't begin, and why: the primary isn't the one that
         it was, or the mark can't be written.
         """
         failed = self.check_primaries(cycles, changed)
         unable = {secondary for secondary, _ in failed}
-        able = [secondary for secondary, _ in cycles if secondary not in unable]
-        return failed + self.count_cycles(able)
+        counted = [
+            secondary
+            for secondary, step in cycles
+            if secondary not in unable and not (secondary.is_just_marked and step.blocks)
+        ]
+        return failed + self.count_cycles(counted)
 
     def count_chunk(self, secondary: Secondary) -> None:
         """Count one more chunk of a copy in the mark of the secondary, durably.

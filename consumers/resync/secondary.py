@@ -42,6 +42,7 @@ class Secondary:
     identity: what was met last, which the next saved state names; None before the first meeting.
     device_name: see FoundDevice.
     is_met: the secondary was met since the site's start, and since it last failed.
+    is_just_marked: the last look gave it a new mark of epoch 0, and no state was saved since.
     is_check_due: it is to be met again, although the log says nothing new of it.
     differing: the samples that differed when they were read.
     unknown_reason: why nothing is known of the contents, until everything was copied.
@@ -62,7 +63,7 @@ class Secondary:
         self.status = Idle(SiteState.WAITING)
         self.reason: str | None = None
         self.is_zeroed = self.is_damaged = self.is_met = self.is_loaded = False
-        self.is_unloaded = self.is_check_due = False
+        self.is_unloaded = self.is_check_due = self.is_just_marked = False
         self.identity: SecondaryIdentity | None = None
         self.staged: SecondaryState | None = None
         self.device_name: str | None = None
@@ -123,6 +124,7 @@ class Secondary:
         elif self.saved is None or self.saved.applied_position != state.applied_position:
             self.applied_at_us = state.updated_at_us
         self.saved, self.is_damaged, self.is_loaded = state, False, True
+        self.is_just_marked = False
         self.is_unloaded = False
 
     def note_unloaded(self) -> None:
@@ -141,6 +143,10 @@ class Secondary:
         """Forget which primary blocks were read from: another copy was promoted."""
         if self.identity is not None:
             self.identity = replace(self.identity, primary=None)
+
+    def note_marked(self, *, is_new: bool) -> None:
+        """Note a look at the mark. is_new: it was written now, and no state is saved under it."""
+        self.is_just_marked = is_new
 
     def note_met(self, device_name: str | None) -> None:
         """Note that the saved state is about the secondary that is there."""

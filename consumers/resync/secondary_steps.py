@@ -67,6 +67,7 @@ class SecondarySteps:
         self._staged, self._in_place = cycles.staged, cycles.in_place
         self._logs, self._watch, self._meetings = parts.logs, parts.watch, parts.meetings
         self._paused, self._save = parts.paused, parts.save
+        self._copies_in_place: Final = cycles.copies_in_place
 
     def advance(self, secondaries: Sequence[Secondary]) -> None:
         """Take the next steps of these secondaries, until each is idle or has run one cycle.
@@ -107,13 +108,27 @@ class SecondarySteps:
             case ApplyStaged(state):
                 steps.proved.append((secondary, state))
             case SkipInitialCopy(state):
-                steps.to_save.append((secondary, state))
+                self._note_new(secondary, state, steps)
             case MarkConsistent(state) | AdvancePosition(state):
                 log_of = self._logs.of(secondary.volume.volume)
                 samples = moved_samples(secondary.volume, secondary.saved, state, log_of)
                 steps.to_save.append((secondary, replace(state, samples=samples)))
             case ContinueLog(state):
                 self._continue_log(secondary, state)
+
+    def _note_new(self, secondary: Secondary, state: SecondaryState, steps: _Steps) -> None:
+        """Add the step of a secondary that equals its new primary, as `state` says, to `steps`.
+
+        If a cycle follows at once, `state` isn't saved: the cycle saves its own before it writes
+        anything.
+        """
+        cycle_input = self._parts.cycle_input(secondary)
+        step = next_step(state, cycle_input)
+        is_plain = self._copies_in_place and secondary.volume.group is None
+        if is_plain and cycle_input.log.fork is None and isinstance(step, Resync) and step.blocks:
+            steps.cycles.append((secondary, step))
+        else:
+            steps.to_save.append((secondary, state))
 
     def _begin_looks(self, secondaries: Sequence[Secondary]) -> list[Secondary]:
         """Begin to look for the next steps. Return those that can be met now.

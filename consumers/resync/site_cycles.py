@@ -25,7 +25,8 @@ from mirrorlog.settings import Settings
 class SiteCycles:
     """What runs the cycles of a site.
 
-    copier: copies the blocks of a cycle. in_place, staged, groups: run cycles.
+    copier: copies the blocks of a cycle. in_place, staged, groups: run cycles. copies_in_place: no
+    cycle goes through a journal.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class SiteCycles:
         on_copy_step: called while a cycle copies. on_apply: called while a journal is applied.
         """
         self._parts, self._turns, self._settings = parts, turns, settings
+        self.copies_in_place: Final = settings.site_consistency != "crash"
         ports = parts.ports
         self.copier: Final = CycleCopier(
             settings,

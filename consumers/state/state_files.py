@@ -19,8 +19,9 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Final, NoReturn
 
-from mirrorlog.adapters.folders import create_folder, replace_files, sync_folder
+from mirrorlog.adapters.folders import create_folder, sync_folder
 from mirrorlog.adapters.sealed_json import sealed_line
+from mirrorlog.adapters.spare_files import replace_files_often
 from mirrorlog.consumers.state.secondary_state import (
     CommonPoint,
     Sample,
@@ -129,14 +130,14 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
 class SecondaryStateFiles:
     """SecondaryStateStore in a folder.
 
-    A state is in VOLUME.json. Beside it, .VOLUME.tmp holds the state before, or the next one while
-    it is written; nobody reads it. No volume's name begins with a dot.
+    A state is in VOLUME.json. While it is written, it is in a spare (spare_files.py) or in
+    .VOLUME.tmp. No volume's name begins with a dot.
     """
 
     def __init__(self, folder: Path) -> None:
         """Create the folder if needed, and make its entries durable.
 
-        The process before may have died before the last step of replace_files(). Raise DeviceFailed
+        The process before may have died before the last step of put_in_place(). Raise DeviceFailed
         if the folder can't be created.
         """
         self.folder: Final = folder.absolute()
@@ -173,7 +174,7 @@ class SecondaryStateFiles:
         """Save the states, BATCH of them at a time.
 
         All are encoded first, so that an impossible state fails before any file is touched. Then
-        replace_files() writes them. When it returns, the states are saved.
+        replace_files_often() writes them. When it returns, the states are saved.
         """
         contents = {state.volume: encode_state(state) for state in states}
         for start in range(0, len(states), BATCH):
@@ -183,9 +184,8 @@ class SecondaryStateFiles:
 
     def _replace(self, contents: Mapping[str, bytes]) -> None:
         try:
-            replace_files(
-                {self.path(volume): content for volume, content in contents.items()},
-                keeps_spares=True,
+            replace_files_often(
+                {self.path(volume): content for volume, content in contents.items()}
             )
         except OSError as error:
             where = self.path(next(iter(contents))) if len(contents) == 1 else self.folder

@@ -17,6 +17,7 @@
 - image_locks.py: locks that keep other writers off an image
 - secondary_marks.py: the mark beside a secondary
 - folders.py: durable folders and their locks
+- spare_files.py: the same files replaced often, in less time
 - log_folder.py: the files of the logs of commands
 - archive_folder.py: an archive in a folder
 - archive_bucket.py: an archive in a bucket of S3

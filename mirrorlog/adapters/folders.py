@@ -12,14 +12,12 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 from mirrorlog.errors import BadUse
 
 _HOLDER_BYTES: Final = 512
-_SPARE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-_AT_FDCWD: Final = -100  # linux/fcntl.h
-_RENAME_EXCHANGE: Final = 2  # linux/fs.h
+_TEMPORARY_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
 SYNC_THREADS: Final = 16
 """How many files and devices are flushed at once."""
 _FSYNC_THREADS: Final = 4
@@ -128,118 +126,55 @@ def holder_line() -> bytes:
     return line.encode("ascii", "replace")
 
 
-def replace_files(contents: Mapping[Path, bytes], *, keeps_spares: bool = False) -> None:
+def replace_files(contents: Mapping[Path, bytes]) -> None:
     """Replace small files by whole new contents, durably.
 
-    1. Write each file whole to its spare beside it, .STEM.tmp, over what is there.
+    1. Write each file whole to .STEM.tmp beside it, over what a crash may have left there.
     2. Make these files durable: a name must never lead to bytes that aren't durable.
     3. Rename each file. From here on readers find the new contents.
     4. Make the renames durable in the folders.
 
-    keeps_spares: in step 3, let file and spare exchange their names where both are there. The next
-    call then needs no new file, which takes ext4 a tenth of the time. For files that are replaced
-    often; remove_file() removes both.
-
     After a crash or an error, each file has its old or its new contents, whole. All files are open
-    at once. Raise OSError.
+    at once. Raise OSError. spare_files.py has the same for files that are replaced often.
     """
-    spares = {path: spare_of(path) for path in contents}
+    put_in_place(
+        {path: path.with_name(f".{path.stem}.tmp") for path in contents}, contents, _rename
+    )
+
+
+def _rename(temporary: Path, path: Path) -> None:
+    temporary.replace(path)
+
+
+def put_in_place(
+    temporaries: Mapping[Path, Path],
+    contents: Mapping[Path, bytes],
+    rename: Callable[[Path, Path], None],
+) -> None:
+    """Do the four steps of replace_files(). Raise OSError; then no temporary file is left.
+
+    temporaries: by file, where its new contents are written before they have its name.
+    rename: gives a temporary file, the first argument, the name that the second one is.
+    """
+    files: list[int] = []
     try:
-        files: list[int] = []
         try:
             for path, content in contents.items():
-                files.append(_open_spare(spares[path], path))
+                files.append(os.open(temporaries[path], _TEMPORARY_FLAGS, 0o666))
                 _write_whole(files[-1], content)
             sync_files(files)
         finally:
             for fd in files:
                 os.close(fd)
-        for path, spare in spares.items():
-            if not (keeps_spares and exchange_names(spare, path)):
-                spare.replace(path)
+        for path, temporary in temporaries.items():
+            rename(temporary, path)
         for folder in dict.fromkeys(path.parent for path in contents):
             sync_folder(folder)
     except OSError:
-        for spare in spares.values():
+        for temporary in temporaries.values():
             with suppress(OSError):
-                spare.unlink()
+                temporary.unlink()
         raise
-
-
-def spare_of(path: Path) -> Path:
-    """Return where the next contents of a file are written before they replace it."""
-    return path.with_name(f".{path.stem}.tmp")
-
-
-def remove_file(path: Path) -> bool:
-    """Remove a file that replace_files() writes, and its spare. Return whether it was there.
-
-    The caller makes that durable (sync_folder). Raise OSError.
-    """
-    spare_of(path).unlink(missing_ok=True)
-    try:
-        path.unlink()
-    except FileNotFoundError:
-        return False
-    return True
-
-
-def exchange_names(one: Path, other: Path) -> bool:
-    """Let two files exchange their names at once (renameat2(2), RENAME_EXCHANGE).
-
-    Return False, with nothing changed, if one isn't there, or where the system can't do it.
-    """
-    rename = _renameat2()
-    if rename is None:
-        return False
-    return rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
-
-
-@cache
-def _renameat2() -> Callable[[int, bytes, int, bytes, int], int] | None:
-    """Return renameat2(2) of the C library; None if it has none."""
-    import ctypes  # most processes replace no file often
-
-    try:
-        call = ctypes.CDLL(None).renameat2
-    except (AttributeError, OSError):
-        return None
-    call.argtypes = (
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_int,
-        ctypes.c_char_p,
-        ctypes.c_uint,
-    )
-    return cast("Callable[[int, bytes, int, bytes, int], int]", call)
-
-
-def _open_spare(spare: Path, path: Path) -> int:
-    """Return a descriptor of the spare, which is created if it isn't there.
-
-    A crash in a rename may have left the spare as another name of the file: then it is a new file.
-    """
-    fd = os.open(spare, _SPARE_FLAGS, 0o666)
-    try:
-        status = os.fstat(fd)
-        if status.st_size and (status.st_nlink != 1 or _is_file(path, status)):
-            os.close(fd)
-            fd = -1
-            spare.unlink()
-            fd = os.open(spare, _SPARE_FLAGS, 0o666)
-    except BaseException:
-        if fd >= 0:
-            os.close(fd)
-        raise
-    return fd
-
-
-def _is_file(path: Path, status: os.stat_result) -> bool:
-    """Return whether the path leads to the file with this status."""
-    try:
-        return os.path.samestat(path.stat(), status)
-    except FileNotFoundError:
-        return False
 
 
 def _write_whole(fd: int, content: bytes) -> None:

@@ -1,7 +1,5 @@
 """Where the mark of a secondary is kept: a small file beside a file, .NAME.mirrorlog.
 
-Its spare, ..NAME.tmp, holds the mark before; nobody reads it (folders.replace_files).
-
 A device has no such place, and an NBD export neither. Its site keeps the mark in its own folder
 (consumers/secondary_exports.py). A fork knows a device by its serial number.
 
@@ -14,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from mirrorlog.adapters.folders import replace_files
 from mirrorlog.adapters.mark_format import MarkFormat
+from mirrorlog.adapters.spare_files import replace_files_often
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.errors import BadUse
 
@@ -63,6 +61,6 @@ def check_no_secondary(path: Path) -> None:
 def write_marks(marks: Mapping[Path, SecondaryMark]) -> None:
     """Write marks durably, each in place of the one before. Raise DeviceFailed."""
     try:
-        replace_files({path: encode_mark(mark) for path, mark in marks.items()}, keeps_spares=True)
+        replace_files_often({path: encode_mark(mark) for path, mark in marks.items()})
     except OSError as error:
         raise _FORMAT.failed("writing", next(iter(marks)), error) from error

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 
 FLUSHED_AHEAD: Final = 64
 """A flush that makes room is made for up to this many regions: then not each needs its own."""
-_LEFT_AHEAD: Final = 32
+_LEFT_AHEAD: Final = 16
 """Of this many hot regions, one more leaves where one must: then not each write looks for room."""
 WHOLE_VOLUME: Final = -1
 """Number of the region that is the whole volume."""

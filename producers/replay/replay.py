@@ -20,7 +20,7 @@ CHECKPOINT_NAME: Final = "replay.json"
 CHECKPOINT_REQUESTS: Final = 16_384
 TICK_S: Final = 0.005
 PROGRESS_S: Final = 0.1
-_EXPECTED_REQUESTS: Final = 64
+_EXPECTED_REQUESTS: Final = 128
 """The host is told of this many requests together, which saves waits for its activity log."""
 _PIECE_BYTES: Final = 4 << 20
 """Larger writes are split, which bounds the memory for contents whatever a trace asks for."""

@@ -14,8 +14,8 @@ from typing import Protocol
 
 import pytest
 
-from mirrorlog.adapters import folders
-from mirrorlog.adapters.folders import exchange_names
+from mirrorlog.adapters import spare_files
+from mirrorlog.adapters.spare_files import exchange_names
 from mirrorlog.consumers.state.secondary_state import (
     MAX_SAMPLE_BYTES,
     MAX_SAMPLES,
@@ -451,18 +451,20 @@ class Disk:
 
         patch.setattr(os, "fsync", record_fsync)
         patch.setattr(os, "replace", record_replace)
-        patch.setattr(folders, "exchange_names", record_exchange)
+        patch.setattr(spare_files, "exchange_names", record_exchange)
 
     def outcomes(self, volume: str, done: int, old: bytes, new: bytes) -> set[bytes]:
         steps = self.steps[:done]
-        rename = ("replace", f".{volume}.tmp {volume}.json")
-        if rename not in steps:
+        renames = [
+            (index, names.split()[0])
+            for index, (call, names) in enumerate(steps)
+            if call == "replace" and names.endswith(f" {volume}.json")
+        ]
+        if not renames:
             return {old}
-        renamed = steps.index(rename)
+        ((renamed, temporary),) = renames
         contents = (
-            {new}
-            if ("fsync", f".{volume}.tmp") in steps[:renamed]
-            else {new, new[: len(new) // 2], b""}
+            {new} if ("fsync", temporary) in steps[:renamed] else {new, new[: len(new) // 2], b""}
         )
         return contents if ("fsync", self.folder.name) in steps[renamed:] else contents | {old}
 
@@ -480,7 +482,8 @@ def test_a_loss_of_power_between_any_two_steps_leaves_old_or_new(
         old, new = replace(OLD, volume=volume), replace(NEW, volume=volume)
         for content in disk.outcomes(volume, done, encode_state(old), encode_state(new)):
             store.path(volume).write_bytes(content)
-            (tmp_path / f".{volume}.tmp").write_bytes(encode_state(new)[: done * 20])
+            for left in (f".{volume}.tmp", ".mirrorlog-spares-0"):
+                (tmp_path / left).write_bytes(encode_state(new)[: done * 20])
             store_now = SecondaryStateFiles(tmp_path)
             assert store_now.load(volume) in ((new,) if done == steps else (old, new))
             store_now.save(new)
@@ -496,7 +499,7 @@ def test_an_end_or_an_error_at_any_call_leaves_old_or_new(
     store.save(OLD)
     calls = 0
     with monkeypatch.context() as patch:
-        for module, name in ((os, "fsync"), (folders, "exchange_names")):
+        for module, name in ((os, "fsync"), (spare_files, "exchange_names")):
 
             def counted(*args: object, real: object = getattr(module, name)) -> object:
                 nonlocal calls
@@ -514,10 +517,11 @@ def test_an_end_or_an_error_at_any_call_leaves_old_or_new(
         with pytest.raises((SystemExit, DeviceFailed)):
             store.save(NEW)
     renamed = call >= 3
-    assert (tmp_path / ".vol1.tmp").exists() == (death is SystemExit)
+    assert (tmp_path / ".mirrorlog-spares-0").exists() == (death is SystemExit)
     assert SecondaryStateFiles(tmp_path).load("vol1") == (NEW if renamed else OLD)
     store.save(NEW)
-    assert {path.name for path in tmp_path.iterdir()} <= {"vol1.json", ".vol1.tmp"}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names - {".mirrorlog-spares-0"} == {"vol1.json", ".mirrorlog-spares"}
 
 
 def test_opening_makes_durable_what_a_dead_predecessor_renamed(

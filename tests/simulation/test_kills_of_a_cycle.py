@@ -25,10 +25,13 @@ BLOCKS = (3, 4, 9, 40)
 class KilledCycle:
     """A world whose volume "v" has changed, and a site that is killed before one step.
 
-    killed_at: the name of that step; None while the site lives. steps_left: before the kill.
+    is_new: the site hasn't met its secondaries yet. killed_at: the name of that step; None while
+    the site lives. steps_left: before the kill. saved: each mark and state that was written of "v".
     """
 
-    def __init__(self, seed: int, consistency: str, steps_left: int) -> None:
+    def __init__(
+        self, seed: int, consistency: str, steps_left: int, *, is_new: bool = False
+    ) -> None:
         self.world = world = World(
             seed,
             site_consistency=consistency,
@@ -36,6 +39,7 @@ class KilledCycle:
         )
         self.killed_at: str | None = None
         self.steps_left: int | None = None
+        self.saved: list[str] = []
         way = world.broker.other_way()
         append = way.append
 
@@ -47,7 +51,8 @@ class KilledCycle:
         world.site.connect(way)
         world.hold_primaries_still()
         world.fold_and_commit()
-        world.settle()
+        if not is_new:
+            world.settle()
         for block in BLOCKS:
             world.host.write_block("v", block)
         self.beat()
@@ -61,10 +66,12 @@ class KilledCycle:
         self.world.host.heartbeat()
         self.world.fold_and_commit()
 
-    def step(self, name: str, *_: object) -> None:
+    def step(self, name: str, *of: object) -> None:
         """Count a step of the site; kill it if it is the one."""
         if self.steps_left is None:
             return
+        if name in ("mark", "write") and of[0] == "v":
+            self.saved.append(name)
         self.steps_left -= 1
         if self.steps_left < 0:
             self.steps_left, self.killed_at = None, name
@@ -114,6 +121,20 @@ def test_killed_at_each_step_of_a_cycle_a_site_goes_on_by_the_log(
     consistency: str, steps: set[str]
 ) -> None:
     assert kill_at_each_step(consistency) >= steps
+
+
+def test_killed_at_each_step_of_its_first_cycle_a_site_goes_on_by_the_log() -> None:
+    """The first cycle has the epoch of the new mark, and the state before it isn't saved."""
+    names = set[str]()
+    for step in range(400):
+        cycle = KilledCycle(0, "eventual", step, is_new=True)
+        cycle.run()
+        if cycle.killed_at is None:
+            break
+        names.add(cycle.killed_at)
+    assert names >= IN_PLACE
+    assert 20 < step < 399
+    assert cycle.saved == ["mark", "write", "write", "write"]  # running, durable, proved
 
 
 # Each bug must be found

@@ -77,11 +77,11 @@ def test_room_is_counted_again_only_when_it_is_used_up() -> None:
         region.in_flight = 0
     plan = hot.plan({"a": [1]}, 1, {"a": [2]})
     assert isinstance(plan, Leave)
-    assert [region.number for region in plan.regions] == [3, 4, 5]  # one, and 64 // 32 ahead
+    assert [region.number for region in plan.regions] == [3, 4, 5, 6, 7]  # one, and 64 // 16 ahead
     hot.leave(plan.regions)
-    assert hot.has_room(3)
+    assert hot.has_room(5)
     hot.put_back(plan.regions[:1])
-    assert not hot.has_room(3)
+    assert not hot.has_room(5)
     regions.is_stuck = True  # its regions don't count, and leave no room
     hot.leave(plan.regions[:1])
-    assert not hot.has_room(3)
+    assert not hot.has_room(5)
