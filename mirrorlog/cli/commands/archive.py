@@ -13,7 +13,7 @@ from mirrorlog.archive.chains import Chain
 from mirrorlog.archive.manifests import FileKind, Manifest
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.archive_trees import check_trees
-from mirrorlog.cli.support.confirming import YesOption, is_confirmed
+from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.metrics_option import MetricsOption, metrics_printer, with_metrics
@@ -146,6 +146,7 @@ def off(
             "setting `archive_keep_s`, a year.",
         ),
     ] = None,
+    dry_run: DryRunOption = False,
     yes: YesOption = False,
 ) -> None:
     """Give the commands topic a retention of its own again. Stop the archivers first.
@@ -156,7 +157,7 @@ def off(
     keep_s = call.settings.archive_keep_s if keep is None else parse_duration_s(keep)
     topic = call.settings.topics.commands
     question = f"Topic {topic} drops commands that are older than {keep_s / 86400:g} days."
-    if not is_confirmed(call, topic, question, yes=yes, dry_run=False):
+    if not is_confirmed(call, topic, question, yes=yes, dry_run=dry_run, kind="topic"):
         return
     release_retention(call.settings, keep_s)
     call.output.print_json({"schema_version": 1, "topic": topic, "keep_s": keep_s})
