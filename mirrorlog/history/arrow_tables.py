@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import ModuleType
 from typing import Any, Final
 
@@ -18,6 +19,12 @@ from mirrorlog.history.batches import (
 from mirrorlog.history.definition import COLUMNS, NUMBER_TYPES, ColumnDefinition, ColumnType
 
 _NUMBERS: Final = ("partition", "position", "extent", "offset", "length", "sequence", "size_bytes")
+_NULLABLE_IN_PANDAS: Final = {
+    ColumnType.I32: "Int32",
+    ColumnType.U32: "UInt32",
+    ColumnType.I64: "Int64",
+    ColumnType.U64: "UInt64",
+}
 DELTA_COLUMNS: Final = (*_NUMBERS, "first_at_us", "last_at_us", "appended_at_us")
 """The columns that Parquet files hold as DELTA_BINARY_PACKED."""
 
@@ -36,8 +43,31 @@ def require_pyarrow(purpose: str) -> ModuleType:
 
 
 def arrow_schema() -> Any:
-    """Return the schema (pyarrow.Schema) of tables of rows: texts are dictionaries."""
-    return require_pyarrow("an Arrow schema").schema([_field(column) for column in COLUMNS])
+    """Return the schema (pyarrow.Schema) of tables of rows: texts are dictionaries.
+
+    Its metadata let pandas read integers that may be null as its own nullable integers. Without
+    them they become floats, which hold integers up to 2^53 only.
+    """
+    fields = [_field(column) for column in COLUMNS]
+    metadata = {"pandas": json.dumps(_pandas_metadata())}
+    return require_pyarrow("an Arrow schema").schema(fields, metadata)
+
+
+def _pandas_metadata() -> dict[str, Any]:
+    """Return what pandas' own files say of their columns (pandas, "Storing pandas DataFrame objects
+    in Apache Parquet format"). Columns that aren't named keep the type that Arrow gives them."""
+    named = [
+        {
+            "name": column.name,
+            "field_name": column.name,
+            "pandas_type": np.dtype(NUMBER_TYPES[column.type]).name,
+            "numpy_type": _NULLABLE_IN_PANDAS[column.type],
+            "metadata": None,
+        }
+        for column in COLUMNS
+        if column.nullable and column.type in NUMBER_TYPES
+    ]
+    return {"index_columns": [], "column_indexes": [], "columns": named, "pandas_version": "2.0"}
 
 
 def arrow_table(batch: HistoryBatch) -> Any:
