@@ -92,3 +92,29 @@ def test_a_forked_write_explains_a_sample_only_if_its_host_names_it(is_published
     assert saved is not None
     assert (saved.rung is Rung.CHANGED) is is_published
     assert world.site.secondary_equals_primary("v")
+
+
+def test_a_secondary_that_waits_for_its_proof_is_looked_at_as_often_as_an_idle_one() -> None:
+    """It isn't met for each new watermark."""
+    world = World(1)
+    world.hold_primaries_still()
+    world.fold_and_commit()
+    world.settle()
+    world.host.write_block("v", 3)
+    world.host.publish("v")
+    world.fold_and_commit()
+    site, clock = world.site.site, world.site.clock
+    clock.look_s = 0.0
+    for _ in range(20):
+        site.run_once(0)
+    secondary = site.secondaries["v"]
+    assert secondary.state is SiteState.SETTLING
+    world.site.secondaries.missing.add("v")
+    world.host.publish("w")
+    world.fold_and_commit()
+    for _ in range(20):
+        site.run_once(0)
+    assert secondary.state is SiteState.SETTLING
+    clock.now_s += 31.0
+    site.run_once(0)
+    assert secondary.state is SiteState.STOPPED
