@@ -154,8 +154,8 @@ def audit_volume(
             print_summary(call.output, answer.volume, batches)
         elif heat:
             print_heat(call.output, answer.volume, batches, output)
-        else:
-            write_rows(call.output, name, output, batches, change)
+        elif not write_rows(call.output, name, output, batches, change):
+            return  # the reader of stdout has enough, and nothing is said of the rest
         print_tally(call.output, points, answer, tally, with_status=is_list)
 
 

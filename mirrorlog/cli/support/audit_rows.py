@@ -28,17 +28,17 @@ def write_rows(
     path: Path | None,
     batches: Iterable[HistoryBatch],
     change: ChangesText | None = None,
-) -> None:
+) -> bool:
     """Write the rows in a format of ROW_FORMATS to a file, or to stdout without a path.
 
     change: of the formats that are text.
 
-    Under --json, stdout takes the rows as JSON only. A closed pipe (`| head`) ends it without an
-    error. Raise BadUse for a format that can't go to stdout; what whole_file and the batches raise.
+    Under --json, stdout takes the rows as JSON only. Return False if the reader of stdout has
+    closed it (`| head`): not all rows were read. Raise BadUse for a format that can't go to stdout;
+    what whole_file and the batches raise.
     """
     if path is None:
-        _write_to_stdout(output, name, batches, change)
-        return
+        return _write_to_stdout(output, name, batches, change)
     with whole_file(path) as part:
         if name in TEXTS:
             text = _text(name, change)
@@ -48,11 +48,12 @@ def write_rows(
             from mirrorlog.consumers.audit.arrow_files import write_arrow, write_parquet
 
             (write_parquet if name == "parquet" else write_arrow)(part, batches)
+    return True
 
 
 def _write_to_stdout(
     output: Output, name: str, batches: Iterable[HistoryBatch], change: ChangesText | None
-) -> None:
+) -> bool:
     if name == "parquet" or (name == "arrow" and sys.stdout.isatty()):
         raise BadUse(f"{name} doesn't go to a terminal or a pipe", next="Name a file with -o.")
     if output.json and name != "json":
@@ -72,6 +73,8 @@ def _write_to_stdout(
         sys.stdout.flush()
     except BrokenPipeError:
         discard_the_rest(sys.stdout)
+        return False
+    return True
 
 
 def _text(name: str, change: ChangesText | None) -> RowText:

@@ -17,6 +17,7 @@ from logs import Log
 from notation import command, volume
 
 from mirrorlog.cli.commands import audit_volume
+from mirrorlog.cli.support import audit_rows
 from mirrorlog.consumers.audit import output_file
 from mirrorlog.consumers.audit.ask import AuditAnswer, answer_question
 from mirrorlog.consumers.audit.question import AuditQuestion
@@ -123,6 +124,16 @@ def test_a_file_stays_as_it_was_if_the_rows_end_early(
     code, _, err = run_main(["audit", "v", "--format", "csv", "-o", str(path)])
     assert (code, path.read_text(), list(tmp_path.iterdir())) == (1, "before", [path])
     assert "No space left" in err
+
+
+def test_a_closed_pipe_ends_it_without_a_sum(log: Log, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(audit_rows, "_write_text", broken)
+    monkeypatch.setattr(audit_rows, "discard_the_rest", lambda _: None)
+    code, out, err = run_main(["audit", "v"])
+    assert (code, out, err) == (0, "", "")
 
 
 def test_a_signal_leaves_no_file(log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
