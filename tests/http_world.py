@@ -34,6 +34,10 @@ class MemoryView:
         assert self._rows is not None
         return self._rows.get(key)
 
+    def has(self, key: bytes) -> bool:
+        assert self._rows is not None
+        return key in self._rows
+
     def first_from(self, key: bytes) -> tuple[bytes, bytes] | None:
         assert self._rows is not None
         return next(((name, row) for name, row in self._rows.items() if name >= key), None)

@@ -23,12 +23,12 @@ from typing import Final, NamedTuple
 from mirrorlog.changed.append_times import AppendTimes
 from mirrorlog.changed.kept_commands import KeptCommand
 from mirrorlog.changed.points import AtTime, format_time
-from mirrorlog.changed.proven_log import ProvenLog, is_imported_host, is_only_imported
+from mirrorlog.changed.proven_log import ProvenLog
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.records import LogRecord, is_imported_host
 
 _MS: Final = 1000
 """The broker's times are milliseconds, rounded down."""
@@ -79,7 +79,7 @@ class TimeWindow:
         """
         is_late = self.through_us is not None and record.first_at_us > self.through_us
         is_early = self.after_us is not None and record.last_at_us <= self.after_us
-        if is_only_imported(record) and (is_early or is_late):
+        if record.is_only_imported and (is_early or is_late):
             return Share.NONE
         if is_early and record.through <= self.appended_before:
             return Share.NONE

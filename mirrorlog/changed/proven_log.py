@@ -7,11 +7,10 @@ from typing import Final, NamedTuple
 
 from mirrorlog.changed.logs import LogView
 from mirrorlog.changed.points import format_time
-from mirrorlog.domain.commands import IMPORTED
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.tracking_log.coverage import Hole
-from mirrorlog.tracking_log.records import LogRecord
+from mirrorlog.tracking_log.records import LogRecord, is_imported_host
 
 
 class RecordPiece(NamedTuple):
@@ -134,16 +133,6 @@ def out_of_retention(
 def is_imported(record: LogRecord) -> bool:
     """Return whether the record may hold an import: its times don't tell when its commands came."""
     return record.has_more_hosts or any(map(is_imported_host, record.hosts))
-
-
-def is_only_imported(record: LogRecord) -> bool:
-    """Return whether the record holds imports and nothing else, as far as hosts' names tell."""
-    return not record.has_more_hosts and all(map(is_imported_host, record.hosts))
-
-
-def is_imported_host(host: str) -> bool:
-    """Return whether commands of that host are an import's."""
-    return host.startswith(IMPORTED)
 
 
 def covering_records(

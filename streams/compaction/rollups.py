@@ -25,6 +25,7 @@ from mirrorlog.tracking_log.records import LogRecord, named_hosts
 MAX_SOURCES: Final = 1024
 """Records that become one: a part of each is in memory at the same time."""
 _MAX_SOURCES_BYTES: Final = 64 << 20
+_HOUR_US: Final = 3_600_000_000
 _RANGE_BLOCKS: Final = 1 << 26
 """Blocks united at a time: 8 MiB of bitmap at most."""
 
@@ -94,12 +95,12 @@ def plan_chains(sources: Iterable[RollUpSource]) -> list[list[RollUpSource]]:
     """Group sources of one tier into chains, each of which may become one record.
 
     The sources of a chain are of one generation and block size, leave no hole, and are bounded in
-    number and size. A chain of one source waits for the next one: a record for it alone would say
-    nothing new.
+    number and size. Imports are united with imports of the same hour, by their own times. A chain
+    of one source waits for the next one: a record for it alone would say nothing new.
     """
     chains: list[list[RollUpSource]] = []
     reach = size_bytes = 0
-    kind: tuple[str, int] | None = None
+    kind: tuple[str, int, int | None] | None = None
     for source in sorted(
         sources,
         key=lambda source: (
@@ -108,7 +109,7 @@ def plan_chains(sources: Iterable[RollUpSource]) -> list[list[RollUpSource]]:
             -source.record.through,
         ),
     ):
-        source_kind = (source.first.generation, source.first.block_size)
+        source_kind = (source.first.generation, source.first.block_size, _own_hour(source))
         continues = kind == source_kind and source.record.after <= reach
         if continues and len(chains[-1]) < MAX_SOURCES and size_bytes < _MAX_SOURCES_BYTES:
             chains[-1].append(source)
@@ -118,6 +119,20 @@ def plan_chains(sources: Iterable[RollUpSource]) -> list[list[RollUpSource]]:
         kind, size_bytes = source_kind, size_bytes + source.size_bytes
         reach = max(reach, source.record.through)
     return chains
+
+
+def _own_hour(source: RollUpSource) -> int | None:
+    """Return the hour of an import's writes, by their own times; None for anything else.
+
+    A question about times replays the commands of records that its times divide. So a recording of
+    weeks, which is imported in seconds, must not become one record (docs/decisions/own-times.md).
+    An import of several hours stays as it is: it has a negative number of its own.
+    """
+    first = source.first
+    if not first.is_only_imported:
+        return None
+    hour = first.first_at_us // _HOUR_US
+    return hour if first.last_at_us // _HOUR_US == hour else -2 - source.record.after
 
 
 def merged_header(tier: int, chain: Sequence[RollUpSource]) -> LogRecord:

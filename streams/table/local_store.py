@@ -96,6 +96,9 @@ class TableView(Protocol):
     def get(self, key: bytes) -> bytes | None:
         """Return the value of the row with this key, None if the view has no such row."""
 
+    def has(self, key: bytes) -> bool:
+        """Return whether the view has a row with this key. Its value isn't copied."""
+
     def first_from(self, key: bytes) -> tuple[bytes, bytes] | None:
         """Return the row with the lowest key that isn't below `key`, None if there is none."""
 

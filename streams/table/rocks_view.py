@@ -26,6 +26,11 @@ class RocksTableView:
         rows = self._seek(key)
         return bytes(rows.value()) if rows.valid() and rows.key() == key else None
 
+    def has(self, key: bytes) -> bool:
+        """Return whether the view has a row with this key. Its value isn't copied."""
+        rows = self._seek(key)
+        return rows.valid() and rows.key() == key
+
     def first_from(self, key: bytes) -> tuple[bytes, bytes] | None:
         """Return the row with the lowest key that isn't below `key`, None if there is none."""
         rows = self._seek(key)

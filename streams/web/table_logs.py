@@ -89,7 +89,7 @@ def _headers(view: TableView, volume: str, checkpoint: Callable[[], None]) -> It
             log.error("a log record in the table is damaged: %s", error)
         else:
             last_key = record_key(replace(header, part=header.parts - 1))
-            if header.part == 0 and (header.parts == 1 or view.get(last_key) is not None):
+            if header.part == 0 and (header.parts == 1 or view.has(last_key)):
                 yield header
                 behind = last_key + b"\0"
         row = view.first_from(behind)
@@ -101,7 +101,8 @@ class _TableLogView:
     `log` holds the records without their bitmaps: all of a volume's bitmaps together may be larger
     than memory. So of each record only the first and the last part are read: a flush and a roll-up
     write the parts in their order, and a sweep deletes them in their order. A part that is missing
-    between these two is found when the record is used.
+    between these two is found when the record is used. In `log` a record is one part, because it
+    may have thousands.
     """
 
     def __init__(
@@ -113,21 +114,23 @@ class _TableLogView:
     ) -> None:
         self._view, self.complete_through, self.log = view, complete_through, VolumeLog()
         self._checkpoint = checkpoint
+        self._parts: dict[tuple[int, int, int], int] = {}
         if head := view.get(head_key(volume.volume)):
             self.log.add_head(decode(head, VolumeHead))
         for record in _headers(view, volume.volume, checkpoint):
             if record.through > volume.origin_position:
-                for number in range(record.parts):
-                    self.log.add(replace(record, part=number))
+                self._parts[record.tier, record.after, record.through] = record.parts
+                self.log.add(replace(record, parts=1))
 
     def parts(self, record: Sequence[LogRecord]) -> Sequence[LogRecord]:
         """Read the parts of one record of `log`, with their bitmaps.
 
         Raise OutOfRetention if a part is missing or damaged: the log has a hole there.
         """
-        parts = []
-        for part in record:
+        (whole,), parts = record, []
+        for number in range(self._parts[whole.tier, whole.after, whole.through]):
             self._checkpoint()
+            part = replace(whole, part=number)
             try:
                 value = self._view.get(record_key(part))
                 if value is None:

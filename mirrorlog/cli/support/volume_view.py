@@ -69,8 +69,10 @@ def volume_fields(volume: Volume) -> dict[str, Any]:
     """Return the description as `--json` prints it."""
     fields = asdict(volume)
     name, created_at_us = fields.pop("volume"), fields.pop("created_at_us")
+    recorded_since_us = fields.pop("recorded_since_us")
     return {
         "volume": name,
         **fields,
         "created_at": format_time(created_at_us) if created_at_us else None,
+        "recorded_since": None if recorded_since_us is None else format_time(recorded_since_us),
     }

@@ -105,6 +105,28 @@ def test_generations_and_holes_are_never_bridged() -> None:
     assert model.after(86_400) == ""
 
 
+def test_imports_are_united_within_an_hour_of_their_own_times() -> None:
+    model = CompactorModel()
+    model.work()
+    hour = 3_600_000_000
+    for text, first_us, last_us in (
+        ("-1..2", hour, hour),
+        ("2..4", hour + 1, 2 * hour - 1),
+        ("4..6", 2 * hour, 2 * hour + 5),
+        ("6..8", 2 * hour + 7, 2 * hour + 9),
+        ("8..10", 2 * hour + 9, 5 * hour),
+        ("10..12", 5 * hour, 6 * hour),
+    ):
+        times = {"first_at_us": first_us, "last_at_us": last_us}
+        model.table.flush(text, "1", hosts=("import:msr:1",), **times)
+    for text in ("12..14", "14..16"):
+        model.table.flush(text, "1", first_at_us=hour, last_at_us=9 * hour)
+    assert model.after(60) == (
+        "+1 -1..4 +1 4..8 +1 12..16 W -0 -1..2 -0 2..4 -0 4..6 -0 6..8 -0 12..14 -0 14..16"
+    )
+    assert model.after(2 * 86_400) == ""
+
+
 def test_records_above_the_watermark_wait() -> None:
     model = CompactorModel()
     model.work()
