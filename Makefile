@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit-rows bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -94,6 +94,10 @@ bench-lag: setup ## how long a write takes until it is durable at a site
 
 bench-cli: setup ## how long the command line takes to answer, beside native tools
 	$(BIN)/python benchmarks/bench_cli.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
+
+bench-audit: setup ## how long questions of one hour, and of one block, take on 30 days of writes
+	$(BIN)/python benchmarks/bench_audit.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
 
 bench-audit-rows: setup ## rows a second of `audit` to Parquet, on one core, beside the writing alone

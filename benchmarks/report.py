@@ -189,6 +189,34 @@ def _pwrites(result: Result) -> str:
     return table(["pwrite", "plain, µs", "tracked, µs", "more, µs", "tracked over plain"], rows)
 
 
+_AUDIT_ROWS: Final = {
+    "node_hour": "an hour, beside the fold",
+    "table_hour": "an hour",
+    "table_hour_tenth_of_writes": "an hour, a tenth of the writes",
+    "table_hour_third_of_days": "an hour, a third of the days",
+    "table_hour_by_time": "an hour, by time",
+    "table_day": "24 hours from noon on",
+    "table_whole": "all whole days",
+    "table_whole_third_of_days": "all whole days, a third of them",
+    "kafka_day_1": "an hour of one day, without the node",
+    "writers": "who wrote a block, 100 million rows",
+    "writers_tenth_of_rows": "who wrote a block, 10 million rows",
+}
+
+
+def audit(result: Result) -> str:
+    """Return the table of bench_audit.py."""
+    rows = []
+    for name, label in _AUDIT_ROWS.items():
+        case = result["cases"][name]
+        spread = f"{min(case['runs']):.3f} – {max(case['runs']):.3f}"
+        commands = f"{case['commands_read']:,}" if "commands_read" in case else ""
+        rows.append([label, f"{case['median']:.3f}", spread, commands])
+    head = ["question", "s", "fastest – slowest", "commands read"]
+    text = f"{result['days']} days; medians of {result['repeat']}. {machine_line(result)}"
+    return f"{caption(text)}\n\n{table(head, rows)}"
+
+
 def cli(result: Result) -> str:
     """Return the table of bench_cli.py."""
     names = {
@@ -329,6 +357,7 @@ TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "volumes": volumes,
     "host": host,
     "cli": cli,
+    "audit": audit,
     "site": site,
     "link": link,
     "lag": lag,

@@ -1,0 +1,288 @@
+"""Measures how long a question about changed blocks takes, on the log of weeks of writes.
+
+    python benchmarks/bench_audit.py [--days 30] [--repeat 5] [--short] [--save]
+
+The log is the node's table after 30 days of 10,000 writes a second (audit_state.py), in RocksDB as
+the node has it. A question is asked as the node asks it for HTTP: of the table, with the rests that
+it takes beside the fold, and with a first page made of the answer (`node_…`), or without both
+(`table_…`). Ranges are of whole hours, by positions and by times; another state has a tenth of the
+writes, and another a third of the days. `kafka_day_1`: the question for an hour as the command line
+asks it without --node, of a changelog in memory that has one day of records. `writers`: who wrote a
+block in all of these days, asked of an archive of 100 million rows, and of a tenth of them
+(audit_writers.py). The last line of stdout is one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+
+import faust
+from audit_state import BEGAN_US, DAY_S, HOUR_S, AuditState, SimulatedCommands
+from audit_writers import WRITES_A_DAY, ask_writers, written_files
+from results import machine, report_result
+
+from mirrorlog.changed.fold import ChangedBlocks
+from mirrorlog.changed.formats import list_page
+from mirrorlog.changed.logs import TopicLogSource, VolumeLogSource
+from mirrorlog.changed.points import AtPosition, AtTime, Point
+from mirrorlog.changed.query import changed_blocks
+from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.streams import TopicReader
+from mirrorlog.reading.catalog import Catalog, publish_volume
+from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.streams.faust_worker.faust_store import FaustStore
+from mirrorlog.streams.web.query_threads import QuerySlot, QueryThreads
+from mirrorlog.streams.web.table_logs import TableLogSource
+from mirrorlog.topics import Topics
+
+_ROWS_A_WRITE: Final = 64
+_PAGE: Final = 1000
+_ROWS: Final = 100_000_000
+LIMIT_HOUR_S: Final = 0.3
+LIMIT_WRITERS_S: Final = 1.0
+TOPICS: Final = Topics()
+
+
+class Table:
+    """A node's table of one state, and questions to it."""
+
+    def __init__(self, state: AuditState, folder: Path) -> None:
+        app = faust.App(
+            f"audit{state.days}-{state.writes_a_second}",
+            store="rocksdb://",
+            datadir=folder,
+            autodiscover=False,
+            web_enabled=False,
+        )
+        self.state, self.store = state, FaustStore(app, "log", {})
+        self.records = self.bytes = 0
+        positions, rows = 0, []
+        for row in state.rows():
+            rows.append(row)
+            self.records += 1
+            self.bytes += len(row[1])
+            if len(rows) == _ROWS_A_WRITE:
+                self.store.write(0, rows, range(positions, positions + len(rows)))
+                positions += len(rows)
+                rows = []
+        self.store.write(0, rows, range(positions, positions + len(rows)))
+        self.broker = MemoryBroker()
+        self.broker.create(TOPICS.specs(single_copy=True), 1)
+        publisher = self.broker.publisher()
+        publish_volume(publisher, TOPICS, state.volume)
+        publisher.flush(1)
+
+    def ask(
+        self, since: Point, until: Point, slot: QuerySlot | None, commands: SimulatedCommands
+    ) -> ChangedBlocks:
+        """Answer as the node does. slot: takes the rests between steps of work; None: no rest."""
+        rest: Callable[[], None] = (lambda: None) if slot is None else slot.checkpoint
+        logs = TableLogSource(self.store.open_view, SystemClock(), rest, lambda _: None)
+        ports = _ports(self.broker, commands, logs, rest)
+        return changed_blocks(self.state.volume.volume, since, until, ports, 5.0)
+
+
+def _ports(
+    broker: MemoryBroker,
+    commands: SimulatedCommands,
+    logs: VolumeLogSource,
+    checkpoint: Callable[[], None],
+) -> QueryPorts:
+    def open_reader() -> TopicReader:
+        return commands.reader()
+
+    catalog = Catalog(broker.reader(), broker, TOPICS, SystemClock())
+    admin: Any = commands
+    return QueryPorts(open_reader, admin, catalog, TOPICS, SystemClock(), logs, checkpoint)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The seconds of each run, and what the question read and named."""
+
+    runs: list[float]
+    commands: int
+    blocks: int
+
+    def case(self) -> dict[str, Any]:
+        """Return the case of the result."""
+        return {
+            "median": round(median(self.runs), 3),
+            "unit": "s",
+            "runs": [round(run, 3) for run in self.runs],
+            "commands_read": self.commands,
+            "blocks": self.blocks,
+        }
+
+
+def by_position(state: AuditState, begin_s: int, end_s: int) -> tuple[Point, Point]:
+    """Return the positions between two seconds."""
+    first, end = (second * state.commands_a_second - 1 for second in (begin_s, end_s))
+    return AtPosition(first), AtPosition(end)
+
+
+def by_time(begin_s: int, end_s: int) -> tuple[Point, Point]:
+    """Return the times of two seconds."""
+    return AtTime(BEGAN_US + begin_s * 1_000_000), AtTime(BEGAN_US + end_s * 1_000_000)
+
+
+def measure(table: Table, points: tuple[Point, Point], repeat: int, *, rests: bool) -> Measured:
+    """Ask a question `repeat` times. With rests it is asked in a thread of the node's questions."""
+    runs, blocks, commands = [], 0, SimulatedCommands(table.state)
+    for _ in range(repeat):
+        commands.read = 0
+        begun_s = time.perf_counter()
+        answer = (
+            asyncio.run(_in_thread(partial(table.ask, *points), commands))
+            if rests
+            else table.ask(*points, None, commands)
+        )
+        if rests:
+            list_page(answer, "json", 0, _PAGE)
+        runs.append(time.perf_counter() - begun_s)
+        blocks = len(answer.changed)
+    return Measured(runs, commands.read, blocks)
+
+
+async def _in_thread(
+    ask: Callable[[QuerySlot | None, SimulatedCommands], ChangedBlocks],
+    commands: SimulatedCommands,
+) -> ChangedBlocks:
+    threads = QueryThreads(1)
+    with threads.slot() as slot:
+        return await slot.run(partial(ask, slot, commands))
+
+
+def kafka_way(state: AuditState, points: tuple[Point, Point], repeat: int) -> tuple[Measured, int]:
+    """Ask the changelog itself, in memory. Return the bytes that it holds, too."""
+    broker = MemoryBroker()
+    broker.create(TOPICS.specs(single_copy=True), 1)
+    publisher = broker.publisher()
+    publish_volume(publisher, TOPICS, state.volume)
+    publisher.flush(1)
+    size = 0
+    for key, value in state.rows():
+        broker.append(TOPICS.changelog, 0, key, value)
+        size += len(value)
+    commands, runs, blocks = SimulatedCommands(state), [], 0
+    for _ in range(repeat):
+        begun_s = time.perf_counter()
+        logs = TopicLogSource(broker.reader, broker, TOPICS.changelog, SystemClock())
+        ports = _ports(broker, commands, logs, lambda: None)
+        blocks = len(changed_blocks(state.volume.volume, *points, ports, 60.0).changed)
+        runs.append(time.perf_counter() - begun_s)
+    return Measured(runs, commands.read, blocks), size
+
+
+def writers(folder: Path, state: AuditState, rows: int, repeat: int) -> dict[str, Any]:
+    """Ask an archive of so many rows who wrote a block. Return the case."""
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        files = written_files(state, Path(own), rows // state.days)
+        asked = [ask_writers(state, files) for _ in range(repeat)]
+        if {count for _, count in asked} != {WRITES_A_DAY * state.days}:
+            raise AssertionError(f"the answer has {asked[0][1]} writes of the block")
+        return {
+            "median": round(median(seconds for seconds, _ in asked), 3),
+            "unit": "s",
+            "runs": [round(seconds, 3) for seconds, _ in asked],
+            "rows": sum(file.file.rows for file in files),
+            "bytes": sum(file.file.size_bytes for file in files),
+        }
+
+
+@contextmanager
+def built(state: AuditState, folder: Path) -> Iterator[Table]:
+    """Make the table of a state."""
+    begun_s = time.perf_counter()
+    with tempfile.TemporaryDirectory(dir=folder) as own:
+        table = Table(state, Path(own))
+        took_s = time.perf_counter() - begun_s
+        print(
+            f"{state.days} days of {state.writes_a_second} writes/s: {table.records} parts of "
+            f"records, {table.bytes / 1e9:.2f} GB, made in {took_s:.0f} s",
+            file=sys.stderr,
+        )
+        yield table
+
+
+def main() -> int:
+    """Measure, and print the result as one JSON object."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--days", type=int, default=30)
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--dir", type=Path, help="the folder for all data; it is removed")
+    parser.add_argument("--short", action="store_true", help="three days")
+    parser.add_argument("--save", action="store_true", help="keep the result for the page")
+    arguments = parser.parse_args()
+    days, repeat = 3 if arguments.short else arguments.days, arguments.repeat
+    cases: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir) as folder:
+        states = {
+            "": AuditState(days, 10_000),
+            "_tenth_of_writes": AuditState(days, 1000),
+            "_third_of_days": AuditState(max(days // 3, 1), 10_000),
+        }
+        for suffix, state in states.items():
+            with built(state, Path(folder)) as table:
+                hour_s = state.days * DAY_S // 2 + 7 * HOUR_S
+                spans = {
+                    "hour": (hour_s, hour_s + HOUR_S),
+                    "day": (hour_s - DAY_S // 2, hour_s + DAY_S // 2),
+                    "whole": (0, state.days * DAY_S),
+                }
+                for name, span in spans.items():
+                    for way, rests in (("table", False), ("node", True)):
+                        case = f"{way}_{name}{suffix}"
+                        points = by_position(state, *span)
+                        cases[case] = measure(table, points, repeat, rests=rests).case()
+                        print(f"{case:32} {cases[case]}", file=sys.stderr)
+                case = f"table_hour_by_time{suffix}"
+                cases[case] = measure(table, by_time(*spans["hour"]), 1, rests=False).case()
+                print(f"{case:32} {cases[case]}", file=sys.stderr)
+        for suffix, rows in (("", _ROWS), ("_tenth_of_rows", _ROWS // 10)):
+            cases[f"writers{suffix}"] = writers(Path(folder), states[""], rows, repeat)
+            print(f"{'writers' + suffix:32} {cases['writers' + suffix]}", file=sys.stderr)
+        day = AuditState(1, 10_000)
+        measured, size = kafka_way(day, by_position(day, 7 * HOUR_S, 8 * HOUR_S), repeat)
+        cases["kafka_day_1"] = measured.case() | {"changelog_bytes": size}
+        print(f"{'kafka_day_1':32} {cases['kafka_day_1']}", file=sys.stderr)
+    hour = cases["node_hour"]["median"]
+    ratios = {
+        "node_hour_of_limit": round(hour / LIMIT_HOUR_S, 3),
+        "writers_of_limit": round(cases["writers"]["median"] / LIMIT_WRITERS_S, 3),
+        "writers_to_writers_of_a_tenth_of_the_rows": _ratio(cases, "writers", "_tenth_of_rows"),
+        "hour_to_hour_of_a_tenth_of_the_writes": _ratio(cases, "table_hour", "_tenth_of_writes"),
+        "hour_to_hour_of_a_third_of_the_days": _ratio(cases, "table_hour", "_third_of_days"),
+        "whole_to_whole_of_a_third_of_the_days": _ratio(cases, "table_whole", "_third_of_days"),
+    }
+    result = {
+        "bench": "audit",
+        "machine": machine(),
+        "short": arguments.short,
+        "repeat": repeat,
+        "days": days,
+        "cases": cases,
+        "ratios": ratios,
+        "failures": [],
+    }
+    return report_result(result, save=arguments.save)
+
+
+def _ratio(cases: dict[str, dict[str, Any]], name: str, suffix: str) -> float:
+    return round(cases[name]["median"] / cases[name + suffix]["median"], 3)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
