@@ -55,6 +55,11 @@ def publish(settings: Settings, published: Sequence[Command], *, epoch: int = 1)
 
 def audit(settings: Settings, *arguments: str | Path) -> tuple[int, list[dict[str, Any]]]:
     """Run `mirrorlog audit`; return its exit code and the JSON objects that it printed."""
+    return run(settings, "audit", *arguments)
+
+
+def run(settings: Settings, *arguments: str | Path) -> tuple[int, list[dict[str, Any]]]:
+    """Run a command; return its exit code and the JSON objects that it printed."""
     given = [
         "--json",
         "--bootstrap-servers",
@@ -64,7 +69,7 @@ def audit(settings: Settings, *arguments: str | Path) -> tuple[int, list[dict[st
         "-c",
         str(write_settings(settings)),
     ]
-    code, out, _ = run_main(["audit", *map(str, arguments), *given])
+    code, out, _ = run_main([*map(str, arguments), *given])
     return code, [json.loads(line) for line in out.splitlines()]
 
 
@@ -72,5 +77,7 @@ def write_settings(settings: Settings) -> Path:
     """Write what `audit` can't be told by options into a file; return its path."""
     path = settings.state_dir.with_suffix(".toml")
     lines = [f'topic_prefix = "{settings.topic_prefix}"', f'chain_dir = "{settings.chain_dir}"']
+    if settings.archive:
+        lines.append(f'archive = "{settings.archive}"')
     path.write_text("\n".join(lines))
     return path

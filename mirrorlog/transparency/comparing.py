@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from itertools import islice
 from typing import Final
 
 from mirrorlog.transparency.checkpoints import TreeHead
@@ -15,6 +16,7 @@ from mirrorlog.transparency.tiles import TILE_WIDTH, TiledLog
 
 MAX_DIFFERENCES: Final = 1000
 """After so many differences the comparison ends: the rest of the topic is another one."""
+_AT_ONCE: Final = 4096
 
 
 class LeafFinding(StrEnum):
@@ -125,9 +127,9 @@ def authentic_entries(files: TiledLog, head: TreeHead) -> Iterator[CommandEntry]
 
 def root_of_commands(origin: str, digests: Iterable[tuple[int, bytes]]) -> tuple[int, bytes]:
     """Return how many commands there are, and the root of their tree. digests: by position."""
-    tree, link = GrowingLog(), first_link(origin)
-    for position, digest in digests:
-        entries, hashes = chain_digests([(position, digest)], link)
+    tree, link, rest = GrowingLog(), first_link(origin), iter(digests)
+    while part := list(islice(rest, _AT_ONCE)):
+        entries, hashes = chain_digests(part, link)
         link = hashes[-1]
         tree.append(entries, hashes)
         tree.commit()

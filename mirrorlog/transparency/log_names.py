@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final, Self
+from urllib.parse import quote, unquote
 
 from mirrorlog.errors import BadInput
 from mirrorlog.transparency.notes import is_key_name
@@ -21,6 +22,8 @@ _UNKNOWN: Final = "-"
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LogName:
     """The name of a log. cluster, topic: Kafka's ids, None if they aren't known.
+
+    Ids may hold '/' and '+' (base64), which the name of a key may not: they are quoted as in a URL.
 
     history: the id of the partition's history. first: the lowest position that a leaf may have.
     """
@@ -37,10 +40,10 @@ class LogName:
         return "/".join(
             (
                 _PREFIX,
-                self.cluster or _UNKNOWN,
-                self.topic or _UNKNOWN,
+                _quoted(self.cluster),
+                _quoted(self.topic),
                 str(self.partition),
-                self.history,
+                _quoted(self.history),
                 str(self.first),
             )
         )
@@ -48,7 +51,7 @@ class LogName:
     @property
     def folder(self) -> str:
         """The path of the log's folder, in the folder of all logs."""
-        return f"partition-{self.partition}/{self.history}-{self.first}"
+        return f"partition-{self.partition}/{_quoted(self.history)}-{self.first}"
 
     @classmethod
     def parse(cls, origin: str, *, where: str) -> Self:
@@ -63,10 +66,10 @@ class LogName:
         ):
             _, cluster, topic, partition, history, first = parts
             return cls(
-                cluster=None if cluster == _UNKNOWN else cluster,
-                topic=None if topic == _UNKNOWN else topic,
+                cluster=None if cluster == _UNKNOWN else unquote(cluster),
+                topic=None if topic == _UNKNOWN else unquote(topic),
                 partition=int(partition),
-                history=history,
+                history=unquote(history),
                 first=int(first),
             )
         raise BadInput(
@@ -74,6 +77,10 @@ class LogName:
             where=where,
             next="Name a checkpoint or proof that `mirrorlog audit` made.",
         )
+
+
+def _quoted(text: str | None) -> str:
+    return _UNKNOWN if text is None else quote(text, safe="")
 
 
 def _is_number(text: str) -> bool:

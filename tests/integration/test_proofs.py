@@ -9,8 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
 from deadlines import DEADLINE_S
-from sealed_logs import Command, audit, commands, publish
+from sealed_logs import Command, audit, commands, publish, run
 from writing import make_volumes
 
 from mirrorlog.adapters.kafka import KafkaPublisher
@@ -259,3 +261,30 @@ def forge_tree(sealed: Sealed, altered: Settings) -> None:
 
 def newest(settings: Settings) -> Watermark:
     return watermarks(settings)[0]
+
+
+def test_what_retention_took_is_proved_by_the_archive(sealed: Sealed) -> None:
+    pytest.importorskip("pyarrow")
+    settings = settings_in(sealed.folder, sealed.broker, f"{sealed.name}archived.")
+    settings = settings.model_copy(update={"chain_dir": sealed.folder / "archived-trees"})
+    publish(settings, commands(COUNT))
+    out = sealed.folder / "archived"
+    code, printed = audit(settings, "seal", "--key", sealed.key, "--out", out)
+    assert code == 0, printed
+    (checkpoint,) = out.glob("*.checkpoint")
+    archived = settings.model_copy(update={"archive": str(sealed.folder / "archive")})
+    assert run(archived, "archive", "run", "--once", "--leave-retention")[0] == 0
+    delete_before(settings, 100)
+    code, result, what = sealed.check(settings, checkpoint)
+    assert (code, result["ok"], result["compared"], result["unproved"]) == (3, None, 200, 100)
+    assert "through position 99" in what
+    code, result, _ = sealed.check(archived, checkpoint)
+    assert (code, result["ok"], result["compared"]) == (0, True, COUNT)
+
+
+def delete_before(settings: Settings, position: int) -> None:
+    """Delete the commands below the position, as retention does."""
+    client = AdminClient({"bootstrap.servers": settings.bootstrap_servers})
+    at = TopicPartition(settings.topics.commands, 0, position)
+    for future in client.delete_records([at]).values():
+        future.result(DEADLINE_S)

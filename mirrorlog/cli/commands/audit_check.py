@@ -54,8 +54,9 @@ def check(
 ) -> None:
     """Prove that no command was altered, dropped, added or reordered since a checkpoint.
 
-    Every command that the checkpoint covers and that is kept is hashed again. Exit 4 and the first
-    position that fails if there is a difference, 3 if retention took commands that no copy holds.
+    Every command that the checkpoint covers, and that the topic or the archive keeps, is hashed
+    again. Exit 4 and the first position that fails if there is a difference, 3 if retention took
+    commands that no copy holds.
     The tree in the folder chain_dir says which position it is; without it, only that there is one.
     """
     call = invocation(context)
@@ -154,7 +155,9 @@ class _CheckedLog:
         from mirrorlog.cli.support.kept_commands import kept_commands
 
         start, end = max(self.name.first, self.kept.first), min(last + 1, self.kept.end)
-        for message in kept_commands(self.call.settings, self.name.partition, start=start, end=end):
+        for message in kept_commands(
+            self.call.settings, self.name.partition, start=start, end=end
+        ):
             self.compared += 1
             yield message.position, command_digest(message.key, message.value)
 
@@ -162,7 +165,7 @@ class _CheckedLog:
         """Compare the root over all commands, if all of them are kept."""
         if self.kept.first > self.name.first:
             raise OutOfRetention(
-                f"nothing can be proved: the topic begins at position {self.kept.first}, the "
+                f"nothing can be proved: what is kept begins at position {self.kept.first}, the "
                 f"checkpoint at {self.name.first}, and the tree's files aren't here",
                 where=self.head.origin,
                 next="Name the folder of the trees (MIRRORLOG_CHAIN_DIR).",
@@ -171,7 +174,7 @@ class _CheckedLog:
         size, root = root_of_commands(self.head.origin, digests)
         if size < self.head.size:
             self.forged = ForgedLeaves(
-                f"the topic holds {size} of the {self.head.size} commands", self.kept.end
+                f"{size} are kept the {self.head.size} commands", self.kept.end
             )
         elif root != self.head.root:
             self.forged = ForgedLeaves(
@@ -222,7 +225,8 @@ class _CheckedLog:
                 f"{self.unproved} before them, through position {self.unproved_through}: nothing "
                 "is proved of these but their digests",
                 where=f"partition {self.name.partition}",
-                next="Keep them in an archive, and check that.",
+                next="Name the archive that has them (MIRRORLOG_ARCHIVE). `archive run` keeps what "
+                "is sealed from now on.",
             )
         output.print_text(
             f"partition {self.name.partition}: none of {covers} was altered, dropped, added or "

@@ -147,20 +147,19 @@ def _checkpoints(
 def _command(
     call: Invocation, volume: str, partition: int, position: int, entry: CommandEntry
 ) -> Message | None:
-    """Return the command itself; None if the topic doesn't keep it any more.
+    """Return the command itself; None if it isn't kept any more.
 
-    Raise DifferenceFound if the topic holds another one, BadUse if it is another volume's.
+    Raise DifferenceFound if another one is kept there, BadUse if it is another volume's.
     """
     from mirrorlog.cli.support.kept_commands import kept_commands, kept_range
 
-    kept = kept_range(call.settings, partition)
-    message = None
+    kept, message = kept_range(call.settings, partition), None
     if kept.first <= position < kept.end:
         messages = kept_commands(call.settings, partition, start=position, end=position + 1)
         message = next(messages, None)
     if message is None:
         call.output.print_note(
-            f"the topic doesn't keep position {position} any more: the proof holds its digest alone"
+            f"position {position} isn't kept any more: the proof holds the command's digest alone"
         )
         return None
     if command_digest(message.key, message.value) != entry.digest:

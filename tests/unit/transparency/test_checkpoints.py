@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from mirrorlog.errors import BadInput, StateDamaged
@@ -16,7 +18,7 @@ from mirrorlog.transparency.command_chain import (
 from mirrorlog.transparency.ed25519_keys import PrivateKey
 from mirrorlog.transparency.log_names import LogName
 from mirrorlog.transparency.merkle import leaf_hash
-from mirrorlog.transparency.notes import SignedNote, parse_note
+from mirrorlog.transparency.notes import SignedNote, is_key_name, parse_note
 from mirrorlog.transparency.proof_files import InclusionFile
 
 # The example of https://c2sp.org/tlog-cosignature.
@@ -94,6 +96,10 @@ def test_the_name_of_a_log_is_read_back() -> None:
     name = LogName(cluster="c-1_", topic=None, partition=3, history="an-id", first=0)
     assert name.origin == "mirrorlog/c-1_/-/3/an-id/0"
     assert LogName.parse(name.origin, where="a test") == name
+    for topic in ("EIoxZvBYTAO/aARythkTeQ", "a+b/c d%"):  # Kafka's ids are base64
+        other = replace(name, topic=topic)
+        assert is_key_name(other.origin)
+        assert LogName.parse(other.origin, where="a test") == other
     for origin in ("example.com/log", f"{name.origin}/1", "mirrorlog/c/t/03/h/0", "mirrorlog/////"):
         with pytest.raises(BadInput):
             LogName.parse(origin, where="a test")
