@@ -57,6 +57,7 @@ class ChainBuilder:
         self._store, self._clock = store, clock
         self._chains: dict[int, PartitionChain] = {}
         self._epochs: dict[int, int] = {}
+        self._troubles: dict[int, str] = {}
 
     def advance(self) -> list[ChainedPartition]:
         """Grow each tree up to the watermark of its partition, and return how far it is.
@@ -95,7 +96,9 @@ class ChainBuilder:
             # What isn't durable is forgotten: the next turn begins with what is.
             self._chains.pop(partition, None)
             trouble = str(error)
-            log.warning("the tree of partition %d doesn't grow: %s", partition, trouble)
+            if trouble != self._troubles.get(partition):
+                log.warning("the tree of partition %d doesn't grow: %s", partition, trouble)
+        self._troubles[partition] = trouble
         return self._report(partition, added, watermark, trouble)
 
     def _report(

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
+from running import run_cli
 from sealed_logs import Command, audit, commands, publish, run
 from writing import make_volumes
 
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
+from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.command_logs import watermarks
 from mirrorlog.codec.events import encode
+from mirrorlog.processes.child_processes import ChildProcess
+from mirrorlog.producers import open_volume
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import watermark_key
@@ -288,3 +295,45 @@ def delete_before(settings: Settings, position: int) -> None:
     at = TopicPartition(settings.topics.commands, 0, position)
     for future in client.delete_records([at]).values():
         future.result(DEADLINE_S)
+
+
+@pytest.mark.slow
+def test_a_node_grows_the_trees_and_its_death_loses_nothing(world: Run, tmp_path: Path) -> None:
+    key = tmp_path / "seal.key"
+    settings = world.settings.model_copy(update={"chain_dir": tmp_path / "trees"})
+    make_volumes(settings, {"v": 1 << 20}, tmp_path)
+    assert run_cli(settings, "audit", "keygen", str(key)).returncode == 0
+    trees: list[str] = []
+    for round_ in range(2):
+        node = ChildProcess(
+            "node",
+            ["node"],
+            {**os.environ, **settings.as_environment()},
+            tmp_path / "node.log",
+            world.messages,
+        )
+        world.parts["node"] = node
+        node.start()
+        world.wait_ready("node")
+        builder = wait_until(lambda node=node: builders_of(node))
+        with open_volume("v", settings) as volume:
+            for number in range(20):
+                volume.pwrite(bytes([round_ + 1]) * 4096, number * 4096)
+        sealed = run_cli(settings, "audit", "seal", "--key", str(key), "--out", str(tmp_path))
+        assert sealed.returncode == 0, sealed.stderr
+        trees += [json.loads(line)["file"] for line in sealed.stdout.splitlines()]
+        node.kill()
+        del world.parts["node"]
+        psutil.wait_procs(builder, DEADLINE_S)
+        assert not any(process.is_running() for process in builder)
+    for checkpoint in trees:
+        arguments = ("audit", "check", "--against", checkpoint, "--key", f"{key}.pub")
+        checked = run_cli(settings, *arguments)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert len(trees) >= 2
+
+
+def builders_of(node: ChildProcess) -> list[psutil.Process]:
+    """Return the processes that grow the trees for a node."""
+    children = psutil.Process(node.pid).children(recursive=True)
+    return [child for child in children if "chain" in child.cmdline()]

@@ -155,9 +155,7 @@ class _CheckedLog:
         from mirrorlog.cli.support.kept_commands import kept_commands
 
         start, end = max(self.name.first, self.kept.first), min(last + 1, self.kept.end)
-        for message in kept_commands(
-            self.call.settings, self.name.partition, start=start, end=end
-        ):
+        for message in kept_commands(self.call.settings, self.name.partition, start=start, end=end):
             self.compared += 1
             yield message.position, command_digest(message.key, message.value)
 

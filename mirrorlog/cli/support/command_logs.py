@@ -35,6 +35,12 @@ def log_folders(settings: Settings) -> LogFolders:
 
 def chain_folder(settings: Settings) -> Path:
     """Return the setting `chain_dir`. Raise BadUse if it isn't set."""
+    if settings.kafka_mirror_of:
+        raise BadUse(
+            "a mirror of the log doesn't keep its positions, so no tree is grown or checked on it",
+            where="kafka_mirror_of",
+            next=f"Run this on the cluster {settings.kafka_mirror_of}.",
+        )
     if settings.chain_dir is None:
         raise BadUse(
             "no folder for the trees of commands is named",

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import pytest
 from chained_topics import TOPICS, ChainedTopics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mirrorlog.errors import StateDamaged
+from mirrorlog.ports.streams import Message
 from mirrorlog.simulation.memory_log_files import LogFilesCrashed, MemoryLogStore
 from mirrorlog.streams.chain import partition_chain
-from mirrorlog.streams.chain.partition_chain import read_head
+from mirrorlog.streams.chain.partition_chain import PartitionChain, read_head
+from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.transparency.checkpoints import TreeHead
 from mirrorlog.transparency.command_chain import CommandEntry, command_digest, first_link
+from mirrorlog.transparency.growing_log import GrowingLog
 from mirrorlog.transparency.log_names import LogName
 from mirrorlog.transparency.merkle import (
     consistency_proof,
@@ -19,7 +25,7 @@ from mirrorlog.transparency.merkle import (
     leaf_hash,
     range_root,
 )
-from mirrorlog.transparency.tiles import TiledLog
+from mirrorlog.transparency.tiles import HEAD_FILE, TiledLog
 
 
 def heads(store: MemoryLogStore) -> dict[str, TreeHead]:
@@ -85,39 +91,76 @@ def test_a_tree_is_the_same_however_often_it_was_made_durable(
     }
 
 
-def test_a_crash_at_any_step_forks_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition_chain, "COMMIT_LEAVES", 100)
-    monkeypatch.setattr(partition_chain, "_CHAINED_AT_ONCE", 50)
+def crash_at_every_step() -> None:
+    """Kill the builder at each step of a commit in turn; check what is left, and go on."""
     expected = ChainedTopics()
     expected.write(600)
     expected.record()
     expected.builder().advance()
-    steps = 0
-    while True:
+    steps, crashed = 0, True
+    while crashed:
         topics = ChainedTopics()
-        topics.write(600)
-        topics.record(through=280)
+        topics.write(280)
+        topics.record()
         topics.builder().advance()
         before = only_head(topics)
+        topics.write(320)
         topics.record()
         topics.store.steps_left = steps
         try:
             topics.builder().advance()
-        except LogFilesCrashed:
-            crashed = True
-        else:
             crashed = False
+        except LogFilesCrashed:
+            steps += 3
         topics.store.steps_left = None
         head, (folder,) = only_head(topics), topics.store.folders(0)
-        proof = consistency_proof(tiled(topics.store, folder), before.size, head.size)
+        log = tiled(topics.store, folder)
+        assert range_root(log, 0, head.size) == head.root
+        proof = consistency_proof(log, before.size, head.size)
         assert is_consistent(before.size, head.size, proof, before.root, head.root)
         assert commands_in(topics.store, folder)[-1].position == head.size - 1
         topics.builder().advance()
         assert heads(topics.store) == heads(expected.store)
-        if not crashed:
-            break
-        steps += 3
     assert steps > 20
+
+
+@pytest.fixture
+def small_commits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a tree durable after each 100 leaves."""
+    monkeypatch.setattr(partition_chain, "COMMIT_LEAVES", 100)
+    monkeypatch.setattr(partition_chain, "_CHAINED_AT_ONCE", 50)
+
+
+@pytest.mark.usefixtures("small_commits")
+def test_a_crash_at_any_step_forks_nothing() -> None:
+    crash_at_every_step()
+
+
+@pytest.mark.usefixtures("small_commits")
+def test_a_head_that_is_written_before_its_files_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def commit(chain: PartitionChain) -> None:
+        head = TreeHead(chain.name.origin, chain.tree.size, chain.tree.root)
+        chain.files.replace(HEAD_FILE, head.as_text().encode())
+        chain.files.write(chain.tree.commit())
+
+    monkeypatch.setattr(PartitionChain, "_commit", commit)
+    with pytest.raises((AssertionError, StateDamaged)):
+        crash_at_every_step()
+
+
+@pytest.mark.usefixtures("small_commits")
+def test_a_tree_that_writes_files_of_an_earlier_head_again_is_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def commit(tree: GrowingLog) -> dict[str, bytes]:
+        files, tree._full = tree._full, {}
+        return files | tree._partial_files()
+
+    monkeypatch.setattr(GrowingLog, "commit", commit)
+    with pytest.raises((AssertionError, StateDamaged)):
+        crash_at_every_step()
 
 
 def test_a_lost_disk_gives_the_same_tree_while_the_commands_are_kept() -> None:
@@ -184,8 +227,8 @@ def test_a_renewed_history_has_a_tree_of_its_own() -> None:
     assert heads(topics.store) == both
 
 
-@pytest.mark.parametrize("recorded_again", [False, True])
-def test_commands_that_were_replaced_unnoticed_stay_out(recorded_again: bool) -> None:
+def replace_commands(*, recorded_again: bool) -> None:
+    """Let the topic go back and hold other commands, which the node hasn't noticed."""
     topics = ChainedTopics()
     topics.write(10)
     topics.record()
@@ -201,6 +244,26 @@ def test_commands_that_were_replaced_unnoticed_stay_out(recorded_again: bool) ->
     (progress,) = topics.builder().advance()
     assert (progress.added, only_head(topics)) == (0, before)
     assert "isn't the one" in progress.trouble
+
+
+@pytest.mark.parametrize("recorded_again", [False, True])
+def test_commands_that_were_replaced_unnoticed_stay_out(recorded_again: bool) -> None:
+    replace_commands(recorded_again=recorded_again)
+
+
+@pytest.mark.parametrize("recorded_again", [False, True])
+def test_a_tree_that_takes_what_it_finds_is_found_out(
+    monkeypatch: pytest.MonkeyPatch, recorded_again: bool
+) -> None:
+    def behind_newest(
+        chain: PartitionChain, messages: Iterable[Message], _: Watermark
+    ) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+        newest = chain.position
+        return ((m.position, m.key, m.value) for m in messages if m.position > newest)
+
+    monkeypatch.setattr(PartitionChain, "_behind_newest", behind_newest)
+    with pytest.raises(AssertionError):
+        replace_commands(recorded_again=recorded_again)
 
 
 def test_a_topic_that_ends_below_the_watermark_is_another_one() -> None:
