@@ -300,6 +300,11 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
             *rows, _ = roles.command(Role.READER, "audit", "vol", "--kind", "write").splitlines()
             assert {json.loads(row)["status"] for row in rows} == {"ACCEPTED"}
             assert [roles.rights(role) for role in Role] == [["ok"]] * len(Role)
+            archive = str(tmp_path / "archive")
+            printed = roles.command(
+                Role.ARCHIVE, "archive", "run", "--once", "--keep", "0s", "--to", archive
+            )
+            assert '"deleted"' in printed
             roles.deny_write(Role.NODE, topics.changelog)
             roles.write(data)
             _, printed = node.communicate(timeout=DEADLINE_S)

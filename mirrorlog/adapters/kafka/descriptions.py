@@ -19,6 +19,7 @@ _OPERATIONS: Final = {
     AclOperation.DESCRIBE: KafkaOperation.DESCRIBE,
     AclOperation.DESCRIBE_CONFIGS: KafkaOperation.DESCRIBE_CONFIGS,
     AclOperation.ALTER_CONFIGS: KafkaOperation.ALTER_CONFIGS,
+    AclOperation.DELETE: KafkaOperation.DELETE,
 }
 _NOT_THERE: Final = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError.GROUP_ID_NOT_FOUND}
