@@ -75,7 +75,7 @@ def _all_rows(world: ArchiveWorld, after: int, through: int) -> list[dict[str, A
 
 
 def test_rows_across_archive_and_topic_are_those_of_the_whole_topic() -> None:
-    for seed in range(40):
+    for seed in range(20):
         random, world = Random(seed), ArchiveWorld()
         topic = world.topics.commands
         _fill(world, random, 30)
