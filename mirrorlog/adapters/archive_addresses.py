@@ -47,6 +47,15 @@ def open_archive_store(
     return FolderArchive(Path(address).expanduser())
 
 
+def _refusal(error: Exception) -> str:
+    """Return why a file of credentials is refused, without a word of its content."""
+    if isinstance(error, OSError):
+        return error.strerror or "it can't be read"
+    if isinstance(error, KeyError):
+        return "it has no profile [default]"
+    return "its lines don't have that form"
+
+
 def _credentials(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
@@ -57,7 +66,7 @@ def _credentials(path: Path | None) -> dict[str, str]:
     except (OSError, UnicodeDecodeError, configparser.Error, KeyError) as error:
         # The text of configparser's errors quotes the line, which may be a secret.
         raise BadUse(
-            f"the file with the credentials can't be used ({type(error).__name__})",
+            f"the file with the credentials can't be used: {_refusal(error)}",
             where=str(path),
             next="It has the form of ~/.aws/credentials, with a profile [default].",
         ) from None

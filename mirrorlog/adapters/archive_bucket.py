@@ -128,9 +128,9 @@ def open_bucket(address: str, options: Mapping[str, str]) -> BucketArchive:
         store = stores.S3Store(
             bucket, prefix=prefix or None, config=dict(options), client_options=client or None
         )
-    except (exceptions.BaseError, TypeError, ValueError) as error:  # their text may quote a value
+    except (exceptions.BaseError, TypeError, ValueError):  # their text may quote a value
         raise BadUse(
-            f"the settings of the bucket aren't accepted ({type(error).__name__})",
+            "the settings of the bucket aren't accepted",
             where=address,
             next="Check the names in the setting archive_s3 (docs/archive.md).",
         ) from None
