@@ -48,9 +48,6 @@ class DurableLog(Protocol):
     def watermark(self, partition: int) -> Watermark | None:
         """Return the partition's watermark, None if the log has none."""
 
-    def take_doubt(self, partition: int) -> bool:
-        """Return whether others appended rows to the partition since the last call."""
-
     async def complete_empty(self, partition: int, *, through: int, now_us: int) -> None:
         """Move the watermark to `through`, behind which no command is missing."""
 
@@ -180,7 +177,6 @@ class BatchFolder:
 
         The command at the watermark tells (its anchor). A replay brings it. Otherwise it is read
         from the topic, but only after a pause: a broker can't go back in time while it delivers.
-        Or if others appended rows to the log: another worker may have renewed the history.
         """
         watermark = self._log.watermark(batch.partition)
         if watermark is None:
@@ -192,9 +188,7 @@ class BatchFolder:
                 return None
             return f"the command at position {watermark.through} was read again, and is another one"
         paused_s = self._clock.monotonic_s() - self._recorded_at_s.get(batch.partition, 0.0)
-        if self._log.take_doubt(batch.partition) or paused_s > _PAUSE_S:
-            return await self._histories.doubt(batch.partition)
-        return None
+        return await self._histories.doubt(batch.partition) if paused_s > _PAUSE_S else None
 
     async def _fold_again(self, batch: EventBatch, reason: str) -> None:
         """Renew the history, and fold what the topic holds now up to the end of the batch.

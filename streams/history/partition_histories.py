@@ -118,23 +118,13 @@ class PartitionHistories:
         """Return what shows that the history ended since the last flush; None if nothing does.
 
         It costs a few requests to the broker. Call it where the broker may have gone back in time
-        unseen, after a pause in which nothing came from it; and where others appended rows to the
-        log. A worker that had lost the partition, and noticed what this one did, may have renewed
-        the history beside it: the volumes are described in a later one then.
+        unseen: after a pause in which nothing came from it.
         """
         watermark = self._ports.table.watermark(partition)
         if watermark is None or watermark.history is None:
             return None
         now = await asyncio.to_thread(self._commands.commands_now, partition, watermark.through)
-        if reason := break_reason(watermark, now):
-            return reason
-        await asyncio.to_thread(self._ports.catalog.refresh)
-        if later := [v.volume for v in self._volumes(partition) if v.epoch > watermark.epoch]:
-            return (
-                f"the descriptions of {', '.join(later[:5])} are of a later history than the log: "
-                "another worker renewed it"
-            )
-        return None
+        return break_reason(watermark, now)
 
     async def renew(self, partition: int, reason: str) -> int:
         """Renew the history of the partition; return the position at which the new one begins.
