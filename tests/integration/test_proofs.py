@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
@@ -83,8 +84,8 @@ class Sealed:
 
 @pytest.fixture(scope="module")
 def sealed(shared_broker: EmbeddedBroker, fast_root: Path) -> Sealed:
-    folder = fast_root / "proofs"
-    folder.mkdir()
+    # A worker may come back to this module, with the same broker.
+    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix="proofs-"))
     return Sealed(folder, shared_broker)
 
 

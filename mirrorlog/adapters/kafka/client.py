@@ -211,7 +211,7 @@ class KafkaClient:
                 raise error.__cause__ from None
             if "without setting an exception" not in str(error):
                 raise
-            raise KafkaException(self._fatal_error()) from error
+            raise KafkaException(self.fatal_error()) from error
 
     def release(self) -> None:
         """Destroy librdkafka's client, whose threads end. A second call does nothing.
@@ -226,8 +226,11 @@ class KafkaClient:
         dropping.start()
         dropping.join(_RELEASE_S)
 
-    def _fatal_error(self) -> KafkaError:
-        """Return what Kafka refuses to a new client with the same settings, which logs nothing."""
+    def fatal_error(self) -> KafkaError:
+        """Return what Kafka refuses to a new client with the same settings, which logs nothing.
+
+        Call it if Kafka has refused this client for good, and its reason is lost.
+        """
         probe = self._make({**self._settings, "log_level": 0})
         end_s = self._clock.monotonic_s() + REQUEST_S
         try:

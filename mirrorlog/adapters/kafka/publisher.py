@@ -76,6 +76,8 @@ class KafkaPublisher:
             except BufferError:
                 self._run_callbacks(self._poll, 0.1)
             except KafkaException as error:
+                if error.args[0].code() == KafkaError._FATAL:
+                    raise self._fatal_refusal() from error
                 raise KafkaFailed(
                     f"Kafka refused a message: {error}", where=f"topic {topic}", next=CHECK_BROKER
                 ) from error
@@ -117,6 +119,18 @@ class KafkaPublisher:
         except KafkaException as error:
             self._refusal = refusal_of_client(error.args[0], self._servers)
             raise self._refusal from error
+
+    def _fatal_refusal(self) -> KafkaFailed:
+        """Return why Kafka refuses the client for good. A failed produce() says only that it does.
+
+        The reason is in a callback that wasn't run yet.
+        """
+        try:
+            self._run_callbacks(self._poll, 0)
+        except KafkaFailed as refusal:
+            return refusal
+        self._refusal = refusal_of_client(self._client.fatal_error(), self._servers)
+        return self._refusal
 
     # raw's own methods would stay in the frames of errors, and keep a closed client alive.
 

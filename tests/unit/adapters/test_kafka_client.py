@@ -12,8 +12,9 @@ import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, admin, client, reader
+from mirrorlog.adapters.kafka import publisher as publisher_module
 from mirrorlog.adapters.kafka.client import KafkaClient
-from mirrorlog.adapters.kafka.publisher import refusal_of
+from mirrorlog.adapters.kafka.publisher import KafkaPublisher, refusal_of
 from mirrorlog.errors import KafkaFailed
 
 
@@ -73,6 +74,32 @@ def test_a_refusal_for_good_is_raised_though_its_exception_is_lost(
     with pytest.raises(KafkaException) as refused:
         client.run_callbacks(client.raw.poll, 0)
     assert refused.value.args[0].code() == KafkaError.CLUSTER_AUTHORIZATION_FAILED
+
+
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_publisher_refused_before_it_published_says_why(
+    is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """produce() says only that the client is refused; a callback, or another client, says why."""
+    made = list[object]()
+
+    class Refused:
+        def __init__(self, _settings: Any, logger: Any = None) -> None:
+            made.append(self)
+
+        def produce(self, *_: Any, **__: Any) -> None:
+            raise KafkaException(KafkaError(KafkaError._FATAL, "Local: Fatal error"))
+
+        def poll(self, _timeout_s: float) -> int:
+            if is_told or made[0] is not self:
+                raise KafkaException(KafkaError(KafkaError.CLUSTER_AUTHORIZATION_FAILED))
+            return 0
+
+    monkeypatch.setattr(publisher_module, "Producer", Refused)
+    publisher = KafkaPublisher({})
+    for _ in range(2):
+        with pytest.raises(KafkaFailed, match="refused this publisher: Broker: Cluster auth"):
+            publisher.publish("topic", 0, b"key", b"value")
 
 
 def test_another_system_error_stays_one() -> None:
