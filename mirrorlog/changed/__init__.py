@@ -8,8 +8,7 @@ In reading order:
 - logs.py: LogView, the log of one volume; the adapter that reads it from the topic
 - mirrored.py: the same, from a mirror of the topic in another cluster
 - proven_log.py: what that log covers without a hole
-- kept_commands.py: commands with their positions, and the port to those that the topic dropped
-- archived_commands.py: those that the topic no longer has, from an archive
+- kept_commands.py: the commands of one volume among messages, with their positions
 - volume_commands.py: the commands of one volume, and QueryPorts
 - append_times.py: when the broker appended the commands
 - point_positions.py: barriers, sites and times become positions

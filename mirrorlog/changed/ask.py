@@ -15,7 +15,6 @@ from mirrorlog.adapters.archive_addresses import open_archive_store
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.archived_topic import ArchivedTopic
-from mirrorlog.changed.archived_commands import ArchivedCommands
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import ByteRun, changed_runs
 from mirrorlog.changed.logs import TopicLogSource
@@ -109,7 +108,6 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
         opened.callback(catalog.close)
         if not source:
             log_topic = TopicLogSource(open_reader, admin, topics.changelog, clock)
-            archived = _archived_topic(settings, admin, opened)
             yield QueryPorts(
                 open_reader,
                 admin,
@@ -117,8 +115,7 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
                 topics,
                 clock,
                 log_topic,
-                older=None if archived is None else ArchivedCommands(archived),
-                archived=archived,
+                archived=_archived_topic(settings, admin, opened),
             )
             return
         publisher = KafkaPublisher(client)

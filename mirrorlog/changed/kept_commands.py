@@ -1,12 +1,15 @@
-"""Commands with their positions, and the port to commands that the topic no longer has."""
+"""The commands of one volume among the messages of its partition, each with its position."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
+from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import BadInput
+from mirrorlog.ports.streams import Message
 
 
 class KeptCommand(NamedTuple):
@@ -21,18 +24,20 @@ class KeptCommand(NamedTuple):
     appended_at_us: int | None
 
 
-class OlderCommands(Protocol):
-    """Commands of volumes that are kept elsewhere when the topic drops them: an archive."""
+def commands_among(messages: Iterable[Message], volume: Volume) -> Iterator[KeptCommand]:
+    """Yield the volume's commands among the messages, in their order.
 
-    def kept_after(self, volume: Volume, *, below: int) -> int:
-        """Return the position above which each command of the volume below `below` is kept here.
-
-        Return `below` - 1 if none is: what is kept must reach up to `below` without a gap.
-        """
-
-    def read(self, volume: Volume, *, after: int, through: int) -> Iterator[KeptCommand]:
-        """Yield the volume's commands in `(after, through]`, in the order of their positions.
-
-        after: not below what kept_after() returned. Extents are as the command named them: not
-        clipped. Commands of recordings come as RecordedWrites, with the time of each write.
-        """
+    Extents are as the command names them: not clipped. Commands of recordings come as
+    RecordedWrites, with the time of each write. Messages that are no command are left out: the node
+    refused them, and no record has them.
+    """
+    for message in messages:
+        if message.value is None:
+            continue
+        try:
+            command = decode(message.value, TrackingCommand)
+        except BadInput:
+            continue
+        if command.volume == volume.volume:
+            appended_us = message.at_us if message.by_broker else None
+            yield KeptCommand(message.position, command, appended_us)

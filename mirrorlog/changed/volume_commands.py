@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeAlias, TypeVar
 
 from mirrorlog.archive.archived_topic import ArchivedTopic
 from mirrorlog.changed.append_times import AppendTimes
-from mirrorlog.changed.kept_commands import KeptCommand, OlderCommands
+from mirrorlog.changed.kept_commands import KeptCommand, commands_among
 from mirrorlog.changed.logs import VolumeLogSource
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
@@ -37,8 +37,7 @@ class QueryPorts:
     checkpoint: called between two steps of little work. It may rest, or raise to give the question
         up.
     open_commands: makes what reads the commands of a volume; None: they are in the topic.
-    older: the commands that the topic no longer has; None: nobody keeps them.
-    archived: the archive in which they are, for other questions than `changed`; None if there is
+    archived: the archive of the commands, for those that the topic no longer has; None if there is
         none.
     """
 
@@ -50,7 +49,6 @@ class QueryPorts:
     logs: VolumeLogSource
     checkpoint: Callable[[], None] = lambda: None
     open_commands: OpenCommands | None = None
-    older: OlderCommands | None = None
     archived: ArchivedTopic | None = None
 
 
@@ -88,10 +86,10 @@ class VolumeCommands:
 
     def kept_after(self) -> int:
         """Return the position above which commands are kept, in the topic or beside it."""
-        first = self._first_in_topic()
-        if self._ports.older is None:
+        first, archived = self._first_in_topic(), self._ports.archived
+        if archived is None:
             return first - 1
-        return min(self._ports.older.kept_after(self._volume, below=first), first - 1)
+        return archived.covered_after(self._partition, below=first)
 
     def _first_in_topic(self) -> int:
         return self._ports.admin.first_position(self._topic, self._partition)
@@ -109,30 +107,30 @@ class VolumeCommands:
         are left out: the node refused them, and no record has them. Raise KafkaFailed as
         read_through does.
         """
-        for kept in self._kept(after=after, through=through):
+        messages = self._kept(after=after, through=through)
+        for kept in commands_among(messages, self._volume):
             command = choose(kept)
             if command is not None:
                 volume = self._volume.as_of(kept.position)
                 named = command_extents(command, volume, kept.position)
                 yield VolumeCommand(kept.position, command, extract(named.extents, volume).extents)
 
-    def _kept(self, *, after: int, through: int) -> Iterator[KeptCommand]:
-        """Yield the commands in `(after, through]`: those that the topic lacks from beside it.
+    def _kept(self, *, after: int, through: int) -> Iterator[Message]:
+        """Yield the messages in `(after, through]`: at least those with the volume's commands.
 
-        What the topic drops meanwhile is read from there, too: the first position is asked for
-        before the topic is read.
+        Those that the topic lacks come from the archive. What the topic drops meanwhile is read
+        from there, too: the first position is asked for before the topic is read.
         """
-        older, first = self._ports.older, after + 1
-        if older is not None and (first_in_topic := self._first_in_topic()) > first:
-            yield from older.read(
-                self._volume, after=after, through=min(through, first_in_topic - 1)
+        archived, first = self._ports.archived, after + 1
+        if archived is not None and (first_in_topic := self._first_in_topic()) > first:
+            yield from archived.messages(
+                self._partition,
+                after=after,
+                through=min(through, first_in_topic - 1),
+                volume=self._volume.volume,
             )
             first = first_in_topic
-        for message in self.messages(self._topic, self._partition, start=first, end=through + 1):
-            command = _decoded(message, TrackingCommand)
-            if command is not None and command.volume == self._volume.volume:
-                appended_us = message.at_us if message.by_broker else None
-                yield KeptCommand(message.position, command, appended_us)
+        yield from self.messages(self._topic, self._partition, start=first, end=through + 1)
 
     def read_events(self, topic: str, kind: type[Event]) -> Iterator[Event]:
         """Yield the events of `kind` in a topic with one partition, up to its end as of now."""

@@ -26,7 +26,6 @@ from notation import volume
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.archived_topic import ArchivedTopic
-from mirrorlog.changed.archived_commands import ArchivedCommands
 from mirrorlog.changed.points import AtTime
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.codec.events import encode
@@ -190,7 +189,7 @@ def roll_up(log: Log, described: Volume) -> Counter[int]:
     return table.tiers()
 
 
-def archived(log: Log) -> ArchivedCommands:
+def archive_half(log: Log) -> ArchivedTopic:
     """Archive all commands, and let the topic drop the first half of them."""
     world = ArchiveWorld()
     world.broker, world.topics, world.clock = log.broker, log.topics, log.broker_clock
@@ -199,7 +198,7 @@ def archived(log: Log) -> ArchivedCommands:
     end = log.broker.end_position(log.topics.commands, 0)
     log.broker.trim(log.topics.commands, 0, end // 2 + 1)
     identity = log.broker.identity(log.topics.commands)
-    return ArchivedCommands(ArchivedTopic(Archive(world.store), identity))
+    return ArchivedTopic(Archive(world.store), identity)
 
 
 def assert_equal(
@@ -207,9 +206,9 @@ def assert_equal(
     recorded: Recorded,
     pairs: Sequence[tuple[int, int]],
     *,
-    older: ArchivedCommands | None = None,
+    archived: ArchivedTopic | None = None,
 ) -> None:
-    ports = replace(log.ports(), older=older)
+    ports = replace(log.ports(), archived=archived)
     for after_us, through_us in pairs:
         answer = changed_blocks("v", AtTime(after_us), AtTime(through_us), ports, 0)
         expected = recorded.blocks(after_us=after_us, through_us=through_us)
@@ -253,4 +252,4 @@ def test_the_answer_is_what_the_recording_wrote_then_block_for_block(
     tiers = roll_up(log, described)
     assert flushed == 1 or tiers.total() < flushed
     assert_equal(log, recorded, asked)
-    assert_equal(log, recorded, asked, older=archived(log))
+    assert_equal(log, recorded, asked, archived=archive_half(log))

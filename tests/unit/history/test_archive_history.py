@@ -11,7 +11,7 @@ from archiving import GENERATION, ArchiveWorld
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.archived_topic import ArchivedTopic
-from mirrorlog.changed.archived_commands import ArchivedCommands
+from mirrorlog.changed.kept_commands import commands_among
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.history.archive_history import ArchiveHistory, JoinedHistory
@@ -135,8 +135,8 @@ def test_a_hole_between_archive_and_topic_is_no_seam() -> None:
     ]
     with pytest.raises(OutOfRetention):
         list(joined.batches(VOLUME, after=5, through=end - 1))
-    assert ArchivedCommands(_archived(world)).kept_after(VOLUME, below=15) == 14
-    assert ArchivedCommands(_archived(world)).kept_after(VOLUME, below=11) == -1
+    assert _archived(world).covered_after(0, below=15) == 14
+    assert _archived(world).covered_after(0, below=11) == -1
 
 
 def test_what_the_topic_lost_when_it_went_back_is_not_in_its_history() -> None:
@@ -159,7 +159,8 @@ def test_older_commands_are_those_that_the_topic_had() -> None:
     _fill(world, Random(4), 40)
     world.record()
     world.archiver(range_bytes=300).run_partition(0)
-    kept = list(ArchivedCommands(_archived(world)).read(VOLUME, after=3, through=33))
+    messages = _archived(world).messages(0, after=3, through=33, volume="v")
+    kept = list(commands_among(messages, VOLUME))
     assert kept
     positions = [command.position for command in kept]
     assert positions == sorted(set(positions)) and positions[0] > 3 and positions[-1] <= 33
