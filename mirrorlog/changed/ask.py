@@ -6,7 +6,7 @@ The command line asks in the same way.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from uuid import uuid4
@@ -115,7 +115,7 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
                 topics,
                 clock,
                 log_topic,
-                archived=_archived_topic(settings, admin, opened),
+                archived=opened.enter_context(archived_topic(settings, admin)),
             )
             return
         publisher = KafkaPublisher(client)
@@ -141,17 +141,17 @@ def query_ports(settings: Settings, patience_s: float) -> Iterator[QueryPorts]:
         )
 
 
-def _archived_topic(
-    settings: Settings, admin: KafkaAdmin, opened: ExitStack
-) -> ArchivedTopic | None:
-    """Return the archived commands of the commands topic; None if no archive is named."""
+@contextmanager
+def archived_topic(settings: Settings, admin: KafkaAdmin) -> Iterator[ArchivedTopic | None]:
+    """Yield what is archived of the commands topic; None if the settings name no archive."""
     if not settings.archive:
-        return None
+        yield None
+        return
     store = open_archive_store(
         settings.archive, settings.archive_s3, settings.archive_s3_credentials
     )
-    opened.callback(store.close)
-    return ArchivedTopic(Archive(store), admin.identity(settings.topics.commands))
+    with closing(store):
+        yield ArchivedTopic(Archive(store), admin.identity(settings.topics.commands))
 
 
 def _point(point: str | int) -> Point:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
-from mirrorlog.archive.archived_topic import ArchivedTopic
+from mirrorlog.changed.ask import archived_topic
 from mirrorlog.cli.support.lookup import patience_for
-from mirrorlog.consumers.archive.wiring import open_archive
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.read_through import read_range
 from mirrorlog.settings import Settings
@@ -54,13 +53,3 @@ def kept_commands(settings: Settings, partition: int, *, start: int, end: int) -
             start=start,
             end=end,
         )
-
-
-@contextmanager
-def archived_topic(settings: Settings, admin: KafkaAdmin) -> Iterator[ArchivedTopic | None]:
-    """Yield what is archived of the commands topic; None if the settings name no archive."""
-    if not settings.archive:
-        yield None
-        return
-    with open_archive(settings, "") as archive:
-        yield ArchivedTopic(archive, admin.identity(settings.topics.commands))
