@@ -10,12 +10,12 @@ from typing import Annotated
 import typer
 
 from mirrorlog.changed.formats import check_format
-from mirrorlog.changed.worded_times import understand_point
+from mirrorlog.cli.support.asked_points import AskedPoints, SinceOption, UntilOption
 from mirrorlog.cli.support.audit_files import check_text_format, read_names
 from mirrorlog.cli.support.audit_heat_view import print_heat
 from mirrorlog.cli.support.audit_rows import ROW_FORMATS, write_rows
 from mirrorlog.cli.support.audit_summary_view import print_summary
-from mirrorlog.cli.support.audit_view import AskedPoints, print_answer_notes, print_tally
+from mirrorlog.cli.support.audit_view import print_answer_notes, print_tally
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.file_names import NameSource
 from mirrorlog.cli.support.row_progress import RowProgress
@@ -36,16 +36,8 @@ app = typer.Typer()
 def audit_volume(
     context: typer.Context,
     volume: Annotated[str, typer.Argument(help="Name of the volume.")],
-    since: Annotated[
-        str,
-        typer.Option(
-            help="Start after this point: a time (ISO 8601, in UTC unless it names a zone, "
-            "'2h ago', 'yesterday 18:00'), @POSITION, barrier:NAME, site:NAME, origin or now."
-        ),
-    ] = "origin",
-    until: Annotated[
-        str, typer.Option(help="End at this point, which is written as for --since.")
-    ] = "now",
+    since: SinceOption = "origin",
+    until: UntilOption = "now",
     blocks: Annotated[
         str | None,
         typer.Option(help="Only what touches these blocks, both included.", metavar="A-B"),
@@ -123,7 +115,7 @@ def audit_volume(
     _check_shape(output_format, output, summary=summary, heat=heat)
     name = output_format or ("json" if call.output.json and output is None else "table")
     check_format(name, ROW_FORMATS)
-    points = AskedPoints.of(since, until, understand_point, SystemClock().now_us())
+    points = AskedPoints.of(since, until)
     question = AuditQuestion(
         volume=volume,
         since=points.since,

@@ -12,14 +12,13 @@ import typer
 from mirrorlog.changed.ask import ask_kafka
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, in_object, render
-from mirrorlog.changed.points import AnsweringClock, AtTime, Point, format_time
+from mirrorlog.changed.points import AnsweringClock, format_time
 from mirrorlog.changed.remote import RemoteListing, remote_listing
-from mirrorlog.changed.worded_times import understand_point
+from mirrorlog.cli.support.asked_points import AskedPoints, SinceOption, UntilOption
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.file_names import NameSource
 from mirrorlog.cli.support.output import Output, discard_the_rest
 from mirrorlog.errors import BadUse
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_duration_s, parse_size
 
@@ -30,16 +29,8 @@ app = typer.Typer()
 def changed(
     context: typer.Context,
     volume: Annotated[str, typer.Argument(help="Name of the volume.")],
-    since: Annotated[
-        str,
-        typer.Option(
-            help="Start after this point: a time (ISO 8601, in UTC unless it names a zone, "
-            "'2h ago', 'yesterday 18:00'), @POSITION, barrier:NAME, site:NAME, origin or now."
-        ),
-    ] = "origin",
-    until: Annotated[
-        str, typer.Option(help="End at this point, which is written as for --since.")
-    ] = "now",
+    since: SinceOption = "origin",
+    until: UntilOption = "now",
     output_format: Annotated[
         str | None,
         typer.Option("--format", help=f"Print in this format: {', '.join(FORMATS)}."),
@@ -87,22 +78,17 @@ def changed(
         raise BadUse("--primary and --site name where files are read", next="Add --files.")
     else:
         check_format(name, JSON_FORMATS if as_json else FORMATS)
-    now_us = SystemClock().now_us()
-    question = Question(
-        volume,
-        (since, understand_point(since, now_us)),
-        (until, understand_point(until, now_us)),
-        parse_duration_s(wait),
-    )
+    question = Question(volume, AskedPoints.of(since, until), parse_duration_s(wait))
     if files:
         source = NameSource(primary=primary, site=site)
         _print_files(call, question, source, name, in_an_object=as_json and output_format is None)
         return
-    answer = (
-        _ask_kafka(call.settings, question, name, parse_size(offset))
-        if node is None
-        else _ask_node(node, call.settings.node_http_token, question, name, offset)
-    )
+    if node is None:
+        offset_bytes = parse_size(offset)
+        blocks = _ask_kafka(call.settings, question)
+        answer = _as_listing(blocks, render(blocks, name, offset_bytes))
+    else:
+        answer = _ask_node(node, call.settings.node_http_token, question, name, offset)
     _print_notes(call.output, question, answer, with_times=name != "table")
     if node is None and call.settings.kafka_mirror_of:
         call.output.print_note(
@@ -122,31 +108,16 @@ FILE_FORMATS = ("table", "json", "csv")
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """The question as it was asked: each point with its text. patience_s: how long to wait."""
+    """The question as it was asked. patience_s: how long to wait."""
 
     volume: str
-    since: tuple[str, Point]
-    until: tuple[str, Point]
+    points: AskedPoints
     patience_s: float
 
-    @property
-    def times(self) -> dict[str, str]:
-        """The points that are times, by their option's name, in UTC."""
-        points = {"since": self.since[1], "until": self.until[1]}
-        return {
-            name: time
-            for name, point in points.items()
-            if isinstance(point, AtTime) and (time := format_time(point.at_us))
-        }
 
-
-def _ask_kafka(
-    settings: Settings, question: Question, output_format: str, offset: int
-) -> RemoteListing:
-    blocks = ask_kafka(
-        settings, question.volume, question.since[1], question.until[1], question.patience_s
-    )
-    return _as_listing(blocks, render(blocks, output_format, offset))
+def _ask_kafka(settings: Settings, question: Question) -> ChangedBlocks:
+    points = question.points
+    return ask_kafka(settings, question.volume, points.since, points.until, question.patience_s)
 
 
 def _as_listing(blocks: ChangedBlocks, pieces: Iterable[str]) -> RemoteListing:
@@ -180,9 +151,7 @@ def _print_files(
     """Print the files that changed."""
     from mirrorlog.cli.support.changed_files import files_pieces
 
-    blocks = ask_kafka(
-        call.settings, question.volume, question.since[1], question.until[1], question.patience_s
-    )
+    blocks = _ask_kafka(call.settings, question)
     answer = _as_listing(blocks, ())
     _print_notes(call.output, question, answer, with_times=True)
     fields = _fields(question, answer) if in_an_object else None
@@ -194,9 +163,11 @@ def _ask_node(
     node: str, token: str, question: Question, output_format: str, offset: str
 ) -> RemoteListing:
     """Ask a node. It gets times as they were understood here, not in words."""
-    points = {"since": question.since[0], "until": question.until[0], **question.times}
+    points = question.points
     query = {
-        **points,
+        "since": points.since_text,
+        "until": points.until_text,
+        **points.times,
         "format": output_format,
         "offset": offset,
         "wait": f"{question.patience_s:g}s",
@@ -208,9 +179,8 @@ def _print_notes(
     output: Output, question: Question, answer: RemoteListing, *, with_times: bool
 ) -> None:
     """Say on stderr which times were understood, and where the answer begins if that is later."""
-    if with_times and question.times:
-        times = ", ".join(f"{name} {time}" for name, time in question.times.items())
-        output.print_note(f"asked for {times}")
+    if with_times and question.points.times:
+        output.print_note(f"asked for {question.points.times_in_words}")
     is_own = answer.clock == AnsweringClock.OWN
     if is_own:
         output.print_note(
@@ -232,20 +202,10 @@ def _print_notes(
 
 def _fields(question: Question, answer: RemoteListing) -> dict[str, Any]:
     """Return what --json says of the listing."""
-    times = question.times
     return {
         "schema_version": 1,
         "volume": question.volume,
-        "since": {
-            "asked": question.since[0],
-            "at": times.get("since"),
-            "position": answer.since,
-        },
-        "until": {
-            "asked": question.until[0],
-            "at": times.get("until"),
-            "position": answer.until,
-        },
+        **question.points.as_fields(after=answer.since, through=answer.until),
         "volume_began_at": answer.volume_began_at,
         "clock": answer.clock,
     }

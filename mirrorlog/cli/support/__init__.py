@@ -44,6 +44,7 @@ In reading order:
 - present: the overview of everything, read for one command.
 - status_view: the overview as JSON, and as tables.
 - verify_view: the report of a verification.
+- asked_points: the options --since and --until, and the points that they name.
 - audit_rows, audit_view: where the rows of an audit go, and what is said of them.
 - audit_summary_view, audit_heat_view: what a history amounts to, and where and when it was hot.
 - row_progress: how far the reading of rows came.

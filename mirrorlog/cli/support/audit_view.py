@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Self
-
-from mirrorlog.changed.points import AtTime, Point, format_time
+from mirrorlog.changed.points import format_time
+from mirrorlog.cli.support.asked_points import AskedPoints
 from mirrorlog.cli.support.output import Output
 from mirrorlog.consumers.audit.ask import AuditAnswer
 from mirrorlog.consumers.audit.tally import AuditTally
@@ -15,37 +12,11 @@ from mirrorlog.history.source import CoveredRange
 from mirrorlog.units import format_size
 
 
-@dataclass(frozen=True, slots=True)
-class AskedPoints:
-    """The points of a question, each with its text."""
-
-    since_text: str
-    until_text: str
-    since: Point
-    until: Point
-
-    @classmethod
-    def of(
-        cls, since: str, until: str, understand: Callable[[str, int], Point], now_us: int
-    ) -> Self:
-        """Return the points that the texts name. Raise what `understand` raises."""
-        return cls(since, until, understand(since, now_us), understand(until, now_us))
-
-    def as_fields(self, *, after: int, through: int) -> dict[str, Any]:
-        """Return what --json says of the points and their positions."""
-        return {
-            "since": {"asked": self.since_text, "at": _time(self.since), "position": after},
-            "until": {"asked": self.until_text, "at": _time(self.until), "position": through},
-        }
-
-
 def print_answer_notes(output: Output, points: AskedPoints, answer: AuditAnswer) -> None:
     """Say on stderr which times were understood, and where the answer begins if that is later."""
-    times = {"since": _time(points.since), "until": _time(points.until)}
-    if any(times.values()):
-        shown = ", ".join(f"{name} {time}" for name, time in times.items() if time)
+    if points.times:
         clock = "the writes' own times" if answer.span.has_own_times else "the broker's clock"
-        output.print_note(f"asked for {shown}, by {clock}")
+        output.print_note(f"asked for {points.times_in_words}, by {clock}")
     if answer.span.volume_began_us is not None:
         output.print_note(
             f"the history of volume {answer.volume.volume} begins at "
@@ -139,7 +110,3 @@ def _lost_sentence(lost: WritesNotKept | None) -> str:
     if lost.at_least == lost.at_most:
         return f"these were {lost.at_most:,} writes, by the log"
     return f"these were {lost.at_least:,} to {lost.at_most:,} writes, by the log"
-
-
-def _time(point: Point) -> str | None:
-    return format_time(point.at_us) if isinstance(point, AtTime) else None
