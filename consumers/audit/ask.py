@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from mirrorlog.changed.ask import query_ports
-from mirrorlog.changed.points import AtPosition, Point
+from mirrorlog.changed.ask import point_of, query_ports
 from mirrorlog.changed.volume_commands import QueryPorts, VolumeCommands
-from mirrorlog.changed.worded_times import understand_point
 from mirrorlog.consumers.audit.audit_range import (
     AuditRange,
     check_whole,
@@ -28,7 +26,6 @@ from mirrorlog.history.archive_history import ArchiveHistory, JoinedHistory
 from mirrorlog.history.batches import HistoryBatch
 from mirrorlog.history.source import HistorySource
 from mirrorlog.history.topic_history import TopicHistory
-from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.read_through import ReadPatience, read_range
 from mirrorlog.settings import Settings, load_settings
@@ -89,8 +86,8 @@ def audit(
     """
     question = AuditQuestion(
         volume=volume,
-        since=_point(since),
-        until=_point(until),
+        since=point_of(since),
+        until=point_of(until),
         blocks=blocks,
         hosts=frozenset(hosts),
         partial=partial,
@@ -166,9 +163,3 @@ def _status_reader(
         yield from read_range(ports.open_reader, topic, partition, patience, start=start, end=end)
 
     return messages
-
-
-def _point(point: str | int) -> Point:
-    if isinstance(point, int):
-        return AtPosition(point)
-    return understand_point(point, SystemClock().now_us())

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from mirrorlog.changed.own_times import recorded_history_began_us
 from mirrorlog.changed.point_positions import position_of
 from mirrorlog.changed.points import AtTime, Point
 from mirrorlog.changed.volume_commands import VolumeCommands
@@ -105,9 +106,7 @@ def _between_own_times(
     """Return the range between points of which one at least is a time, by the writes' own times."""
     after_us = since.at_us if isinstance(since, AtTime) else None
     through_us = until.at_us if isinstance(until, AtTime) else None
-    began_us = min(
-        us for us in (volume.recorded_since_us, volume.created_at_us or None) if us is not None
-    )
+    began_us = recorded_history_began_us(volume)
     is_first = volume.first_created_at_us is None
     return AskedRange(
         after=_begins_after(volume) if after is None else after,

@@ -73,8 +73,7 @@ def changed(
     BadUse for a text that names no point.
     """
     given = load_settings() if settings is None else settings
-    points = [_point(point) for point in (since, until)]
-    return ChangedExtents(ask_kafka(given, volume, points[0], points[1], patience_s))
+    return ChangedExtents(ask_kafka(given, volume, point_of(since), point_of(until), patience_s))
 
 
 def ask_kafka(
@@ -154,7 +153,8 @@ def archived_topic(settings: Settings, admin: KafkaAdmin) -> Iterator[ArchivedTo
         yield ArchivedTopic(Archive(store), admin.identity(settings.topics.commands))
 
 
-def _point(point: str | int) -> Point:
+def point_of(point: str | int) -> Point:
+    """Return the point that a position, or a text, names now. Raise BadUse if it names none."""
     if isinstance(point, int):
         return AtPosition(point)
     return understand_point(point, SystemClock().now_us())

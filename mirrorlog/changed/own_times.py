@@ -154,9 +154,17 @@ def _began_us(volume: Volume, log: ProvenLog, since: AtTime) -> int | None:
             "the beginning of the volume's log is gone, and what it held may have any time",
             format_time(since.at_us),
         )
-    assert volume.recorded_since_us is not None
-    began_us = min(volume.recorded_since_us, volume.created_at_us or volume.recorded_since_us)
+    began_us = recorded_history_began_us(volume)
     return began_us if since.at_us < began_us else None
+
+
+def recorded_history_began_us(volume: Volume) -> int:
+    """Return when the history of a volume with a recording begins: with it, or when it was created.
+
+    If its generation was renewed since, the history begins earlier.
+    """
+    assert volume.recorded_since_us is not None
+    return min(volume.recorded_since_us, volume.created_at_us or volume.recorded_since_us)
 
 
 def position_of_time(
