@@ -48,10 +48,8 @@ class Changes:
 
 def changes_of(batch: HistoryBatch) -> Changes:
     """Return the changes among the rows of a batch, in order."""
-    kinds, hosts = batch.texts("kind"), batch.texts("host")
-    is_change = np.array([*(kind in CHANGES for kind in kinds.dictionary), False], np.bool_)
-    lengths = batch.numbers("length").values
-    chosen = np.take(is_change, kinds.codes) & (lengths > 0)
+    hosts, lengths = batch.texts("host"), batch.numbers("length").values
+    chosen = batch.texts("kind").where(CHANGES.__contains__) & (lengths > 0)
     changes = Changes(
         batch.numbers("offset").values,
         lengths,
@@ -65,11 +63,7 @@ def changes_of(batch: HistoryBatch) -> Changes:
 def _times_us(batch: HistoryBatch) -> npt.NDArray[np.int64]:
     """Return when the rows were made. Where the broker's time is unknown, the host's counts."""
     appended, last = batch.numbers("appended_at_us"), batch.numbers("last_at_us").values
-    clocks = batch.texts("clock")
-    is_recorded = np.array(
-        [*(clock == RowClock.RECORDING for clock in clocks.dictionary), False], np.bool_
-    )
-    is_by_host = np.take(is_recorded, clocks.codes)
+    is_by_host = batch.texts("clock").where(lambda clock: clock == RowClock.RECORDING)
     if appended.known is not None:
         is_by_host = is_by_host | ~appended.known
     return np.where(is_by_host, last, appended.values)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mirrorlog.changed.points import AtEnd, AtOrigin, Point
-from mirrorlog.domain.commands import IMPORTED
+from mirrorlog.domain.commands import is_imported_host
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.history.batches import HistoryBatch
@@ -92,10 +92,8 @@ class OwnTimeWindow:
         """Return which rows lie in the window. A row without a time does."""
         first, last = batch.numbers("first_at_us"), batch.numbers("last_at_us")
         appended = batch.numbers("appended_at_us")
-        is_host = _is_one_of(batch, "clock", frozenset([RowClock.HOST.value]))
-        hosts = batch.texts("host")
-        is_import = np.array([*(h.startswith(IMPORTED) for h in hosts.dictionary), False], np.bool_)
-        is_host &= ~np.take(is_import, hosts.codes)
+        is_host = batch.texts("clock").where(lambda clock: clock == RowClock.HOST)
+        is_host &= ~batch.texts("host").where(is_imported_host)
         first_us = np.where(is_host, np.minimum(first.values, appended.values), first.values)
         last_us = np.where(
             is_host, np.maximum(last.values, appended.values + (_MS - 1)), last.values
@@ -126,23 +124,14 @@ class RowFilter:
 
     def chosen(self, batch: HistoryBatch) -> HistoryBatch:
         """Return the rows of the batch that answer the question."""
-        mask = _is_one_of(batch, "kind", frozenset(str(kind) for kind in self.kinds))
+        mask = batch.texts("kind").where(self.kinds.__contains__)
         if self.hosts:
-            mask &= _is_one_of(batch, "host", self.hosts)
+            mask &= batch.texts("host").where(self.hosts.__contains__)
         if self.asked_bytes is not None:
             mask &= _touches(batch, self.asked_bytes)
         if self.window is not None:
             mask &= self.window.rows_of(batch)
         return batch if mask.all() else batch.take(mask)
-
-
-def _is_one_of(batch: HistoryBatch, name: str, wanted: frozenset[str]) -> npt.NDArray[np.bool_]:
-    """Return which rows have one of the wanted texts in a column. Null is none of them."""
-    column = batch.texts(name)
-    # The last entry is what the code -1 picks.
-    is_wanted = np.array([*(value in wanted for value in column.dictionary), False], np.bool_)
-    mask: npt.NDArray[np.bool_] = np.take(is_wanted, column.codes)
-    return mask
 
 
 def _touches(batch: HistoryBatch, asked: Sequence[AskedBytes]) -> npt.NDArray[np.bool_]:

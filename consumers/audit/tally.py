@@ -34,8 +34,7 @@ class AuditTally:
         if not batch.rows:
             return
         self.rows += batch.rows
-        kinds = batch.texts("kind")
-        is_change = np.array([kind in CHANGES for kind in kinds.dictionary], np.bool_)[kinds.codes]
+        is_change = batch.texts("kind").where(CHANGES.__contains__)
         lengths = batch.numbers("length").values[is_change]
         self.changes += len(lengths)
         # Lengths above 2^32 could overflow a sum of 64 bits.

@@ -24,11 +24,11 @@ from mirrorlog.changed.append_times import AppendTimes
 from mirrorlog.changed.kept_commands import KeptCommand
 from mirrorlog.changed.points import AtTime, format_time
 from mirrorlog.changed.proven_log import ProvenLog
-from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.commands import TrackingCommand, is_imported_host
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.tracking_log.records import LogRecord, is_imported_host
+from mirrorlog.tracking_log.records import LogRecord
 
 _MS: Final = 1000
 """The broker's times are milliseconds, rounded down."""

@@ -7,10 +7,11 @@ from typing import Final, NamedTuple
 
 from mirrorlog.changed.logs import LogView
 from mirrorlog.changed.points import format_time
+from mirrorlog.domain.commands import is_imported_host
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.tracking_log.coverage import Hole
-from mirrorlog.tracking_log.records import LogRecord, is_imported_host
+from mirrorlog.tracking_log.records import LogRecord
 
 
 class RecordPiece(NamedTuple):

@@ -19,6 +19,11 @@ LEFT_OUT_SESSIONS: Final = "*"
 whole volume dirty (docs/decisions/left-out-sessions.md)."""
 
 
+def is_imported_host(host: str) -> bool:
+    """Return whether commands of that host are an import's."""
+    return host.startswith(IMPORTED)
+
+
 class CommandKind(StrEnum):
     """Kinds of tracking command. An older reader sees UNKNOWN for a kind that it doesn't know."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -61,6 +61,13 @@ class DictionaryColumn(Generic[Value]):
         """Return the values, None for null."""
         values = (*self.dictionary, None)
         return [values[code] for code in self.codes.tolist()]
+
+    def where(self, is_wanted: Callable[[Value], bool]) -> npt.NDArray[np.bool_]:
+        """Return which values are wanted. Null never is. Each different value is looked at once."""
+        # The last entry is what the code -1 picks.
+        wanted = np.array([*map(is_wanted, self.dictionary), False], np.bool_)
+        mask: npt.NDArray[np.bool_] = np.take(wanted, self.codes)
+        return mask
 
 
 Column: TypeAlias = "NumberColumn | DictionaryColumn[str] | DictionaryColumn[Forks]"

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypedDict
 
 from mirrorlog.domain.bitmaps import BlockSet
-from mirrorlog.domain.commands import IMPORTED
+from mirrorlog.domain.commands import is_imported_host
 
 MAX_PARTS: Final = (1 << 16) - 1
 """The most parts of a record: their number has 16 bits in the record and in its key."""
@@ -37,11 +37,6 @@ def named_hosts(hosts: Iterable[str], *, has_more: bool = False) -> NamedHosts:
         "hosts": tuple(names[:MAX_HOSTS]),
         "has_more_hosts": has_more or len(names) > MAX_HOSTS,
     }
-
-
-def is_imported_host(host: str) -> bool:
-    """Return whether commands of that host are an import's."""
-    return host.startswith(IMPORTED)
 
 
 @dataclass(frozen=True, slots=True, eq=False, kw_only=True)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from shlex import quote
 from typing import Final, TypeAlias
 
-from mirrorlog.domain.commands import IMPORTED, LEFT_OUT_SESSIONS
+from mirrorlog.domain.commands import LEFT_OUT_SESSIONS, is_imported_host
 from mirrorlog.domain.positions import OPENED_EARLIER
 from mirrorlog.domain.promotions import Promotion
 from mirrorlog.domain.volumes import Volume
@@ -42,7 +42,7 @@ def find_other_sessions(
         session
         for session in sessions
         if session.session not in own_sessions[session.volume]
-        and not session.host.startswith(IMPORTED)
+        and not is_imported_host(session.host)
     ]
 
 

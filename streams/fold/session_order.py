@@ -23,10 +23,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mirrorlog.domain.commands import (
-    IMPORTED,
     LEFT_OUT_SESSIONS,
     StatusCode,
     TrackingCommand,
+    is_imported_host,
 )
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import SessionHead
@@ -111,7 +111,7 @@ def _stale_reason(
             return f"session {other.session} of the same host began later"
         # A host that is refused the volume opens it and closes it again, and sends nothing else.
         was_admitted = other.last_position > other.opened_position
-        if was_admitted and not shared and not other.host.startswith(IMPORTED):
+        if was_admitted and not shared and not is_imported_host(other.host):
             return (
                 f"host '{other.host}' has had the volume since position {other.opened_position}, "
                 f"session {other.session}: stop one of the two"
