@@ -16,7 +16,14 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.changed.points import NO_TIMES, AskedTimes
+from mirrorlog.changed.points import (
+    NO_TIMES,
+    AnsweringClock,
+    AskedTimes,
+    AtPosition,
+    AtTime,
+    Point,
+)
 from mirrorlog.domain.bitmaps import BlockSet, touched, zeroed
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE, ExtentColumns, ExtentKind
@@ -52,6 +59,22 @@ class ChangedBlocks:
     writes: int
     has_more_hosts: bool = False
     asked: AskedTimes = NO_TIMES
+
+    @property
+    def points(self) -> tuple[Point, Point]:
+        """The points with which the same is asked for again.
+
+        They are positions, so the question stays the same while writes go on. Times by the writes'
+        own clock have no positions, so they stay times.
+        """
+        since: Point = AtPosition(self.since)
+        until: Point = AtPosition(self.until)
+        if self.asked.clock is AnsweringClock.OWN:
+            if self.asked.since_us is not None:
+                since = AtTime(self.asked.since_us)
+            if self.asked.until_us is not None:
+                until = AtTime(self.asked.until_us)
+        return since, until
 
 
 class BlockUnion:

@@ -7,7 +7,7 @@ from collections import OrderedDict
 from typing import Final, TypeAlias
 
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.points import AnsweringClock, AtPosition, AtTime, Point
+from mirrorlog.changed.points import AtPosition, AtTime, Point
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
 
@@ -46,23 +46,12 @@ class PageCache:
 
     def put(self, blocks: ChangedBlocks) -> None:
         """Keep the result for its next page."""
-        key = _key(blocks.volume, since=_since(blocks), until=_until(blocks))
+        since, until = blocks.points
+        key = _key(blocks.volume, since=since, until=until)
         self._results[key] = (self._clock.monotonic_s() + _KEEP_S, blocks)
         self._results.move_to_end(key)
         while len(self._results) > self._capacity:
             self._results.popitem(last=False)
-
-
-def _since(blocks: ChangedBlocks) -> Point:
-    asked = blocks.asked
-    is_time = asked.clock is AnsweringClock.OWN and asked.since_us is not None
-    return AtTime(asked.since_us or 0) if is_time else AtPosition(blocks.since)
-
-
-def _until(blocks: ChangedBlocks) -> Point:
-    asked = blocks.asked
-    is_time = asked.clock is AnsweringClock.OWN and asked.until_us is not None
-    return AtTime(asked.until_us or 0) if is_time else AtPosition(blocks.until)
 
 
 def _key(volume: Volume, *, since: Point, until: Point) -> _Key:

@@ -14,7 +14,7 @@ from aiohttp import web
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import JSON_FORMATS, list_page
 from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER
-from mirrorlog.changed.points import AnsweringClock, format_time
+from mirrorlog.changed.points import AtTime, Point, format_time
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.web.query_threads import QuerySlot
 from mirrorlog.streams.web.request_parameters import ChangedQuery
@@ -101,18 +101,15 @@ def _summary(blocks: ChangedBlocks) -> dict[str, Any]:
 
 
 def page_points(blocks: ChangedBlocks) -> dict[str, int | str]:
-    """Return `since` and `until` with which the next page is asked for.
+    """Return `since` and `until` with which the next page is asked for."""
+    since, until = blocks.points
+    return {"since": _text(since, blocks.since), "until": _text(until, blocks.until)}
 
-    They are positions, so the question stays the same while writes go on. Times by the writes' own
-    clock have no positions, so they stay times.
-    """
-    asked = blocks.asked
-    points: dict[str, int | str] = {"since": blocks.since, "until": blocks.until}
-    if asked.clock is AnsweringClock.OWN:
-        for name, at_us in (("since", asked.since_us), ("until", asked.until_us)):
-            if at_us is not None:
-                points[name] = format_time(at_us) or points[name]
-    return points
+
+def _text(point: Point, position: int) -> int | str:
+    """Return the text of a time; the position for any other point."""
+    time = format_time(point.at_us) if isinstance(point, AtTime) else None
+    return position if time is None else time
 
 
 def _time(at_us: int | None) -> str | None:
