@@ -54,6 +54,7 @@ class AppendTimes:
         self, volume: Volume, admin: TopicAdmin, topics: Topics, read: MessageReader
     ) -> None:
         self._volume, self._admin, self._topics, self._read = volume, admin, topics, read
+        self._times: list[Watermark] | None = None
 
     def before(self, at_us: int, *, watermark: int) -> tuple[int, bool]:
         """Return (position, exact): every command through it was appended before the time.
@@ -94,7 +95,15 @@ class AppendTimes:
         return _Split(position, below, above)
 
     def _position_times(self, watermark: int) -> list[Watermark]:
-        """Return the position times of the partition's history, in the order of time."""
+        """Return the position times of the partition's history, in the order of time.
+
+        They are read once, from the whole log of the partition.
+        """
+        if self._times is None:
+            self._times = self._read_times()
+        return consistent_times(self._times, complete_through=watermark)
+
+    def _read_times(self) -> list[Watermark]:
         volume, topic = self._volume, self._topics.changelog
         prefix, rows = position_times_prefix(volume.partition), dict[bytes, bytes | None]()
         end = self._admin.end_position(topic, volume.partition)
@@ -102,9 +111,7 @@ class AppendTimes:
             if message.key is not None and message.key.startswith(prefix):
                 rows[message.key] = message.value
         times = [decode(value, Watermark) for value in rows.values() if value is not None]
-        return consistent_times(
-            [time for time in times if _is_of(time, volume)], complete_through=watermark
-        )
+        return [time for time in times if _is_of(time, volume)]
 
 
 def _is_of(time: Watermark, volume: Volume) -> bool:

@@ -78,6 +78,7 @@ class VolumeCommands:
             before_poll=ports.checkpoint,
             poll_s=0.2,
         )
+        self._append_times = AppendTimes(volume, ports.admin, ports.topics, self.messages)
 
     def last_position(self) -> int:
         """Return the position of the partition's last command, or the origin if that is higher."""
@@ -143,7 +144,7 @@ class VolumeCommands:
 
     def append_times(self) -> AppendTimes:
         """Return when the broker appended the partition's commands."""
-        return AppendTimes(self._volume, self._ports.admin, self._ports.topics, self.messages)
+        return self._append_times
 
     def messages(
         self, topic: str, partition: int, *, start: int | None, end: int

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pytest
@@ -18,6 +18,7 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.ports.streams import Message
 from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.simulation.memory_broker import MemoryReader
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import position_time_key, record_key, watermark_key
 
@@ -184,6 +185,26 @@ def test_where_the_commands_of_a_time_are_gone_the_position_times_tell() -> None
     assert list(ask(log, AtTime(350 * 10**6)).changed) == [2, 3, 4, 5]
     with pytest.raises(OutOfRetention, match="doesn't reach back to that time"):
         ask(log, AtTime(150 * 10**6))
+
+
+@pytest.mark.parametrize("recorded_since_us", [None, 10**6])
+def test_the_position_times_are_read_once_for_both_points(
+    recorded_since_us: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = volume(recorded_since_us=recorded_since_us)
+    log = folded([at(number, 1) for number in range(6)], "6", described, [*range(100, 700, 100)])
+    log.broker.trim(log.topics.commands, 0, 5)
+    note_times(log, (1, 200), (3, 400))
+    assigned: list[str] = []
+    assign = MemoryReader.assign
+
+    def noted(self: MemoryReader, topic: str, positions: Mapping[int, int | None]) -> None:
+        assigned.append(topic)
+        assign(self, topic, positions)
+
+    monkeypatch.setattr(MemoryReader, "assign", noted)
+    ask(log, AtTime(0), AtTime(450 * 10**6))
+    assert assigned.count(log.topics.changelog) == 2  # the log, and its position times
 
 
 def test_a_host_in_1970_doesnt_make_a_log_that_was_cut_look_whole() -> None:
