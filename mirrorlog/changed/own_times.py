@@ -79,7 +79,7 @@ class TimeWindow:
         """
         is_late = self.through_us is not None and record.first_at_us > self.through_us
         is_early = self.after_us is not None and record.last_at_us <= self.after_us
-        if record.is_only_imported and (is_early or is_late):
+        if (is_early or is_late) and record.is_only_imported:
             return Share.NONE
         if is_early and record.through <= self.appended_before:
             return Share.NONE
@@ -103,6 +103,10 @@ class TimeWindow:
         begins = self.after_us is None or last_us > self.after_us
         ends = self.through_us is None or first_us <= self.through_us
         return command if begins and ends else None
+
+
+ALL_TIMES: Final = TimeWindow(None, None, BEFORE_FIRST, BEFORE_FIRST)
+"""The window in which every command lies as a whole."""
 
 
 class OwnTimesRange(NamedTuple):

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from mirrorlog.changed.fold import ChangedBlocks, ChangeFold
-from mirrorlog.changed.kept_commands import KeptCommand
 from mirrorlog.changed.own_times import (
+    ALL_TIMES,
     Share,
     TimeWindow,
     own_times_range,
@@ -25,8 +25,7 @@ from mirrorlog.changed.proven_log import (
     out_of_retention,
     uncovered_ranges,
 )
-from mirrorlog.changed.volume_commands import ChooseCommand, QueryPorts, VolumeCommands
-from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.changed.volume_commands import QueryPorts, VolumeCommands
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, OutOfRetention
 from mirrorlog.tracking_log.records import LogRecord
@@ -169,14 +168,14 @@ def _fold_range(
     *,
     after: int,
     through: int,
-    window: TimeWindow | None = None,
+    window: TimeWindow = ALL_TIMES,
 ) -> ChangedBlocks:
     """Return the answer for `(after, through]`, which the log covers. Close the log.
 
-    window: only what was made in it counts; None: all counts.
+    window: only what was made in it counts.
     """
     records = log.records()
-    shares = [Share.ALL if window is None else window.share_of(record[0]) for record in records]
+    shares = [window.share_of(record[0]) for record in records]
     whole = [
         record
         for record, share in zip(records, shares, strict=True)
@@ -187,7 +186,7 @@ def _fold_range(
     fold = ChangeFold(volume)
     for record in decided:
         ports.checkpoint()
-        if window is None or window.share_of(record[0]) is Share.ALL:
+        if window.share_of(record[0]) is Share.ALL:
             fold.add_record(log.parts(record))
     log.close()
     for start, end in uncovered_ranges(decided, after=after, through=through):
@@ -195,13 +194,8 @@ def _fold_range(
         # prove it.
         edges = [record[0] for record in covering_records(records, after=start, through=end)]
         if edges:
-            choose = _every_command if window is None else window.part_of
-            _fold_commands(fold, volume, commands, edges, choose, after=start, through=end)
+            _fold_commands(fold, volume, commands, edges, window, after=start, through=end)
     return fold.result(since=after, until=through)
-
-
-def _every_command(kept: KeptCommand) -> TrackingCommand:
-    return kept.command
 
 
 def _fold_commands(
@@ -209,14 +203,14 @@ def _fold_commands(
     volume: Volume,
     commands: VolumeCommands,
     edges: Sequence[LogRecord],
-    choose: ChooseCommand,
+    window: TimeWindow,
     *,
     after: int,
     through: int,
 ) -> None:
     """Fold the commands in `(after, through]` that the records `edges` cover.
 
-    choose: returns the part of a command that counts.
+    window: only what was made in it counts.
     """
     after = max(after, min(record.after for record in edges))
     through = min(through, max(record.through for record in edges))
@@ -227,5 +221,5 @@ def _fold_commands(
             where=f"volume {volume.volume}",
             next=f"Ask from or to where a record ends: @{edges[0].after} or @{edges[-1].through}.",
         )
-    for command in commands.read(after=after, through=through, choose=choose):
+    for command in commands.read(after=after, through=through, choose=window.part_of):
         fold.add_command(command.command, command.extents)
