@@ -237,10 +237,10 @@ def _contracts() -> Mapping[type, _Contract]:
         SiteProgress: _Contract("site_progress", _plain, _progress),
         SiteLease: _Contract("site_lease", _plain, lambda f: SiteLease(**f)),
         HostReport: _Contract("host_report", _host_report_fields, _host_report),
-        LogQuestion: _Contract("log_question", _log_question_fields, _log_question),
+        LogQuestion: _Contract("log_question", _partitioned, _log_question),
         LogAnswer: _Contract("log_answer", _plain, lambda f: LogAnswer(**f)),
-        NodeReport: _Contract("node_report", _node_report_fields, _node_report),
-        ArchiveReport: _Contract("archive_report", _archive_report_fields, _archive_report),
+        NodeReport: _Contract("node_report", _partitioned, _node_report),
+        ArchiveReport: _Contract("archive_report", _partitioned, _archive_report),
         DigestQuestion: _Contract("digest_question", _question_fields, _question),
         DigestAnswer: _Contract(
             "digest_answer", _plain, lambda f: DigestAnswer(**f | {"side": Side(f["side"])})
@@ -478,17 +478,13 @@ def _host_report(record: Fields) -> HostReport:
     return HostReport(**record | {"state": HostState(record["state"]), "forks": forks})
 
 
-def _log_question_fields(question: LogQuestion) -> Fields:
-    return _plain(question) | {"partitions": [_plain(part) for part in question.partitions]}
+def _partitioned(event: LogQuestion | NodeReport | ArchiveReport) -> Fields:
+    return _plain(event) | {"partitions": [_plain(part) for part in event.partitions]}
 
 
 def _log_question(record: Fields) -> LogQuestion:
     partitions = tuple(PartitionQuestion(**part) for part in record["partitions"])
     return LogQuestion(**record | {"partitions": partitions})
-
-
-def _node_report_fields(report: NodeReport) -> Fields:
-    return _plain(report) | {"partitions": [_plain(part) for part in report.partitions]}
 
 
 def _node_report(record: Fields) -> NodeReport:
@@ -497,10 +493,6 @@ def _node_report(record: Fields) -> NodeReport:
         for part in record["partitions"]
     )
     return NodeReport(**record | {"partitions": partitions})
-
-
-def _archive_report_fields(report: ArchiveReport) -> Fields:
-    return _plain(report) | {"partitions": [_plain(part) for part in report.partitions]}
 
 
 def _archive_report(record: Fields) -> ArchiveReport:
