@@ -177,22 +177,21 @@ def _read(
     A signal ends it with the exit code of an interrupt. shows_rows: text goes to stdout. is_list:
     the rows are listed, and need their statuses.
     """
-    total = sum(part.through - part.after for part in answer.span.kept)
-    done_before, parts = 0, iter(answer.span.kept)
-    part = next(parts, None)
-    clock = SystemClock()
+    kept, clock = answer.span.kept, SystemClock()
+    total = sum(part.through - part.after for part in kept)
     shown = shows_rows and is_list
     with RowProgress(call.output, total, clock.monotonic_s, shows_rows=shown) as progress:
         for batch in answer.batches(with_status=is_list):
             if stopped():
                 raise typer.Exit(int(ExitCode.INTERRUPTED))
-            while part is not None and batch.through > part.through:
-                done_before += part.through - part.after
-                part = next(parts, None)
             tally.add(batch)
             yield batch
-            reached = done_before if part is None else done_before + batch.through - part.after
-            progress.update(reached, tally.rows)
+            done = sum(
+                min(part.through, batch.through) - part.after
+                for part in kept
+                if part.after < batch.through
+            )
+            progress.update(done, tally.rows)
 
 
 def _kind(text: str) -> RowKind:
