@@ -7,6 +7,7 @@ belongs to when it is in no file. So the bytes of all rows add up to the bytes t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,15 +22,28 @@ from mirrorlog.domain.volumes import Volume
 Int64s = npt.NDArray[np.int64]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChangedFile:
-    """What changed of one file, or of one kind of what is in no file.
+class NamedOwners(NamedTuple):
+    """What is said of the owners of a range, alike in every answer.
 
     label: what it is (OwnerKind); of what several files share, the kinds of all.
     names: the paths of the file; of all files, if several share the blocks. Empty if none is known.
     partition: the number of the partition; 0 for a file system that begins with the volume; None
         outside of all.
     inode: of the file; None if it isn't one file.
+    """
+
+    label: str
+    names: tuple[bytes, ...]
+    partition: int | None
+    inode: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChangedFile:
+    """What changed of one file, or of one kind of what is in no file.
+
+    label, names, partition, inode, detail: as in NamedOwners.
     bytes_changed: of the volume's blocks that changed. bytes_zeroed: the part of them that is known
         to be zeroed or discarded.
     """
@@ -103,20 +117,26 @@ def _is_file(owner: Owner) -> bool:
 
 
 def _changed_file(index: FileIndex, row: _Sum) -> ChangedFile:
-    owners = row.owners
-    first = owners[0]
-    is_one_file = len({owner.first_inode for owner in owners}) == 1 and _is_file(first)
+    named = named_owners(index, row.owners)
     return ChangedFile(
-        label=label_of(owners),
-        names=tuple(sorted_paths(path for owner in owners for path in index.paths(owner))),
-        partition=index.areas[first.area].number if first.area >= 0 else None,
-        inode=first.first_inode if is_one_file and first.first_inode >= 0 else None,
-        detail=", ".join(sorted({owner.detail for owner in owners if owner.detail})),
+        label=named.label,
+        names=named.names,
+        partition=named.partition,
+        inode=named.inode,
+        detail=named.detail,
         bytes_changed=row.bytes_changed,
         bytes_zeroed=row.bytes_zeroed,
     )
 
 
-def label_of(owners: tuple[Owner, ...]) -> str:
-    """Return what a range is: the kinds of all that have it."""
-    return " and ".join(sorted({str(owner.kind) for owner in owners}))
+def named_owners(index: FileIndex, owners: tuple[Owner, ...]) -> NamedOwners:
+    """Return what is said of the owners of a range. index: theirs, of any size that it covers."""
+    first = owners[0]
+    is_one_file = len({owner.first_inode for owner in owners}) == 1 and _is_file(first)
+    return NamedOwners(
+        label=" and ".join(sorted({str(owner.kind) for owner in owners})),
+        names=tuple(sorted_paths(path for owner in owners for path in index.paths(owner))),
+        partition=index.areas[first.area].number if first.area >= 0 else None,
+        inode=first.first_inode if is_one_file and first.first_inode >= 0 else None,
+        detail=", ".join(sorted({owner.detail for owner in owners if owner.detail})),
+    )

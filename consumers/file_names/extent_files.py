@@ -11,10 +11,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from mirrorlog.consumers.file_names.changed_files import label_of
+from mirrorlog.consumers.file_names.changed_files import NamedOwners, named_owners
 from mirrorlog.consumers.file_names.file_index import FileIndex, Pieces
-from mirrorlog.consumers.file_names.name_table import is_exact, shown_name, sorted_paths
-from mirrorlog.consumers.file_names.owners import NAMED, OwnerKind
+from mirrorlog.consumers.file_names.name_table import is_exact, shown_name
+from mirrorlog.consumers.file_names.owners import Owner, OwnerKind
 from mirrorlog.history.batches import HistoryBatch
 
 MORE: Final = "more"
@@ -41,8 +41,8 @@ class RowText(Protocol):
 class FileShare:
     """The part of a row's extent that one file has, or what is in no file.
 
-    names: as in ChangedFile. inode: of the file; None if it isn't one file. inodes: the first and
-    the last in that part of an inode table. partition: as in ChangedFile.
+    label, names, partition, inode, detail: as in NamedOwners. inodes: the first and the last in
+    that part of an inode table.
     """
 
     label: str
@@ -83,10 +83,13 @@ class FileShare:
 
 @dataclass
 class ExtentFiles:
-    """Looks up the files of rows, and remembers each owner's names."""
+    """Looks up the files of rows, and remembers each owner's names.
+
+    They are remembered by the owners. Their numbers mean others in an index that covers more.
+    """
 
     index: FileIndex
-    _known: dict[int, FileShare] = field(default_factory=dict)
+    _known: dict[tuple[Owner, ...], NamedOwners] = field(default_factory=dict)
 
     def of(self, batch: HistoryBatch) -> list[list[FileShare] | None]:
         """Return the shares of each row's extent, in the order of its bytes; None without one.
@@ -136,30 +139,17 @@ class ExtentFiles:
             yield row, FileShare(MORE, (), None, None, None, detail, int(rest[row]))
 
     def _share(self, index: FileIndex, *, start: int, length: int, number: int) -> FileShare:
-        is_last = index is not self.index and number == len(index.all_owners) - 1
         owners = index.owners(number)
-        first = owners[0]
-        known = None if is_last else self._known.get(number)
-        if known is None:
-            is_file = first.kind in NAMED or first.kind is OwnerKind.UNNAMED
-            known = FileShare(
-                label=label_of(owners),
-                names=tuple(sorted_paths(path for owner in owners for path in index.paths(owner))),
-                partition=index.areas[first.area].number if first.area >= 0 else None,
-                inode=first.first_inode if is_file and len(owners) == 1 else None,
-                inodes=None,
-                detail=", ".join(sorted({owner.detail for owner in owners if owner.detail})),
-                length=0,
-            )
-            if not is_last:
-                self._known[number] = known
+        named = self._known.get(owners)
+        if named is None:
+            named = self._known[owners] = named_owners(index, owners)
         return FileShare(
-            known.label,
-            known.names,
-            known.partition,
-            known.inode,
-            index.inodes_within(first, start=start, length=length),
-            known.detail,
+            named.label,
+            named.names,
+            named.partition,
+            named.inode,
+            index.inodes_within(owners[0], start=start, length=length),
+            named.detail,
             length,
         )
 

@@ -75,6 +75,35 @@ def test_an_inode_table_says_which_inodes(index: FileIndex) -> None:
     assert shares[0].as_text() == "[inode table 2-6]"
 
 
+def test_a_row_beyond_the_device_changes_no_name_of_other_rows() -> None:
+    size = 6 * BLOCK
+    builder = MapBuilder(size)
+    builder.add_area(Area(number=0, start=0, length=size, type_name="ext4", root_inode=2))
+    for block, inode in ((0, 5), (0, 6), (2, 7), (2, 8)):  # two ranges, shared by two files each
+        builder.names.add(b"file%d" % inode, area=0, inode=inode, parent=ROOT)
+        owner = Owner(kind=OwnerKind.FILE, area=0, first_inode=inode, last_inode=inode)
+        builder.claim(Tier.USED, block * BLOCK, BLOCK, owner)
+    looked_up = ExtentFiles(builder.result(began_at_us=0, read_at_us=0))
+    both = [f"0+{BLOCK}", f"{2 * BLOCK}+{BLOCK}"]
+    expected = [(b"/file5", b"/file6"), (b"/file7", b"/file8")]
+    for texts in (both, [*both, f"{size - 1}+2"], both):
+        shares = looked_up.of(rows_of(*texts))
+        assert [row[0].names for row in shares[:2] if row] == expected
+
+
+def test_what_is_no_file_has_no_inode() -> None:
+    builder = MapBuilder(BLOCK)
+    builder.add_area(Area(number=0, start=0, length=BLOCK, type_name="FAT12", root_inode=2))
+    reserved = Owner(kind=OwnerKind.METADATA, area=0, detail="reserved sectors")
+    builder.claim(Tier.USED, 0, BLOCK, reserved)
+    looked_up = ExtentFiles(builder.result(began_at_us=0, read_at_us=0))
+    (shares, _) = looked_up.of(rows_of("0+512"))
+    assert shares is not None
+    assert [share.as_fields() for share in shares] == [
+        {"file": None, "label": "metadata", "detail": "reserved sectors", "bytes": 512}
+    ]
+
+
 @pytest.mark.parametrize("name", ["table", "csv", "json"])
 def test_every_row_has_its_files_whatever_its_note_is(name: str, index: FileIndex) -> None:
     batch = rows_of("0+1", f"{2 * BLOCK}+1")
