@@ -17,6 +17,7 @@ In reading order:
 - image_reading.py: a device as pytsk3 reads it
 - tsk_reader.py: partitions, and which reader maps each of them
 - signatures.py: what lies where no file system can be read
+- layout_reading.py: a file system as the readers of layouts read it
 - tsk_walk.py: the files of a file system, by The Sleuth Kit
 - ext_reader.py, ext_layout.py: ext2, ext3 and ext4
 - ext_unwritten.py: blocks of ext4 that are reserved for a file, and not written yet

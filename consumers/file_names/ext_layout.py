@@ -5,17 +5,22 @@ Source of the format: Linux, Documentation/filesystems/ext4/ (globals.rst, group
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from mirrorlog.consumers.file_names.layout_reading import (
+    ReadAt,
+    UnsupportedLayout,
+    bits_of,
+    number_at,
+    runs_of,
+)
+
 Int64s = npt.NDArray[np.int64]
-ReadAt = Callable[[int, int], bytes]
-"""Returns at most so many bytes from an offset in the file system: (offset, length)."""
 
 SUPERBLOCK_AT: Final = 1024
 _MAGIC: Final = 0xEF53
@@ -36,10 +41,6 @@ HOLDS_ATTRIBUTE: Final = 0x200000
 """The flag of an inode that holds a large attribute of a file (ea_inode)."""
 ENCRYPTED: Final = 0x800
 """The flag of an inode whose content, or names in it, are encrypted."""
-
-
-class ExtUnsupported(Exception):
-    """The file system has a layout that isn't read here. The text says which."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,45 +110,48 @@ class InodeColumns(NamedTuple):
 
 
 def read_superblock(read: ReadAt) -> ExtSuperblock | None:
-    """Return the superblock; None if there is none. Raise ExtUnsupported."""
+    """Return the superblock; None if there is none. Raise UnsupportedLayout."""
     data = read(SUPERBLOCK_AT, 1024)
-    if len(data) < 1024 or _number(data, 0x38, "H") != _MAGIC:
+    if len(data) < 1024 or number_at(data, 0x38, "H") != _MAGIC:
         return None
-    revision, incompat = _number(data, 0x4C, "I"), _number(data, 0x60, "I")
+    revision, incompat = number_at(data, 0x4C, "I"), number_at(data, 0x60, "I")
     is_64bit = bool(incompat & _INCOMPAT_64BIT)
     superblock = ExtSuperblock(
-        inodes=_number(data, 0x0, "I"),
-        blocks=_number(data, 0x4, "I") + ((_number(data, 0x150, "I") << 32) if is_64bit else 0),
-        first_block=_number(data, 0x14, "I"),
-        block_bytes=1024 << min(_number(data, 0x18, "I"), 63),
-        group_blocks=_number(data, 0x20, "I"),
-        group_inodes=_number(data, 0x28, "I"),
-        inode_bytes=_number(data, 0x58, "H") if revision else 128,
-        first_file_inode=_number(data, 0x54, "I") if revision else 11,
-        descriptor_bytes=(_number(data, 0xFE, "H") if is_64bit else 0) or 32,
-        reserved_blocks=_number(data, 0xCE, "H"),
-        first_meta_group=_number(data, 0x104, "I"),
-        backup_groups=(_number(data, 0x24C, "I"), _number(data, 0x250, "I")),
-        compat=_number(data, 0x5C, "I"),
+        inodes=number_at(data, 0x0, "I"),
+        blocks=number_at(data, 0x4, "I") + ((number_at(data, 0x150, "I") << 32) if is_64bit else 0),
+        first_block=number_at(data, 0x14, "I"),
+        block_bytes=1024 << min(number_at(data, 0x18, "I"), 63),
+        group_blocks=number_at(data, 0x20, "I"),
+        group_inodes=number_at(data, 0x28, "I"),
+        inode_bytes=number_at(data, 0x58, "H") if revision else 128,
+        first_file_inode=number_at(data, 0x54, "I") if revision else 11,
+        descriptor_bytes=(number_at(data, 0xFE, "H") if is_64bit else 0) or 32,
+        reserved_blocks=number_at(data, 0xCE, "H"),
+        first_meta_group=number_at(data, 0x104, "I"),
+        backup_groups=(number_at(data, 0x24C, "I"), number_at(data, 0x250, "I")),
+        compat=number_at(data, 0x5C, "I"),
         incompat=incompat,
-        ro_compat=_number(data, 0x64, "I"),
-        is_clean=bool(_number(data, 0x3A, "H") & _STATE_CLEAN) and not incompat & _INCOMPAT_RECOVER,
-        journal_inode=_number(data, 0xE0, "I"),
-        system_inodes=frozenset({_number(data, 0x26C, "I"), _number(data, 0x280, "I")}) - {0},
-        mmp_block=_number(data, 0x168, "Q"),
+        ro_compat=number_at(data, 0x64, "I"),
+        is_clean=bool(number_at(data, 0x3A, "H") & _STATE_CLEAN)
+        and not incompat & _INCOMPAT_RECOVER,
+        journal_inode=number_at(data, 0xE0, "I"),
+        system_inodes=frozenset({number_at(data, 0x26C, "I"), number_at(data, 0x280, "I")}) - {0},
+        mmp_block=number_at(data, 0x168, "Q"),
     )
     _check(superblock)
     return superblock
 
 
 def _check(superblock: ExtSuperblock) -> None:
-    """Raise ExtUnsupported for a layout that isn't read here, or that no mkfs makes."""
+    """Raise UnsupportedLayout for a layout that isn't read here, or that no mkfs makes."""
     if superblock.ro_compat & _RO_BIGALLOC:
-        raise ExtUnsupported("ext4 with clusters of several blocks (bigalloc)")
+        raise UnsupportedLayout("ext4 with clusters of several blocks (bigalloc)")
     if superblock.blocks > _MAX_BLOCKS:
-        raise ExtUnsupported("ext4 of more than 2^32 blocks, whose addresses the library may cut")
+        raise UnsupportedLayout(
+            "ext4 of more than 2^32 blocks, whose addresses the library may cut"
+        )
     if superblock.incompat & _INCOMPAT_JOURNAL_DEVICE:
-        raise ExtUnsupported("the journal of an ext4 file system that is elsewhere")
+        raise UnsupportedLayout("the journal of an ext4 file system that is elsewhere")
     if (
         not 1024 <= superblock.block_bytes <= 1 << 16
         or not 0 < superblock.group_blocks <= 8 * superblock.block_bytes
@@ -159,12 +163,7 @@ def _check(superblock: ExtSuperblock) -> None:
         or not superblock.first_block < superblock.blocks
         or not 0 < superblock.groups <= _MAX_GROUPS
     ):
-        raise ExtUnsupported("an ext4 superblock that contradicts itself")
-
-
-def _number(data: bytes, at: int, letter: str) -> int:
-    """Return one little-endian number. letter: its type, as struct names it."""
-    return int(struct.unpack_from("<" + letter, data, at)[0])
+        raise UnsupportedLayout("an ext4 superblock that contradicts itself")
 
 
 def descriptor_blocks(superblock: ExtSuperblock) -> Iterator[tuple[int, int, bool]]:
@@ -190,7 +189,7 @@ def descriptor_blocks(superblock: ExtSuperblock) -> Iterator[tuple[int, int, boo
 
 
 def read_groups(superblock: ExtSuperblock, read: ReadAt) -> GroupTable:
-    """Return the descriptors of all groups. Raise ExtUnsupported if they are cut short."""
+    """Return the descriptors of all groups. Raise UnsupportedLayout if they are cut short."""
     size = superblock.block_bytes
     data = b"".join(
         read(first * size, blocks * size)
@@ -198,7 +197,7 @@ def read_groups(superblock: ExtSuperblock, read: ReadAt) -> GroupTable:
         if is_read
     )
     if len(data) < superblock.groups * superblock.descriptor_bytes:
-        raise ExtUnsupported("an ext4 file system whose group descriptors are cut short")
+        raise UnsupportedLayout("an ext4 file system whose group descriptors are cut short")
     table = np.frombuffer(data, np.uint8)[: superblock.groups * superblock.descriptor_bytes]
     words = table.reshape(superblock.groups, -1).view("<u4").astype(np.int64)
     low = words[:, :5]
@@ -251,19 +250,6 @@ def allocated_inodes(
         first = group * superblock.group_inodes + 1
         block_words = words[:, 0x28 // 4 : 0x64 // 4]
         yield InodeColumns(first + places, words[:, 0x20 // 4], attributes, block_words)
-
-
-def bits_of(data: bytes) -> npt.NDArray[np.uint8]:
-    """Return the bits of a bitmap, the lowest of each byte first."""
-    return np.unpackbits(np.frombuffer(data, np.uint8), bitorder="little")
-
-
-def runs_of(is_in: npt.NDArray[np.bool_]) -> Int64s:
-    """Return rows (first, count) of the runs of True, ascending."""
-    padded = np.concatenate(([0], is_in.astype(np.int8), [0]))
-    steps = np.diff(padded)
-    firsts, ends = np.flatnonzero(steps == 1), np.flatnonzero(steps == -1)
-    return np.stack((firsts, ends - firsts), axis=1).astype(np.int64)
 
 
 def _is_power(number: int, base: int) -> bool:

@@ -11,13 +11,13 @@ from mirrorlog.consumers.file_names.ext_layout import (
     HOLDS_ATTRIBUTE,
     SUPERBLOCK_AT,
     ExtSuperblock,
-    ReadAt,
     allocated_inodes,
     descriptor_blocks,
     free_blocks,
     read_groups,
 )
 from mirrorlog.consumers.file_names.ext_unwritten import unwritten_runs
+from mirrorlog.consumers.file_names.layout_reading import ReadAt
 from mirrorlog.consumers.file_names.map_builder import AreaMap, Tier
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 from mirrorlog.consumers.file_names.tsk_walk import TskWalk
@@ -33,7 +33,7 @@ DIRTY: Final = (
 def map_ext(superblock: ExtSuperblock, fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
     """Claim everything of an ext file system. fs: it, as pytsk3 opened it. bare: its area so far.
 
-    Raise ExtUnsupported.
+    Raise UnsupportedLayout.
     """
     groups = read_groups(superblock, read)
     _claim_layout(superblock, area, groups.block_bitmaps, groups.inode_bitmaps)

@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.consumers.file_names.ext_layout import InodeColumns, ReadAt
+from mirrorlog.consumers.file_names.ext_layout import InodeColumns
+from mirrorlog.consumers.file_names.layout_reading import ReadAt
 
 Int64s = npt.NDArray[np.int64]
 

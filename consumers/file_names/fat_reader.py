@@ -13,7 +13,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.consumers.file_names.ext_layout import ExtUnsupported, ReadAt, bits_of, runs_of
+from mirrorlog.consumers.file_names.layout_reading import (
+    ReadAt,
+    UnsupportedLayout,
+    bits_of,
+    number_at,
+    runs_of,
+)
 from mirrorlog.consumers.file_names.map_builder import AreaMap, Tier
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 from mirrorlog.consumers.file_names.tsk_walk import READ_FAILED, TskWalk
@@ -43,13 +49,13 @@ class Clusters:
 
 
 def map_fat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
-    """Claim everything of a FAT file system, as ext_reader.map_ext. Raise ExtUnsupported."""
+    """Claim everything of a FAT file system, as ext_reader.map_ext. Raise UnsupportedLayout."""
     boot = read(0, 512)
     sector, per_cluster, reserved, tables, root_entries = struct.unpack_from("<HBHBH", boot, 11)
-    table_sectors = _number(boot, 22, "H") or _number(boot, 36, "I")
-    sectors = _number(boot, 19, "H") or _number(boot, 32, "I")
+    table_sectors = number_at(boot, 22, "H") or number_at(boot, 36, "I")
+    sectors = number_at(boot, 19, "H") or number_at(boot, 32, "I")
     if sector not in (512, 1024, 2048, 4096) or not per_cluster or not tables:
-        raise ExtUnsupported("a FAT boot sector that contradicts itself")
+        raise UnsupportedLayout("a FAT boot sector that contradicts itself")
     root_sectors = -(-root_entries * 32 // sector)
     data_sector = reserved + tables * table_sectors + root_sectors
     bits = int((bare.type_name or "")[3:])
@@ -68,17 +74,17 @@ def map_fat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
 
 
 def map_exfat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
-    """Claim everything of an exFAT file system, as map_fat. Raise ExtUnsupported."""
+    """Claim everything of an exFAT file system, as map_fat. Raise UnsupportedLayout."""
     boot = read(0, 512)
-    heap, count = _number(boot, 88, "I"), _number(boot, 92, "I")
+    heap, count = number_at(boot, 88, "I"), number_at(boot, 92, "I")
     sector_shift, cluster_shift = boot[108], boot[109]
     if not 9 <= sector_shift <= 12 or cluster_shift > 25 - sector_shift:
-        raise ExtUnsupported("an exFAT boot sector that contradicts itself")
+        raise UnsupportedLayout("an exFAT boot sector that contradicts itself")
     clusters = Clusters(
         data_at=heap << sector_shift,
         cluster_bytes=1 << (sector_shift + cluster_shift),
         count=count,
-        is_dirty=bool(_number(boot, 106, "H") & 0x2),
+        is_dirty=bool(number_at(boot, 106, "H") & 0x2),
     )
     bitmap = bits_of(_content(fs, _BITMAP))[:count]
     reserved = area.owner(Owner(kind=OwnerKind.METADATA, detail="boot regions"))
@@ -135,15 +141,11 @@ def _metadata_inodes(fs: Any) -> frozenset[int]:
 
 
 def _content(fs: Any, name: bytes) -> bytes:
-    """Return the content of a file in the root folder. Raise ExtUnsupported if it isn't there."""
+    """Return the content of a file in the root folder. Raise UnsupportedLayout if it is missing."""
     try:
         for entry in fs.open_dir(inode=fs.info.root_inum):
             if entry.info.name.name == name and entry.info.meta is not None:
                 return bytes(entry.read_random(0, int(entry.info.meta.size)))
     except READ_FAILED as error:
-        raise ExtUnsupported(f"an exFAT file system whose {name.decode()} is damaged") from error
-    raise ExtUnsupported(f"an exFAT file system without {name.decode()}")
-
-
-def _number(data: bytes, at: int, letter: str) -> int:
-    return int(struct.unpack_from("<" + letter, data, at)[0])
+        raise UnsupportedLayout(f"an exFAT file system whose {name.decode()} is damaged") from error
+    raise UnsupportedLayout(f"an exFAT file system without {name.decode()}")

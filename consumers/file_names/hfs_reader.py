@@ -9,7 +9,7 @@ import struct
 from dataclasses import replace
 from typing import Any, Final
 
-from mirrorlog.consumers.file_names.ext_layout import ReadAt
+from mirrorlog.consumers.file_names.layout_reading import ReadAt
 from mirrorlog.consumers.file_names.map_builder import AreaMap
 from mirrorlog.consumers.file_names.owners import Area
 from mirrorlog.consumers.file_names.tsk_walk import TskWalk

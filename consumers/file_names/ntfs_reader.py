@@ -8,7 +8,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
-from mirrorlog.consumers.file_names.ext_layout import ExtUnsupported, ReadAt, bits_of, runs_of
+from mirrorlog.consumers.file_names.layout_reading import (
+    ReadAt,
+    UnsupportedLayout,
+    bits_of,
+    runs_of,
+)
 from mirrorlog.consumers.file_names.map_builder import AreaMap, Tier
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 from mirrorlog.consumers.file_names.tsk_walk import READ_FAILED, TskWalk
@@ -26,7 +31,7 @@ _DIRTY: Final = (
 
 
 def map_ntfs(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
-    """Claim everything of an NTFS file system, as ext_reader.map_ext. Raise ExtUnsupported."""
+    """Claim everything of an NTFS file system, as ext_reader.map_ext. Raise UnsupportedLayout."""
     size = int(fs.info.block_size)
     record = _record_bytes(read(0, 512), size)
     try:
@@ -34,7 +39,7 @@ def map_ntfs(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
         content = bytes(bitmap.read_random(0, int(bitmap.info.meta.size)))
         flags = _volume_flags(fs)
     except READ_FAILED as error:
-        raise ExtUnsupported("an NTFS file system whose $Bitmap is damaged") from error
+        raise UnsupportedLayout("an NTFS file system whose $Bitmap is damaged") from error
     runs = runs_of(bits_of(content)[: int(fs.info.block_count)] == 0)
     free = area.owner(Owner(kind=OwnerKind.FREE))
     area.claim_all(Tier.FREE, runs[:, 0] * size, runs[:, 1] * size, free)
@@ -85,14 +90,14 @@ def _claim_table(fs: Any, area: AreaMap, record_bytes: int) -> None:
 
 
 def _record_bytes(boot: bytes, cluster_bytes: int) -> int:
-    """Return the length of a record of `$MFT`. Raise ExtUnsupported if the boot sector is wrong.
+    """Return the length of a record of `$MFT`. Raise UnsupportedLayout if the boot sector is wrong.
 
     Byte 64 of the boot sector is a number of clusters, or the negated exponent of a power of two.
     """
     number = int.from_bytes(boot[64:65], "little", signed=True)
     length = number * cluster_bytes if number > 0 else 1 << -number
     if not 256 <= length <= 1 << 16:
-        raise ExtUnsupported("an NTFS boot sector that contradicts itself")
+        raise UnsupportedLayout("an NTFS boot sector that contradicts itself")
     return length
 
 

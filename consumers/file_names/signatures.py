@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from mirrorlog.consumers.file_names.ext_layout import ReadAt
+from mirrorlog.consumers.file_names.layout_reading import ReadAt
 
 
 class Signature(NamedTuple):
@@ -18,7 +18,6 @@ class Signature(NamedTuple):
 SIGNATURES: Final = (
     Signature(0, b"LUKS\xba\xbe", "an encrypted volume (LUKS)"),
     *(Signature(at, b"LABELONE", "a physical volume of LVM") for at in (0, 512, 1024, 1536)),
-    Signature(0, b"XFSB", "XFS"),
     Signature(65_600, b"_BHRfS_M", "btrfs"),
     Signature(4086, b"SWAPSPACE2", "swap space"),
     Signature(4096, b"\xfc\x4e\x2b\xa9", "a member of a RAID (md)"),

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 import pytsk3
 
-from mirrorlog.consumers.file_names.ext_layout import ExtUnsupported, ReadAt, read_superblock
+from mirrorlog.consumers.file_names.ext_layout import read_superblock
 from mirrorlog.consumers.file_names.ext_reader import map_ext
 from mirrorlog.consumers.file_names.fat_reader import map_exfat, map_fat
 from mirrorlog.consumers.file_names.hfs_reader import map_hfs
 from mirrorlog.consumers.file_names.image_reading import CachedDevice, DeviceImage
+from mirrorlog.consumers.file_names.layout_reading import ReadAt, UnsupportedLayout
 from mirrorlog.consumers.file_names.map_builder import AreaMap, MapBuilder, Tier
 from mirrorlog.consumers.file_names.ntfs_reader import map_ntfs
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
@@ -27,7 +28,6 @@ _ALLOCATED: Final = 0x01
 _META: Final = 0x04
 _MAX_TABLE_SECTORS: Final = 64
 """A longer entry is the whole extended partition, and not its table."""
-_SECTOR_BYTES: Final = 512
 _MAX_PARTITIONS: Final = 1024
 
 TYPE_NAMES: Final = {
@@ -139,7 +139,7 @@ def _map_partition(
             else:
                 _READERS[bare.type_name or ""](fs, read, area, bare)
             return
-    except ExtUnsupported as error:
+    except UnsupportedLayout as error:
         why = str(error)
     bare = replace(bare, type_name=None, notes=(f"not read: {why}",))
     builder.areas[area.place] = bare

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from mirrorlog.consumers.file_names.ext_layout import ExtUnsupported
+from mirrorlog.consumers.file_names.layout_reading import UnsupportedLayout
 from mirrorlog.consumers.file_names.map_builder import AreaMap, Tier
 from mirrorlog.consumers.file_names.name_table import MAX_DEPTH, ROOT
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
@@ -78,12 +78,14 @@ class XfsSuperblock:
 def map_xfs(path: str | None, area: AreaMap, bare: Area) -> None:
     """Claim everything of an XFS file system. path: of the file or device that it is in.
 
-    Raise ExtUnsupported if xfs_db isn't here, or can't read that.
+    Raise UnsupportedLayout if xfs_db isn't here, or can't read that.
     """
     if path is None or area.start:
-        raise ExtUnsupported("XFS in a partition or on an NBD export, where xfs_db reads nothing")
+        raise UnsupportedLayout(
+            "XFS in a partition or on an NBD export, where xfs_db reads nothing"
+        )
     if shutil.which("xfs_db", path=_PATH) is None:
-        raise ExtUnsupported("XFS, and xfs_db, which reads it, isn't installed (xfsprogs)")
+        raise UnsupportedLayout("XFS, and xfs_db, which reads it, isn't installed (xfsprogs)")
     xfs = _superblock(path)
     _claim_layout(path, xfs, area)
     unread = _claim_files(path, xfs, area)
@@ -110,11 +112,11 @@ def _superblock(path: str) -> XfsSuperblock:
     try:
         is_sane = xfs["blocksize"] > 0 and xfs["inodesize"] > 0 and xfs["agblocks"] > 0
         if not is_sane or xfs["rblocks"] or not 0 < xfs["agcount"] <= 1 << 24:
-            raise ExtUnsupported("XFS with a part for real time, or with a damaged superblock")
+            raise UnsupportedLayout("XFS with a part for real time, or with a damaged superblock")
         for name in ("dblocks", "rootino", "sectsize", "inopblog", "agblklog"):
             xfs[name]
     except KeyError as error:
-        raise ExtUnsupported("an XFS superblock that xfs_db can't read") from error
+        raise UnsupportedLayout("an XFS superblock that xfs_db can't read") from error
     return xfs
 
 
@@ -246,7 +248,7 @@ def _is_dirty(path: str) -> bool | None:
 
 
 def _xfs_db(path: str, commands: Sequence[str]) -> bytes:
-    """Return what xfs_db prints on stdout, for reading alone. Raise ExtUnsupported if it fails."""
+    """Return what xfs_db, which only reads here, prints on stdout. Raise UnsupportedLayout."""
     tool = shutil.which("xfs_db", path=_PATH) or "xfs_db"
     done = subprocess.run(
         [tool, "-r", path],
@@ -256,5 +258,5 @@ def _xfs_db(path: str, commands: Sequence[str]) -> bytes:
     )
     if done.returncode != 0:
         reason = done.stderr.decode("utf-8", "replace").strip().splitlines()[-1:] or ["no reason"]
-        raise ExtUnsupported(f"XFS, and xfs_db failed: {reason[0][:200]}")
+        raise UnsupportedLayout(f"XFS, and xfs_db failed: {reason[0][:200]}")
     return done.stdout

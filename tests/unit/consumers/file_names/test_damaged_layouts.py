@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from file_images import MIB, make_ext, make_tree, need
 
-from mirrorlog.consumers.file_names.ext_layout import ExtUnsupported, read_superblock
+from mirrorlog.consumers.file_names.ext_layout import read_superblock
+from mirrorlog.consumers.file_names.layout_reading import UnsupportedLayout
 from mirrorlog.consumers.file_names.map_builder import AreaMap, MapBuilder
 from mirrorlog.consumers.file_names.owners import Area
 
@@ -59,7 +60,7 @@ def test_every_byte_has_an_owner_or_the_layout_is_refused(seed: int, whole: byte
         if superblock is None:
             return
         map_ext(superblock, fs, read, area, bare)
-    except ExtUnsupported:
+    except UnsupportedLayout:
         return
     index = builder.result(began_at_us=0, read_at_us=0)
     assert index.size_bytes == SIZE
