@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -78,18 +79,13 @@ def _described(
         notes.append(DIRTY)
     if has_encrypted:
         notes.append("names in encrypted folders can't be read, and stand as numbers of inodes")
-    if walk.unread:
-        notes.append(f"{walk.unread} folders or files couldn't be read")
-    return Area(
-        number=bare.number,
-        start=bare.start,
-        length=bare.length,
-        type_name=bare.type_name,
+    return replace(
+        bare,
         is_dirty=not superblock.is_clean,
         inode_bytes=superblock.inode_bytes,
         root_inode=_ROOT_INODE,
         block_bytes=superblock.block_bytes,
-        notes=tuple(notes),
+        notes=(*notes, *walk.notes()),
     )
 
 
@@ -132,29 +128,16 @@ def _claim_inode_tables(superblock: ExtSuperblock, area: AreaMap, tables: Any) -
 
 def _claim_nameless(superblock: ExtSuperblock, walk: TskWalk, inode: int, flags: int) -> None:
     """Claim an inode in use that no folder names: the system's, or deleted while it is open."""
-    area = walk.area
-    before = len(area.builder.owners.owners)
-    walk.claim_inode(inode)
-    owners = area.builder.owners.owners
-    for number in range(before, len(owners)):
-        owner = owners[number]
-        if owner.kind is OwnerKind.JOURNAL:
-            continue
-        if inode == _RESIZE_INODE:
-            kind, detail = OwnerKind.RESERVED, ""
-        elif inode < superblock.first_file_inode or inode in superblock.system_inodes:
-            kind, detail = OwnerKind.METADATA, f"inode {inode}"
-        elif flags & HOLDS_ATTRIBUTE:
-            kind, detail = OwnerKind.ATTRIBUTES, f"inode {inode}"
-        else:
-            kind, detail = OwnerKind.UNNAMED, ""
-        owners[number] = Owner(
-            kind=kind,
-            area=owner.area,
-            first_inode=owner.first_inode,
-            last_inode=owner.last_inode,
-            detail=detail,
-        )
+    if inode in walk.journals:
+        walk.claim_inode(inode)
+    elif inode == _RESIZE_INODE:
+        walk.claim_inode(inode, (OwnerKind.RESERVED, ""))
+    elif inode < superblock.first_file_inode or inode in superblock.system_inodes:
+        walk.claim_inode(inode, (OwnerKind.METADATA, f"inode {inode}"))
+    elif flags & HOLDS_ATTRIBUTE:
+        walk.claim_inode(inode, (OwnerKind.ATTRIBUTES, f"inode {inode}"))
+    else:
+        walk.claim_inode(inode, (OwnerKind.UNNAMED, ""))
 
 
 def _claim_attributes(area: AreaMap, inodes: Any, blocks: Any, size: int) -> None:

@@ -70,7 +70,6 @@ def map_fat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
     reserved_owner = area.owner(Owner(kind=OwnerKind.METADATA, detail="reserved sectors"))
     area.claim(Tier.FREE, 0, reserved * sector, reserved_owner)
     _map(fs, area, bare, clusters, entries == 0)
-    area.end(area.builder.areas[area.place], clusters.end)
 
 
 def map_exfat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
@@ -90,7 +89,6 @@ def map_exfat(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
     reserved = area.owner(Owner(kind=OwnerKind.METADATA, detail="boot regions"))
     area.claim(Tier.FREE, 0, clusters.data_at, reserved)
     _map(fs, area, bare, clusters, bitmap == 0)
-    area.end(area.builder.areas[area.place], clusters.end)
 
 
 def _map(
@@ -108,16 +106,14 @@ def _map(
         metadata=_metadata_inodes(fs),
     )
     walk.run()
-    notes = [_DIRTY] if clusters.is_dirty else []
-    if walk.unread:
-        notes.append(f"{walk.unread} folders or files couldn't be read")
-    area.builder.areas[area.place] = replace(
+    described = replace(
         bare,
         is_dirty=clusters.is_dirty,
         root_inode=int(fs.info.root_inum),
         block_bytes=clusters.cluster_bytes,
-        notes=(*bare.notes, *notes),
+        notes=(*bare.notes, *([_DIRTY] if clusters.is_dirty else []), *walk.notes()),
     )
+    area.end(described, clusters.end)
 
 
 def _entries(table: bytes, bits: int) -> npt.NDArray[np.int64]:

@@ -12,15 +12,11 @@ from typing import Any, Final
 from mirrorlog.consumers.file_names.layout_reading import ReadAt
 from mirrorlog.consumers.file_names.map_builder import AreaMap
 from mirrorlog.consumers.file_names.owners import Area
-from mirrorlog.consumers.file_names.tsk_walk import TskWalk
+from mirrorlog.consumers.file_names.tsk_walk import IN_USE, TskWalk
 
 _FIRST_FILE: Final = 16
 _UNMOUNTED: Final = 1 << 8
 _INCONSISTENT: Final = 1 << 11
-_DIRTY: Final = (
-    "the file system says that it is in use, or wasn't unmounted in order: what its journal or the "
-    "memory of its machine holds isn't in the mapping yet"
-)
 _NO_FREE: Final = "free space of HFS+ isn't told from metadata"
 
 
@@ -39,7 +35,7 @@ def map_hfs(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
             walk.claim_inode(inode)
     attributes = struct.unpack_from(">I", read(1024, 512), 4)[0]
     is_dirty = not attributes & _UNMOUNTED or bool(attributes & _INCONSISTENT)
-    notes = [*bare.notes, _NO_FREE, *([_DIRTY] if is_dirty else [])]
+    notes = [*bare.notes, _NO_FREE, *([IN_USE] if is_dirty else [])]
     size = int(fs.info.block_size)
     described = replace(
         bare, is_dirty=is_dirty, root_inode=root, block_bytes=size, notes=tuple(notes)

@@ -16,18 +16,14 @@ from mirrorlog.consumers.file_names.layout_reading import (
 )
 from mirrorlog.consumers.file_names.map_builder import AreaMap, Tier
 from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
-from mirrorlog.consumers.file_names.tsk_walk import READ_FAILED, TskWalk
+from mirrorlog.consumers.file_names.tsk_walk import IN_USE, READ_FAILED, TskWalk
 
-_MFT, _LOG, _VOLUME, _BITMAP, _EXTEND = 0, 2, 3, 6, 11
+_MFT, _LOG, _VOLUME, _BITMAP = 0, 2, 3, 6
 _METADATA: Final = frozenset({*range(12), *range(24, 28)}) - {5}
 """The inodes of metadata files: below 12 and in $Extend. 5 is the root folder."""
 _DATA: Final = 128
 _VOLUME_INFORMATION: Final = 0x70
 _FLAGS_AT: Final = 10
-_DIRTY: Final = (
-    "the file system says that it is in use, or wasn't unmounted in order: what its journal or the "
-    "memory of its machine holds isn't in the mapping yet"
-)
 
 
 def map_ntfs(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
@@ -53,19 +49,14 @@ def map_ntfs(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
         seen={_MFT},
     )
     walk.run()
-    notes = [*bare.notes]
     is_dirty = None if flags is None else bool(flags & 1)
-    if is_dirty:
-        notes.append(_DIRTY)
-    if walk.unread:
-        notes.append(f"{walk.unread} folders or files couldn't be read")
     described = replace(
         bare,
         is_dirty=is_dirty,
         inode_bytes=record,
         root_inode=int(fs.info.root_inum),
         block_bytes=size,
-        notes=tuple(notes),
+        notes=(*bare.notes, *([IN_USE] if is_dirty else []), *walk.notes()),
     )
     area.end(described, int(fs.info.block_count) * size)
 

@@ -27,6 +27,11 @@ _NTFS_INDEXES: Final = frozenset({144, 160, 176})
 _DEFAULT: Final = 1
 _PLAIN: Final = frozenset({_DEFAULT, _NTFS_DATA, *range(0x1100, 0x1103)})
 """The types of attributes that are the content of a file; 0x1100 to 0x1102 are those of HFS+."""
+IN_USE: Final = (
+    "the file system says that it is in use, or wasn't unmounted in order: what its journal or the "
+    "memory of its machine holds isn't in the mapping yet"
+)
+"""The note on a dirty file system that has a journal."""
 _SKIPPED: Final = frozenset({b".", b"..", b"$OrphanFiles"})
 
 
@@ -87,24 +92,33 @@ class TskWalk:
             self.unread += 1
         return inside
 
-    def claim_inode(self, inode: int) -> None:
-        """Claim a file by its inode, whatever its names are."""
+    def notes(self) -> list[str]:
+        """Return what a reader of names has to know of the walk so far."""
+        return [f"{self.unread} folders or files couldn't be read"] if self.unread else []
+
+    def claim_inode(self, inode: int, known_as: tuple[OwnerKind, str] | None = None) -> None:
+        """Claim a file by its inode, whatever its names are.
+
+        known_as: what all of it is, and the detail; None: what each of its attributes says.
+        """
         try:
             file = self.fs.open_meta(inode)
         except READ_FAILED:
             self.unread += 1
             return
         if file.info.meta is not None and int(file.info.meta.flags) & _ALLOCATED:
-            self._claim_file(file, inode)
+            self._claim_file(file, inode, known_as)
 
-    def _claim_file(self, file: Any, inode: int) -> None:
+    def _claim_file(
+        self, file: Any, inode: int, known_as: tuple[OwnerKind, str] | None = None
+    ) -> None:
         if inode in self.seen:
             return
         self.seen.add(inode)
         owners: dict[tuple[OwnerKind, str], int] = {}
         try:
             for attribute in file:
-                kind, detail = self._kind_of(file, attribute, inode)
+                kind, detail = known_as or self._kind_of(file, attribute, inode)
                 for run in attribute:
                     if int(run.flags) & _NOT_STORED or not (run.addr or self.has_block_zero):
                         continue
