@@ -30,12 +30,13 @@ def map_hfs(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
         metadata=frozenset(range(3, _FIRST_FILE)),
     )
     walk.run()
+    unread = walk.notes()  # before the files below, of which not every file system has all
     for inode in range(3, _FIRST_FILE):
         if inode not in walk.seen:
             walk.claim_inode(inode)
     attributes = struct.unpack_from(">I", read(1024, 512), 4)[0]
     is_dirty = not attributes & _UNMOUNTED or bool(attributes & _INCONSISTENT)
-    notes = [*bare.notes, _NO_FREE, *([IN_USE] if is_dirty else [])]
+    notes = [*bare.notes, _NO_FREE, *([IN_USE] if is_dirty else []), *unread]
     size = int(fs.info.block_size)
     described = replace(
         bare, is_dirty=is_dirty, root_inode=root, block_bytes=size, notes=tuple(notes)

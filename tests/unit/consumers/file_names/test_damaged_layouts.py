@@ -66,3 +66,22 @@ def test_every_byte_has_an_owner_or_the_layout_is_refused(seed: int, whole: byte
     assert index.size_bytes == SIZE
     pieces = index.pieces(index.edges[:-1], np.diff(index.edges))
     assert int(pieces.lengths.sum()) == SIZE
+
+
+def test_folders_of_hfs_plus_that_cant_be_read_are_said() -> None:
+    need()
+    from mirrorlog.consumers.file_names.hfs_reader import map_hfs
+
+    def no_folder(inode: int) -> SimpleNamespace:
+        if inode == 2:
+            raise OSError("the root folder can't be read")
+        return SimpleNamespace(info=SimpleNamespace(meta=None))
+
+    for open_meta, said in ((lambda _: no_folder(0), 1), (no_folder, 2)):
+        builder = MapBuilder(SIZE)
+        bare = Area(number=0, start=0, length=SIZE, type_name="HFS+")
+        area = AreaMap(builder, builder.add_area(bare), 0, SIZE)
+        info = SimpleNamespace(root_inum=2, block_size=4096, block_count=SIZE // 4096)
+        fs = SimpleNamespace(info=info, open_meta=open_meta, open_dir=no_such_file)
+        map_hfs(fs, lambda _, length: bytes(length), area, bare)
+        assert builder.areas[0].notes[-1] == f"{said} folders or files couldn't be read"
