@@ -10,7 +10,7 @@ from mirrorlog.archive.archive import Archive, CommandsWanted
 from mirrorlog.archive.chains import Chain, ClippedChain
 from mirrorlog.errors import DifferenceFound
 from mirrorlog.transparency.checkpoints import TreeHead
-from mirrorlog.transparency.command_chain import CommandEntry, command_digest
+from mirrorlog.transparency.command_chain import CommandEntry, command_digest, last_position
 from mirrorlog.transparency.comparing import (
     MAX_DIFFERENCES,
     ForgedLeaves,
@@ -48,7 +48,7 @@ def check_against_tree(
     """
     check = _Comparison(archive, chain, name, CheckedTree(head.origin))
     try:
-        last = _last_position(files)
+        last = last_position(files)
         differences = with_moves(
             islice(compare_leaves(check.leaves(files, head), check.commands(last)), MAX_DIFFERENCES)
         )
@@ -97,9 +97,3 @@ class _Comparison:
                 continue
             self.checked.compared += 1
             yield message.position, command_digest(message.key, message.value)
-
-
-def _last_position(files: TiledLog) -> int:
-    if not files.size:
-        return -1
-    return CommandEntry.parse(files.entry(files.size - 1), where="the last leaf").position

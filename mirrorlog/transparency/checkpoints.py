@@ -8,7 +8,7 @@ from typing import Self
 
 from mirrorlog.errors import BadInput
 from mirrorlog.transparency.merkle import EMPTY_ROOT, HASH_BYTES
-from mirrorlog.transparency.notes import SignedNote, decode_base64
+from mirrorlog.transparency.notes import SignedNote, decode_base64, decode_number
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +33,9 @@ class TreeHead:
         if len(lines) < 2 or not origin or not all(lines) or not text.endswith("\n"):
             raise BadInput("this is no checkpoint: it lacks lines", where=where)
         size_text, root_text = lines[:2]
-        if not (size_text.isascii() and size_text.isdecimal() and str(int(size_text)) == size_text):
+        if (size := decode_number(size_text)) is None:
             raise BadInput(f"'{size_text[:40]}' is no size of a tree", where=where)
-        root, size = decode_base64(root_text, where=where), int(size_text)
+        root = decode_base64(root_text, where=where)
         if len(root) != HASH_BYTES or size >= 1 << 63 or (size == 0 and root != EMPTY_ROOT):
             raise BadInput("this is no checkpoint: its root isn't that of a tree", where=where)
         return cls(origin, size, root)

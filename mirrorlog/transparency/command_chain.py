@@ -24,6 +24,7 @@ from typing import Final, Self
 
 from mirrorlog.errors import BadInput, StateDamaged
 from mirrorlog.transparency.merkle import HASH_BYTES
+from mirrorlog.transparency.tiles import TiledLog
 
 POSITION_BYTES: Final = 8
 ENTRY_BYTES: Final = POSITION_BYTES + 2 * HASH_BYTES
@@ -92,6 +93,13 @@ class CommandEntry:
     def as_bytes(self) -> bytes:
         """Return the entry as it is in the log."""
         return self.position.to_bytes(POSITION_BYTES, "big") + self.digest + self.previous
+
+
+def last_position(files: TiledLog) -> int:
+    """Return the position of the log's last leaf; -1 if it has none. Raise StateDamaged."""
+    if not files.size:
+        return -1
+    return CommandEntry.parse(files.entry(files.size - 1), where="the last leaf").position
 
 
 @dataclass(frozen=True, slots=True)

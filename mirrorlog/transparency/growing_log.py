@@ -7,12 +7,12 @@ commit, as partial files under the names of their widths.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from hashlib import sha256
 from typing import Self
 
 from mirrorlog.errors import StateDamaged
-from mirrorlog.transparency.merkle import complete_root, folded_root, power_groups
+from mirrorlog.transparency.merkle import complete_root, folded_root, leaf_hash, power_groups
 from mirrorlog.transparency.tiles import (
+    REBUILD,
     TILE_HEIGHT,
     TILE_WIDTH,
     ReadFile,
@@ -52,13 +52,12 @@ class GrowingLog:
             level += 1
         if tile_width(0, size // TILE_WIDTH, size):
             log._entries = files.entries(size // TILE_WIDTH)
-        entry_hashes = [sha256(b"\x00" + entry).digest() for entry in log._entries]
+        entry_hashes = [leaf_hash(entry) for entry in log._entries]
         if log.root != root or entry_hashes != log._levels[0]:
             raise StateDamaged(
                 f"the files of the tree don't have the root that was noted at {size} leaves",
                 where=where,
-                next="Restore the tree's files from a copy. If there is none, the commands make "
-                "them again as long as they are kept: move the tree's folder away.",
+                next=REBUILD,
             )
         log._partial = set(log._partial_files())
         return log

@@ -13,7 +13,7 @@ from typing import Final, Self
 from urllib.parse import quote, unquote
 
 from mirrorlog.errors import BadInput
-from mirrorlog.transparency.notes import is_key_name
+from mirrorlog.transparency.notes import decode_number, is_key_name
 
 _PREFIX: Final = "mirrorlog"
 _UNKNOWN: Final = "-"
@@ -62,7 +62,7 @@ class LogName:
             and parts[0] == _PREFIX
             and all(parts)
             and is_key_name(origin)
-            and all(_is_number(parts[place]) for place in (3, 5))
+            and all(decode_number(parts[place]) is not None for place in (3, 5))
         ):
             _, cluster, topic, partition, history, first = parts
             return cls(
@@ -81,7 +81,3 @@ class LogName:
 
 def _quoted(text: str | None) -> str:
     return _UNKNOWN if text is None else quote(text, safe="")
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and str(int(text)) == text

@@ -152,6 +152,17 @@ class ForgedNote(Exception):
         self.name = name
 
 
+def decode_number(text: str) -> int | None:
+    """Return a number in its one decimal form: no sign, and no zeros before it. None for others."""
+    if not (text.isascii() and text.isdecimal()):
+        return None
+    try:
+        number = int(text)
+    except ValueError:  # so many digits that Python refuses them
+        return None
+    return number if str(number) == text else None
+
+
 def decode_base64(text: str, *, where: str) -> bytes:
     """Return the bytes of standard base64, RFC 4648 section 4. Raise BadInput for any other text.
 

@@ -8,7 +8,7 @@ from typing import Final, Self
 
 from mirrorlog.errors import BadInput
 from mirrorlog.transparency.merkle import HASH_BYTES
-from mirrorlog.transparency.notes import SignedNote, decode_base64, parse_note
+from mirrorlog.transparency.notes import SignedNote, decode_base64, decode_number, parse_note
 
 _HEADER: Final = "c2sp.org/tlog-proof@v1"
 _MAX_HASHES: Final = 63
@@ -48,10 +48,10 @@ class InclusionFile:
         extra = b""
         if lines and lines[0].startswith("extra "):
             extra = decode_base64(lines.pop(0).removeprefix("extra "), where=where)
-        index = lines.pop(0).removeprefix("index ") if lines else ""
-        if not (index.isascii() and index.isdecimal() and str(int(index)) == index):
+        index = decode_number(lines.pop(0).removeprefix("index ")) if lines else None
+        if index is None:
             raise BadInput("this proof names no index of a leaf", where=where)
         path = tuple(decode_base64(line, where=where) for line in lines)
         if len(path) > _MAX_HASHES or any(len(sibling) != HASH_BYTES for sibling in path):
             raise BadInput("a line of this proof is no hash", where=where)
-        return cls(int(index), path, parse_note(note, where=where), extra)
+        return cls(index, path, parse_note(note, where=where), extra)

@@ -26,6 +26,12 @@ HEAD_FILE: Final = "tree-head"
 _LENGTH_BYTES: Final = 2
 MAX_ENTRY_BYTES: Final = 0xFFFF
 
+REBUILD: Final = (
+    "Restore the tree's files from a copy. If there is none, the commands make them again as long "
+    "as they are kept: move the tree's folder away."
+)
+"""What to do if a file of a tree is damaged."""
+
 ReadFile: TypeAlias = Callable[[str], bytes | None]
 """Returns the content of a file of the log, by its path; None if there is no such file."""
 
@@ -67,14 +73,8 @@ def read_bundle(bundle: bytes, *, where: str) -> Iterator[bytes]:
         start = place + _LENGTH_BYTES
         place = start + int.from_bytes(bundle[place:start], "big")
         if place > len(bundle) or start > len(bundle):
-            raise StateDamaged("a bundle of entries is cut short", where=where, next=_REBUILD)
+            raise StateDamaged("a bundle of entries is cut short", where=where, next=REBUILD)
         yield bundle[start:place]
-
-
-_REBUILD: Final = (
-    "Restore the tree's files from a copy. If there is none, the commands make them again as long "
-    "as they are kept: move the tree's folder away."
-)
 
 
 class TiledLog:
@@ -112,7 +112,7 @@ class TiledLog:
         entries = list(read_bundle(content, where=f"{self._where}/{path}"))
         if len(entries) < width:
             raise StateDamaged(
-                "a bundle lacks entries", where=f"{self._where}/{path}", next=_REBUILD
+                "a bundle lacks entries", where=f"{self._where}/{path}", next=REBUILD
             )
         return entries[:width]
 
@@ -124,7 +124,7 @@ class TiledLog:
         width = tile_width(level, index, self.size)
         content, path = self._file(tile_path(level, index, width), tile_path(level, index))
         if len(content) < width * HASH_BYTES:
-            raise StateDamaged("a tile lacks hashes", where=f"{self._where}/{path}", next=_REBUILD)
+            raise StateDamaged("a tile lacks hashes", where=f"{self._where}/{path}", next=REBUILD)
         return tuple(
             content[place : place + HASH_BYTES]
             for place in range(0, width * HASH_BYTES, HASH_BYTES)
@@ -136,5 +136,5 @@ class TiledLog:
             if (content := self._read(name)) is not None:
                 return content, name
         raise StateDamaged(
-            "a file of the tree is missing", where=f"{self._where}/{path}", next=_REBUILD
+            "a file of the tree is missing", where=f"{self._where}/{path}", next=REBUILD
         )

@@ -19,7 +19,7 @@ from mirrorlog.cli.support.log_keys import (
 )
 from mirrorlog.errors import DifferenceFound, MirrorlogError, OutOfRetention, StateDamaged
 from mirrorlog.transparency.checkpoints import TreeHead
-from mirrorlog.transparency.command_chain import CommandEntry, command_digest
+from mirrorlog.transparency.command_chain import CommandEntry, command_digest, last_position
 from mirrorlog.transparency.comparing import (
     MAX_DIFFERENCES,
     ForgedLeaves,
@@ -86,7 +86,7 @@ def check(
 
 def _covers(call: Invocation, head: TreeHead, where: str) -> str:
     """Return in words what a checkpoint claims. Its last position is the tree's here, if any."""
-    from mirrorlog.cli.support.command_logs import last_position, log_named
+    from mirrorlog.cli.support.command_logs import log_named
 
     files = log_named(call.settings, head.origin, where=where)
     try:
@@ -118,7 +118,7 @@ class _CheckedLog:
 
     def run(self) -> None:
         """Compare by the tree's files, or, where there are none, by the root alone."""
-        from mirrorlog.cli.support.command_logs import last_position, log_named
+        from mirrorlog.cli.support.command_logs import log_named
 
         files = log_named(self.call.settings, self.head.origin, where="the checkpoint")
         if files is None:

@@ -18,6 +18,7 @@ from mirrorlog.cli.support.log_keys import (
     read_private_key,
 )
 from mirrorlog.errors import BadUse, DifferenceFound
+from mirrorlog.transparency.command_chain import last_position
 from mirrorlog.transparency.merkle import range_root
 from mirrorlog.transparency.notes import check_key_name
 from mirrorlog.transparency.tiles import TiledLog
@@ -51,7 +52,7 @@ def cosign(
     call = invocation(context)
     from mirrorlog.adapters.log_folder import LogFolder
     from mirrorlog.adapters.signed_heads import SignedHeads
-    from mirrorlog.cli.support.command_logs import last_position, log_named
+    from mirrorlog.cli.support.command_logs import log_named
     from mirrorlog.transparency.ed25519_keys import WitnessKey
 
     private, where = read_private_key(key), str(checkpoint)

@@ -178,11 +178,6 @@ def log_named(settings: Settings, origin: str, *, where: str) -> LogFolder | Non
     return files if head is not None and head.origin == origin else None
 
 
-def last_position(files: TiledLog) -> int:
-    """Return the position of the log's last leaf. It has at least one. Raise StateDamaged."""
-    return CommandEntry.parse(files.entry(files.size - 1), where="the last leaf").position
-
-
 def leaf_at(files: TiledLog, position: int) -> int | None:
     """Return the index of the leaf at a position; None if the log has none there.
 

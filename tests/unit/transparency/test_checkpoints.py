@@ -47,6 +47,7 @@ def test_the_example_of_a_checkpoint() -> None:
         "log\n1\n",
         TEXT.replace("20852163", "020852163"),
         TEXT.replace("20852163", "-1"),
+        TEXT.replace("20852163", "9" * 5000),
         TEXT.replace("20852163", "0"),
         TEXT.replace("q2I=", "q2J="),
         TEXT.replace("\n20852163", ""),
@@ -77,6 +78,7 @@ def test_a_proof_survives_its_file() -> None:
     [
         ("@v1", "@v2"),
         ("index 7", "index 07"),
+        ("index 7", f"index {'7' * 5000}"),
         ("index 7\n", ""),
         ("AAA=\n\n", "AAA=\n"),
         ("AAA=\n", "AAA\n"),
@@ -100,7 +102,13 @@ def test_the_name_of_a_log_is_read_back() -> None:
         other = replace(name, topic=topic)
         assert is_key_name(other.origin)
         assert LogName.parse(other.origin, where="a test") == other
-    for origin in ("example.com/log", f"{name.origin}/1", "mirrorlog/c/t/03/h/0", "mirrorlog/////"):
+    for origin in (
+        "example.com/log",
+        f"{name.origin}/1",
+        "mirrorlog/c/t/03/h/0",
+        "mirrorlog/////",
+        f"mirrorlog/c/t/0/h/{'9' * 5000}",
+    ):
         with pytest.raises(BadInput):
             LogName.parse(origin, where="a test")
 
