@@ -60,23 +60,21 @@ class PartitionChain:
     def newest(cls, store: LogStore, partition: int, history: str) -> Self | None:
         """Return the partition's tree of the history that begins last; None if it has none.
 
+        A folder under another name than its log's is a copy, or was moved away: it isn't read.
         Raise StateDamaged if the tree's files don't have the root of its head.
         """
-        chains = [
-            head
+        logs = [
+            (name, files, head)
             for folder in store.folders(partition)
-            if (head := read_head(store.open(folder))) is not None
-            and LogName.parse(head.origin, where=folder).history == history
+            if (head := read_head(files := store.open(folder))) is not None
+            and (name := LogName.parse(head.origin, where=folder)).history == history
+            and name.folder == folder
         ]
-        names = [LogName.parse(head.origin, where=head.origin) for head in chains]
-        newest = max(names, key=lambda name: name.first, default=None)
-        return None if newest is None else cls._restored(store, newest)
+        newest = max(logs, key=lambda log: log[0].first, default=None)
+        return None if newest is None else cls._restored(*newest)
 
     @classmethod
-    def _restored(cls, store: LogStore, name: LogName) -> Self:
-        files = store.open(name.folder)
-        head = read_head(files)
-        assert head is not None
+    def _restored(cls, name: LogName, files: LogFiles, head: TreeHead) -> Self:
         tree = GrowingLog.restored(files.read, head.size, head.root, where=files.where)
         if not head.size:
             return cls(name, files, tree, name.first - 1, None, first_link(name.origin))

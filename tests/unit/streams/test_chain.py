@@ -292,6 +292,19 @@ def test_damaged_files_stop_the_tree_and_are_named() -> None:
     assert folder in progress.trouble
 
 
+def test_a_folder_that_was_moved_away_is_made_again() -> None:
+    topics = ChainedTopics()
+    topics.write(10)
+    topics.record()
+    topics.builder().advance()
+    (folder,) = topics.store.folders(0)
+    before = topics.store.files.pop(folder)
+    topics.store.files[f"{folder}.damaged"] = {**before, "tile/0/000.p/10": b""}
+    (progress,) = topics.builder().advance()
+    assert (progress.added, progress.trouble) == (10, "")
+    assert topics.store.files[folder] == before
+
+
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("write"), st.integers(1, 300)),
