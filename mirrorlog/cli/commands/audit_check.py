@@ -12,6 +12,7 @@ import typer
 
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.log_keys import (
+    WitnessOption,
     check_signatures,
     read_checkpoint,
     read_log_key,
@@ -47,10 +48,7 @@ def check(
     key: Annotated[
         Path, typer.Option(help="File of the public key of whoever sealed it (KEY.pub).")
     ],
-    witness: Annotated[
-        list[str] | None,
-        typer.Option(help="Verifier key of a witness that must have signed, too. Repeatable."),
-    ] = None,
+    witness: WitnessOption = None,
 ) -> None:
     """Prove that no command was altered, dropped, added or reordered since a checkpoint.
 
@@ -63,7 +61,11 @@ def check(
     note, head = read_checkpoint(against)
     where = str(against)
     name = LogName.parse(head.origin, where=where)
-    covers = _covers(call, head, where)
+    from mirrorlog.cli.support.command_logs import log_named
+
+    files = log_named(call.settings, head.origin, where=where)
+    tree = None if files is None else TiledLog(files.read, head.size, where=files.where)
+    covers = _covers(head, name, tree)
     check_signatures(
         note,
         read_log_key(key, head.origin),
@@ -79,36 +81,34 @@ def check(
             f"the checkpoint is of topic {name.topic}, and this one is {kept.topic}: it was "
             "created again, or is a copy"
         )
-    check = _CheckedLog(call, name, head, kept)
+    check = _CheckedLog(call, name, head, tree, kept)
     check.run()
     check.report(covers, where)
 
 
-def _covers(call: Invocation, head: TreeHead, where: str) -> str:
+def _covers(head: TreeHead, name: LogName, tree: TiledLog | None) -> str:
     """Return in words what a checkpoint claims. Its last position is the tree's here, if any."""
-    from mirrorlog.cli.support.command_logs import log_named
-
-    files = log_named(call.settings, head.origin, where=where)
     try:
-        if files is not None and head.size:
-            tiled = TiledLog(files.read, head.size, where=files.where)
-            return f"{head.size} commands, through position {last_position(tiled)}"
+        if tree is not None and head.size:
+            return f"{head.size} commands, through position {last_position(tree)}"
     except MirrorlogError:
         pass
-    return f"{head.size} commands from position {LogName.parse(head.origin, where=where).first} on"
+    return f"{head.size} commands from position {name.first} on"
 
 
 @dataclass(slots=True)
 class _CheckedLog:
     """One check: its input, and what it has found so far.
 
-    compared: commands that were hashed again. unproved: leaves whose commands nobody keeps. forged:
-    how the tree's own files fail.
+    tree: the log's files, of the checkpoint's size; None if this machine has none. compared:
+    commands that were hashed again. unproved: leaves whose commands nobody keeps. forged: how the
+    tree's own files fail.
     """
 
     call: Invocation
     name: LogName
     head: TreeHead
+    tree: TiledLog | None
     kept: KeptRange
     compared: int = 0
     unproved: int = 0
@@ -118,21 +118,16 @@ class _CheckedLog:
 
     def run(self) -> None:
         """Compare by the tree's files, or, where there are none, by the root alone."""
-        from mirrorlog.cli.support.command_logs import log_named
-
-        files = log_named(self.call.settings, self.head.origin, where="the checkpoint")
-        if files is None:
+        if self.tree is None:
             self._compare_root()
             return
-        tiled = TiledLog(files.read, self.head.size, where=files.where)
         try:
-            last = last_position(tiled)
-            found_differences = compare_leaves(self._leaves(tiled), self._commands(last))
+            last = last_position(self.tree)
+            found_differences = compare_leaves(self._leaves(self.tree), self._commands(last))
             self.differences = with_moves(islice(found_differences, MAX_DIFFERENCES))
             if len(self.differences) == MAX_DIFFERENCES:
-                for _ in authentic_entries(
-                    tiled, self.head
-                ):  # is the tree at least the signed one?
+                # Is the tree at least the signed one?
+                for _ in authentic_entries(self.tree, self.head):
                     pass
         except ForgedLeaves as error:
             self.forged = error

@@ -12,6 +12,7 @@ from mirrorlog.adapters.folders import replace_files
 from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.log_keys import (
+    LogKeyOption,
     check_signatures,
     read_checkpoint,
     read_log_key,
@@ -34,9 +35,7 @@ def cosign(
     name: Annotated[
         str, typer.Option(help="Name of the witness, such as witness.example/w1, without spaces.")
     ],
-    log_key: Annotated[
-        Path, typer.Option(help="File of the public key of whoever sealed the log (KEY.pub).")
-    ],
+    log_key: LogKeyOption,
     tiles: Annotated[
         Path | None,
         typer.Option(

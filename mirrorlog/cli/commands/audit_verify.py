@@ -10,6 +10,8 @@ import typer
 
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.log_keys import (
+    LogKeyOption,
+    WitnessOption,
     check_signatures,
     read_log_key,
     read_text,
@@ -29,13 +31,8 @@ app = typer.Typer()
 def verify(
     context: typer.Context,
     proof: Annotated[Path, typer.Argument(help="File that `audit prove` wrote.")],
-    key: Annotated[
-        Path, typer.Option(help="File of the public key of whoever sealed the log (KEY.pub).")
-    ],
-    witness: Annotated[
-        list[str] | None,
-        typer.Option(help="Verifier key of a witness that must have signed, too. Repeatable."),
-    ] = None,
+    key: LogKeyOption,
+    witness: WitnessOption = None,
     show: Annotated[bool, typer.Option("--show", help="Print what the command says, too.")] = False,
 ) -> None:
     """Check a proof of one command. Nothing but the file and the public key is needed.

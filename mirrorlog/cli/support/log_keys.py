@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from mirrorlog.errors import BadInput, BadUse, DifferenceFound
 from mirrorlog.transparency.checkpoints import TreeHead
@@ -19,6 +21,14 @@ from mirrorlog.transparency.notes import (
 
 if TYPE_CHECKING:
     from mirrorlog.transparency.ed25519_keys import NoteKey, PrivateKey, WitnessKey
+
+LogKeyOption = Annotated[
+    Path, typer.Option(help="File of the public key of whoever sealed the log (KEY.pub).")
+]
+WitnessOption = Annotated[
+    list[str] | None,
+    typer.Option(help="Verifier key of a witness that must have signed, too. Repeatable."),
+]
 
 
 def read_text(path: Path, what: str) -> str:
