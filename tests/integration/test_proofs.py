@@ -20,6 +20,7 @@ from running import run_cli
 from sealed_logs import Command, audit, commands, publish, run
 from writing import make_volumes
 
+from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.cli.demo.run import Run
@@ -296,6 +297,24 @@ def delete_before(settings: Settings, position: int) -> None:
     at = TopicPartition(settings.topics.commands, 0, position)
     for future in client.delete_records([at]).values():
         future.result(DEADLINE_S)
+
+
+def test_a_tree_that_another_process_doesnt_grow_is_said_to_be_behind(sealed: Sealed) -> None:
+    trees = sealed.folder / "behind-trees"
+    settings = settings_in(sealed.folder, sealed.broker, f"{sealed.name}behind.")
+    settings = settings.model_copy(update={"chain_dir": trees})
+    publish(settings, commands(3))
+    seal = ("seal", "--key", sealed.key, "--wait", "0s")
+    assert audit(settings, *seal)[0] == 0
+    publish(settings, commands(1))
+    lock = lock_folder(trees)
+    try:
+        code, printed = audit(settings, *seal)
+    finally:
+        os.close(lock)
+    assert (code, printed[-1]["code"]) == (1, "KafkaFailed")
+    assert "partition 0 is behind the log: it ends at 2, and the log at 3" in printed[-1]["what"]
+    assert audit(settings, *seal)[0] == 0
 
 
 @pytest.mark.slow

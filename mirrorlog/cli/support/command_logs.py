@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import operator
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Final
 
 from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
@@ -18,14 +17,12 @@ from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.newest_watermark import newest_watermark
 from mirrorlog.reading.read_through import read_range
 from mirrorlog.settings import Settings
-from mirrorlog.streams.chain.chain_builder import ChainBuilder, ChainedPartition
+from mirrorlog.streams.chain.chain_builder import ChainBuilder
 from mirrorlog.streams.chain.partition_chain import PartitionChain, read_head
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.transparency.command_chain import CommandEntry
 from mirrorlog.transparency.log_names import LogName
 from mirrorlog.transparency.tiles import TILE_WIDTH, TiledLog
-
-_LOOK_S: Final = 0.2
 
 
 def log_folders(settings: Settings) -> LogFolders:
@@ -89,55 +86,48 @@ def watermarks(settings: Settings) -> dict[int, Watermark]:
     }
 
 
-def grow_now(settings: Settings, wait_s: float) -> Sequence[ChainedPartition]:
-    """Grow the trees up to what the log holds at the call, and return how far each is.
+def grow_now(settings: Settings, wait_s: float) -> None:
+    """Grow the trees up to what the log holds at the call.
 
     If another process grows them, wait for it, `wait_s` seconds at most. Raise KafkaFailed if they
     are behind then.
     """
     try:
         with chain_builder(settings) as builder:
-            return builder.advance()
+            builder.advance()
+            return
     except BadUse:
         folder = chain_folder(settings)
         if not (folder / "lock").exists():
             raise
-    return _await_growth(settings, wait_s)
+    _await_growth(settings, wait_s)
 
 
-def _await_growth(settings: Settings, wait_s: float) -> list[ChainedPartition]:
+def _await_growth(settings: Settings, wait_s: float) -> None:
+    from mirrorlog.cli.support.waiting import look_until
+
     wanted = watermarks(settings)
-    deadline_s = time.monotonic() + wait_s
-    while True:
-        grown = [_progress(settings, partition, mark) for partition, mark in wanted.items()]
-        behind = [item for item in grown if item.trouble]
-        if not behind:
-            return grown
-        if time.monotonic() > deadline_s:
-            raise KafkaFailed(
-                f"the tree of partition {behind[0].partition} is behind the log: "
-                f"{behind[0].trouble}",
-                where=str(chain_folder(settings)),
-                next="Another process grows the trees (`mirrorlog audit chain`, or a node). See "
-                "its log, or wait longer (--wait).",
-            )
-        time.sleep(_LOOK_S)
+    behind = look_until(lambda: _trees_behind(settings, wanted), operator.not_, wait_s)
+    if behind:
+        partition, lag = next(iter(behind.items()))
+        raise KafkaFailed(
+            f"the tree of partition {partition} is behind the log: {lag}",
+            where=str(chain_folder(settings)),
+            next="Another process grows the trees (`mirrorlog audit chain`, or a node). See its "
+            "log, or wait longer (--wait).",
+        )
 
 
-def _progress(settings: Settings, partition: int, watermark: Watermark) -> ChainedPartition:
-    """Return how far the tree is that another process grows. trouble: that it is behind."""
-    assert watermark.history is not None
-    chain = PartitionChain.newest(log_folders(settings), partition, watermark.history.id)
-    position = None if chain is None or not chain.tree.size else chain.position
-    is_behind = chain is None or _has_command(settings, partition, chain.position, watermark)
-    return ChainedPartition(
-        partition=partition,
-        added=0,
-        size=None if chain is None else chain.tree.size,
-        position=position,
-        through=watermark.through,
-        trouble=f"it ends at {position}, and the log at {watermark.through}" if is_behind else "",
-    )
+def _trees_behind(settings: Settings, wanted: Mapping[int, Watermark]) -> dict[int, str]:
+    """Return, by partition, how far the trees are that don't reach the watermarks."""
+    behind = {}
+    for partition, watermark in wanted.items():
+        assert watermark.history is not None
+        chain = PartitionChain.newest(log_folders(settings), partition, watermark.history.id)
+        if chain is None or _has_command(settings, partition, chain.position, watermark):
+            position = None if chain is None or not chain.tree.size else chain.position
+            behind[partition] = f"it ends at {position}, and the log at {watermark.through}"
+    return behind
 
 
 def _has_command(settings: Settings, partition: int, position: int, watermark: Watermark) -> bool:
