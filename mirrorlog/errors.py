@@ -78,6 +78,12 @@ class MirrorlogError(Exception):
         }
 
 
+def error_kind(code: str) -> type[MirrorlogError] | None:
+    """Return the class of the errors with a code, as as_message() has it; None if there is none."""
+    kind = globals().get(code)
+    return kind if isinstance(kind, type) and issubclass(kind, MirrorlogError) else None
+
+
 class BadUse(MirrorlogError):
     """A wrong option, an unknown name, or a contradiction in the request."""
 

@@ -13,11 +13,10 @@ from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from typing import Final
 
-from mirrorlog import errors
 from mirrorlog.consumers.file_names.file_index import FileIndex
 from mirrorlog.consumers.file_names.index_format import unpack_index
 from mirrorlog.consumers.file_names.scan import ScanRequest
-from mirrorlog.errors import BadInput, BadUse, MirrorlogError
+from mirrorlog.errors import BadInput, BadUse, MirrorlogError, error_kind
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 
 _READ_BYTES: Final = 1 << 20
@@ -138,12 +137,11 @@ def _error_of(address: str, code: int, talk: _Talk) -> MirrorlogError:
         return _spoiled(address, reason)
     try:
         fields = json.loads(talk.answer)
-        kind = getattr(errors, str(fields["code"]))
-        if issubclass(kind, MirrorlogError):
+        kind = error_kind(str(fields["code"]))
+        if kind is not None:
             what, where, advice = (str(fields[name]) for name in ("what", "where", "next"))
-            error: MirrorlogError = kind(what, where=where, next=advice)
-            return error
-    except (ValueError, KeyError, AttributeError, TypeError):
+            return kind(what, where=where, next=advice)
+    except (ValueError, KeyError, TypeError):
         pass
     if "MemoryError" in talk.complaint:
         return _spoiled(address, "it used all the memory that it may use")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
-from mirrorlog import errors
 from mirrorlog.errors import (
     BadInput,
     BadUse,
@@ -15,6 +14,7 @@ from mirrorlog.errors import (
     NotAllowed,
     OutOfRetention,
     UnknownVolume,
+    error_kind,
 )
 
 SINCE_HEADER: Final = "Mirrorlog-Since"
@@ -63,8 +63,7 @@ def error_of(status: int, body: bytes, where: str) -> MirrorlogError:
             where=where,
             next="Check the node's address.",
         )
-    code = str(fields.get("code"))
-    kind = getattr(errors, code, None)
-    if not (isinstance(kind, type) and issubclass(kind, MirrorlogError)):
+    kind = error_kind(str(fields.get("code")))
+    if kind is None:
         kind = BadUse if 400 <= status < 500 else MirrorlogError
     return kind(what, where=error_where, next=advice)
