@@ -202,11 +202,12 @@ class Archiver:
         now = commands_now(
             ports.open_reader, ports.admin, topic, partition, watermark.through, self._patience
         )
+        last = None if view.chain is None else view.chain.last.last
         return replace(
             view,
             first_kept=now.first_kept,
             break_reason=break_reason(watermark, now),
-            last_is_same=self._topic.last_is_same(view.chain, now.first_kept, now.end),
+            last_is_same=self._topic.last_is_same(partition, last, now.first_kept, now.end),
         )
 
     def _decide(self, view: ArchiveView) -> ArchiveStep:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 
 from mirrorlog.archive.archive import Archive
-from mirrorlog.archive.chains import Chain
 from mirrorlog.archive.command_files import decode_commands, last_message
 from mirrorlog.archive.manifests import FileKind, LastMessage, Manifest
 from mirrorlog.consumers.archive.plan import ArchiveView
@@ -39,16 +38,16 @@ class TopicComparison:
             end=end,
         )
 
-    def last_is_same(self, chain: Chain | None, first_kept: int, end: int) -> bool | None:
-        """Return whether the topic holds the chain's last message; None if it can't be known.
+    def last_is_same(
+        self, partition: int, last: LastMessage | None, first_kept: int, end: int
+    ) -> bool | None:
+        """Return whether the topic holds the last archived message; None if it can't be known.
 
-        first_kept, end: of the topic. chain: None if there is none yet.
+        last: None if nothing is archived yet. first_kept, end: of the topic.
         """
-        if chain is None or chain.last.last is None:
+        if last is None or last.position < first_kept:
             return None
-        if chain.last.last.position < first_kept:
-            return None
-        return self._is_kept(chain.last.partition, chain.last.last, end)
+        return self._is_kept(partition, last, end)
 
     def _is_kept(self, partition: int, last: LastMessage, end: int) -> bool:
         """Return whether the topic, which ends at `end`, holds that very message."""

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from mirrorlog.archive.archived_topic import ArchivedTopic
-from mirrorlog.archive.command_files import last_message
 from mirrorlog.consumers.archive.row_files import dated_tables, messages_by_volume
+from mirrorlog.consumers.archive.topic_comparison import TopicComparison
 from mirrorlog.consumers.sql.question import SqlQuestion
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import StateDamaged
@@ -65,21 +65,10 @@ def topic_part(ports: TopicPorts, partition: int) -> TopicPart:
 def _check_seam(ports: TopicPorts, partition: int, first: int, end: int) -> None:
     assert ports.archived is not None
     last = ports.archived.last_message(partition)
-    if last is None or last.position < first:
-        return
-    is_same = False
-    if last.position < end:
-        messages = read_range(
-            ports.open_reader,
-            ports.topic,
-            partition,
-            ports.patience,
-            start=last.position,
-            end=last.position + 1,
-        )
-        with closing(messages):
-            is_same = any(last_message(message) == last for message in messages)
-    if not is_same:
+    topic = TopicComparison(
+        ports.archived.archive, ports.open_reader, ports.admin, ports.topic, ports.patience
+    )
+    if last is not None and topic.last_is_same(partition, last, first, end) is False:
         raise StateDamaged(
             "the commands topic holds another command than the archive: it went back in time",
             where=f"partition {partition}, position {last.position}",
