@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from types import ModuleType
 from typing import Any, Final
 
 import numpy as np
 
 from mirrorlog.errors import BadUse
+from mirrorlog.extras import require_module
 from mirrorlog.history.batches import (
     Column,
     DictionaryColumn,
@@ -18,28 +18,17 @@ from mirrorlog.history.batches import (
 )
 from mirrorlog.history.definition import COLUMNS, NUMBER_TYPES, ColumnDefinition, ColumnType
 
-_NUMBERS: Final = ("partition", "position", "extent", "offset", "length", "sequence", "size_bytes")
 _NULLABLE_IN_PANDAS: Final = {
     ColumnType.I32: "Int32",
     ColumnType.U32: "UInt32",
     ColumnType.I64: "Int64",
     ColumnType.U64: "UInt64",
 }
-DELTA_COLUMNS: Final = (*_NUMBERS, "first_at_us", "last_at_us", "appended_at_us")
-"""The columns that Parquet files hold as DELTA_BINARY_PACKED."""
 
 
-def require_pyarrow(purpose: str) -> ModuleType:
+def require_pyarrow(purpose: str) -> Any:
     """Return the package pyarrow. Raise BadUse, which says how to install it, without it."""
-    try:
-        import pyarrow as pa
-    except ImportError as error:
-        raise BadUse(
-            f"{purpose} needs pyarrow, which isn't installed",
-            next="Install the extra: pip install 'mirrorlog[archive]'.",
-        ) from error
-    package: ModuleType = pa
-    return package
+    return require_module("pyarrow", extra="archive", purpose=purpose)
 
 
 def arrow_schema() -> Any:
@@ -80,11 +69,12 @@ def arrow_table(batch: HistoryBatch) -> Any:
 def parquet_options() -> dict[str, Any]:
     """Return how Parquet files of rows are written: arguments of pyarrow.parquet.ParquetWriter."""
     texts = [column.name for column in COLUMNS if column.type is ColumnType.TEXT]
+    numbers = [column.name for column in COLUMNS if column.type in NUMBER_TYPES]
     forks = [f"forks.list.element.{name}" for name in ("site", "outcome")]
     return {
         "compression": "zstd",
         "use_dictionary": [*texts, *forks],
-        "column_encoding": dict.fromkeys(DELTA_COLUMNS, "DELTA_BINARY_PACKED"),
+        "column_encoding": dict.fromkeys(numbers, "DELTA_BINARY_PACKED"),
     }
 
 
@@ -103,7 +93,7 @@ def _meaning(column: ColumnDefinition) -> dict[str, str]:
     return {"meaning": column.meaning}
 
 
-def _forks_type(pa: ModuleType) -> Any:
+def _forks_type(pa: Any) -> Any:
     fields = [pa.field(name, pa.string(), nullable=False) for name in ("site", "outcome")]
     return pa.list_(pa.field("element", pa.struct(fields), nullable=False))
 
@@ -120,7 +110,7 @@ def _array(definition: ColumnDefinition, column: Column) -> Any:
     return _fork_values(pa, column).take(codes)
 
 
-def _fork_values(pa: ModuleType, column: DictionaryColumn[Any]) -> Any:
+def _fork_values(pa: Any, column: DictionaryColumn[Any]) -> Any:
     """Return the dictionary of the column as an array of lists."""
     values = [
         [{"site": site, "outcome": outcome} for site, outcome in forks]
