@@ -22,13 +22,14 @@ from mirrorlog.domain.wire import Interpretation, Verdict, interpret
 
 MAX_FORKS: Final = 32
 """How many sites one command may name, and for how many the log keeps a missed log."""
-_WITH_OUTCOMES: Final = (
+KINDS_WITH_OUTCOMES: Final = (
     CommandKind.WRITES,
     CommandKind.HEARTBEAT,
     CommandKind.BARRIER,
     CommandKind.SESSION_OPEN,
     CommandKind.SESSION_CLOSE,
 )
+"""The kinds of command whose fork outcomes count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +183,7 @@ def command_forks(command: TrackingCommand, *, is_whole: bool) -> CommandForks:
             malformed=f"{len(command.forks)} forks, and at most {MAX_FORKS} are known"
         )
     count, missed, open_sites = len(command.extents), {}, []
-    believed = is_whole and not command.raw and command.kind in _WITH_OUTCOMES
+    believed = is_whole and not command.raw and command.kind in KINDS_WITH_OUTCOMES
     named_again = command.sequence >= 0 and command.kind is not CommandKind.SESSION_CLOSE
     for fork in command.forks:
         if not VOLUME_NAME.fullmatch(fork.site):

@@ -17,7 +17,7 @@ from mirrorlog.domain.commands import (
     TrackingCommand,
 )
 from mirrorlog.domain.extents import ExtentColumns
-from mirrorlog.domain.extraction import command_extents, command_forks
+from mirrorlog.domain.extraction import KINDS_WITH_OUTCOMES, command_extents, command_forks
 from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volume_states import transition
 from mirrorlog.domain.volumes import Volume
@@ -41,13 +41,6 @@ EVENT_KINDS: Final[Mapping[CommandKind, RowKind]] = {
     CommandKind.UNKNOWN: RowKind.UNKNOWN,
 }
 """The kinds of command that have a row of their own, before the rows of their extents."""
-_WITH_OUTCOMES: Final = (
-    CommandKind.WRITES,
-    CommandKind.HEARTBEAT,
-    CommandKind.BARRIER,
-    CommandKind.SESSION_OPEN,
-    CommandKind.SESSION_CLOSE,
-)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +93,7 @@ def rows_of_message(message: Message, volume: Volume) -> CommandRows | None:
     if command is None:
         if message.key != volume.volume.encode():
             return None
-        return _without_extents(message, RowKind.REFUSED, RejectReason.UNDECODABLE)
+        return _undecodable(message)
     if command.volume != volume.volume:
         return None
     return _rows_of_command(message, command, volume)
@@ -134,9 +127,10 @@ def _rows_of_command(message: Message, command: TrackingCommand, volume: Volume)
     return CommandRows(message, command, has_extent, offsets, lengths, kinds, forks, reason)
 
 
-def _without_extents(message: Message, kind: RowKind, reason: RejectReason) -> CommandRows:
+def _undecodable(message: Message) -> CommandRows:
     nothing = np.zeros(1, np.uint64)
-    kinds = np.array([KIND_CODES[kind]], np.int32)
+    kinds = np.array([KIND_CODES[RowKind.REFUSED]], np.int32)
+    reason = RejectReason.UNDECODABLE
     return CommandRows(message, None, np.zeros(1, np.bool_), nothing, nothing, kinds, reason=reason)
 
 
@@ -151,7 +145,7 @@ def _extent_kinds(
 
 def _forks(command: TrackingCommand, extents: int) -> tuple[Forks, ...] | None:
     """Return the outcomes that the host named of each extent; None if they mean nothing."""
-    if not command.forks or command.raw or command.kind not in _WITH_OUTCOMES:
+    if not command.forks or command.raw or command.kind not in KINDS_WITH_OUTCOMES:
         return None
     if len(command.extents) != extents or command_forks(command, is_whole=True).malformed:
         return None
