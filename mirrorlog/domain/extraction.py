@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,7 @@ from mirrorlog.domain.volume_states import grown_extents
 from mirrorlog.domain.volumes import VOLUME_NAME, Volume
 from mirrorlog.domain.wire import Interpretation, Verdict, interpret
 
+Size: TypeAlias = "np.uint64 | npt.NDArray[np.uint64]"
 MAX_FORKS: Final = 32
 """How many sites one command may name, and for how many the log keeps a missed log."""
 KINDS_WITH_OUTCOMES: Final = (
@@ -51,24 +52,42 @@ def extract(extents: ExtentColumns, volume: Volume) -> Extraction:
     Empty extents dirty nothing. In the node, plan_flush folds them next
     (streams/fold/flush_plan.py).
     """
-    size, limit = np.uint64(volume.size_bytes), np.uint64(MAX_BYTE)
+    size = np.uint64(volume.size_bytes)
     offsets, lengths = extents.offsets, extents.lengths
     if not len(offsets):
         return Extraction(extents, None)
-    inside = (offsets <= size) & (lengths <= size - np.minimum(offsets, size))
+    inside = lie_inside(offsets, lengths, size)
     if inside.all():
         return Extraction(extents, None)
-    # Nothing overflows: both terms are at most 2^63 - 1 wherever the result counts.
-    possible = (
-        (offsets <= limit) & (lengths <= limit) & (offsets <= limit - np.minimum(lengths, limit))
-    )
-    kept = possible & (offsets < size)
+    kept = begin_inside(offsets, lengths, size)
     clipped = np.minimum(lengths[kept], size - offsets[kept])
     kinds = None if extents.kinds is None else extents.kinds[kept]
     taken = ExtentColumns(offsets[kept], clipped, kinds)
     return Extraction(
         taken, _objection(extents, ~inside, int((inside & (lengths > 0)).sum()), volume)
     )
+
+
+def lie_inside(
+    offsets: npt.NDArray[np.uint64], lengths: npt.NDArray[np.uint64], size: Size
+) -> npt.NDArray[np.bool_]:
+    """Return which extents a volume holds whole. size: of the volume, for all or for each."""
+    return (offsets <= size) & (lengths <= size - np.minimum(offsets, size))
+
+
+def begin_inside(
+    offsets: npt.NDArray[np.uint64], lengths: npt.NDArray[np.uint64], size: Size
+) -> npt.NDArray[np.bool_]:
+    """Return which extents begin inside a volume, and end at 2^63 - 1 at most.
+
+    size: as for lie_inside().
+    """
+    limit = np.uint64(MAX_BYTE)
+    # Nothing overflows: both terms are at most 2^63 - 1 wherever the result counts.
+    possible = (
+        (offsets <= limit) & (lengths <= limit) & (offsets <= limit - np.minimum(lengths, limit))
+    )
+    return possible & (offsets < size)
 
 
 def _objection(

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.codec.events import newest_contract
 from mirrorlog.domain.commands import CommandKind, RejectReason, TrackingCommand
-from mirrorlog.domain.extents import MAX_BYTE
+from mirrorlog.domain.extraction import begin_inside, lie_inside
 from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.history.batches import (
@@ -250,15 +250,10 @@ def _clipped(
     known = np.array([*(size.size_bytes for size in earlier), volume.size_bytes], np.uint64)
     # As Volume.size_at says, of all commands together.
     sizes = np.repeat(known[np.searchsorted(ends, positions, side="right")], commands.counts)
-    inside = (offsets <= sizes) & (lengths <= sizes - np.minimum(offsets, sizes))
+    inside = lie_inside(offsets, lengths, sizes)
     if inside.all():
         return lengths, ~inside
-    limit = np.uint64(MAX_BYTE)
-    # Nothing overflows: both terms are at most 2^63 - 1 wherever the result counts.
-    possible = (
-        (offsets <= limit) & (lengths <= limit) & (offsets <= limit - np.minimum(lengths, limit))
-    )
-    is_clipped = ~inside & possible & (offsets < sizes)
+    is_clipped = ~inside & begin_inside(offsets, lengths, sizes)
     clipped = np.where(is_clipped, sizes - np.minimum(offsets, sizes), lengths)
     return clipped, ~inside & ~is_clipped
 
