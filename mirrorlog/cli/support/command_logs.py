@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from mirrorlog.adapters.folders import lock_folder
@@ -92,15 +92,14 @@ def grow_now(settings: Settings, wait_s: float) -> None:
     If another process grows them, wait for it, `wait_s` seconds at most. Raise KafkaFailed if they
     are behind then.
     """
-    try:
-        with chain_builder(settings) as builder:
-            builder.advance()
+    chain_folder(settings)  # without one, this raises
+    with ExitStack() as opened:
+        try:
+            builder = opened.enter_context(chain_builder(settings))
+        except BadUse:  # another process has locked the folder
+            _await_growth(settings, wait_s)
             return
-    except BadUse:
-        folder = chain_folder(settings)
-        if not (folder / "lock").exists():
-            raise
-    _await_growth(settings, wait_s)
+        builder.advance()
 
 
 def _await_growth(settings: Settings, wait_s: float) -> None:
