@@ -65,7 +65,11 @@ def ask_sql(
         volumes = dict(ports.catalog)
         _add_entities(database, ports, question, volumes, read_records, patience_s)
         if question.names(*ROW_VIEWS):
-            _add_rows(database, ports, question, volumes, folder / "fetched", on_missing)
+            patience = ReadPatience(ports.clock, patience_s, "reading commands")
+            reads = TopicPorts(
+                ports.open_reader, ports.admin, ports.topics.commands, patience, ports.archived
+            )
+            _add_rows(database, reads, question, volumes, folder / "fetched", on_missing)
         database.lock()
         yield database, database.run(question.query)
 
@@ -95,22 +99,19 @@ def _add_entities(
 
 def _add_rows(
     database: SqlDatabase,
-    ports: QueryPorts,
+    reads: TopicPorts,
     question: SqlQuestion,
     volumes: Mapping[str, Volume],
     fetched: Path,
     on_missing: Callable[[int, tuple[int, int]], None],
 ) -> None:
     """Add the rows of archive and topic. What is archived meanwhile is read from the topic."""
-    topic = ports.topics.commands
-    patience = ReadPatience(ports.clock, 30.0, "reading commands")
-    reads = TopicPorts(ports.open_reader, ports.admin, topic, patience, ports.archived)
     wanted = {v.partition for name, v in volumes.items() if question.is_wanted(name)}
     parts = [topic_part(reads, partition) for partition in sorted(wanted)]
     files: list[RowFile] = []
-    if ports.archived is not None:
+    if reads.archived is not None:
         seams = {part.partition: part.archived_through for part in parts}
-        files = list(row_files_for(ports.archived, question, seams, fetched))
+        files = list(row_files_for(reads.archived, question, seams, fetched))
     for part in parts:
         if part.missing is not None:
             on_missing(part.partition, part.missing)

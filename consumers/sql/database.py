@@ -13,6 +13,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from mirrorlog.archive.manifests import longest_of
 from mirrorlog.consumers.sql.archived_files import RowFile
 from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.extras import require_module
@@ -51,23 +52,19 @@ class SqlDatabase:
 
     def add_table(self, name: str, table: Any) -> None:
         """Add a table (pyarrow.Table)."""
-        self._database.register("given", table)
-        self._database.execute(f'CREATE TABLE "{name}" AS SELECT * FROM given')
-        self._database.unregister("given")
+        self._execute_with(table, f'CREATE TABLE "{name}" AS SELECT * FROM given')
 
     def add_topic_rows(self, tables: Iterable[Any]) -> None:
         """Add rows that come from the topic, a table at a time."""
-        is_there = False
+        self.add_table(_TOPIC_ROWS, _no_rows())
         for table in tables:
-            if not is_there:
-                self.add_table(_TOPIC_ROWS, table)
-                is_there = True
-                continue
-            self._database.register("given", table)
-            self._database.execute(f"INSERT INTO {_TOPIC_ROWS} SELECT * FROM given")
-            self._database.unregister("given")
-        if not is_there:
-            self.add_table(_TOPIC_ROWS, _no_rows())
+            self._execute_with(table, f"INSERT INTO {_TOPIC_ROWS} SELECT * FROM given")
+
+    def _execute_with(self, table: Any, statement: str) -> None:
+        """Execute a statement that reads a table (pyarrow.Table) as `given`."""
+        self._database.register("given", table)
+        self._database.execute(statement)
+        self._database.unregister("given")
 
     def add_row_views(
         self, files: Sequence[RowFile], since_us: int | None, until_us: int | None
@@ -108,8 +105,7 @@ class SqlDatabase:
         (in_topic,) = self._database.execute(
             f"SELECT coalesce(max(length), 0) FROM {_TOPIC_ROWS}"
         ).fetchone()
-        in_files = [file.file.longest_bytes or 0 for file in self._files]
-        longest = max([int(in_topic), *in_files])
+        longest = max(int(in_topic), longest_of(file.file for file in self._files))
         self._database.execute(
             "CREATE MACRO writes_at(of_volume, byte) AS TABLE SELECT * FROM writes "
             'WHERE volume = of_volume AND "offset" <= byte '

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 ROW_VIEWS = ("writes", "history", "writes_at")
-VIEWS = ("writes", "history", "volumes", "sites", "records")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
