@@ -36,7 +36,6 @@ from mirrorlog.archive.command_files import encode_commands, last_message
 from mirrorlog.archive.manifests import (
     ArchivedFile,
     FileKind,
-    LastMessage,
     Manifest,
     digest_of,
     encode_manifest,
@@ -132,6 +131,7 @@ class Archiver:
     """Archives the partitions of the commands topic. One thread calls it.
 
     accepts_hole: commands that Kafka dropped before they were archived don't stop it.
+    archive: what it has written, for others of its thread.
     """
 
     def __init__(
@@ -144,7 +144,7 @@ class Archiver:
     ) -> None:
         self._ports, self._accepts_hole = ports, accepts_hole
         self._range_bytes, self._written_by = range_bytes, written_by
-        self._archive = Archive(ports.store)
+        self.archive = Archive(ports.store)
         self._patience = ReadPatience(
             ports.clock,
             ports.patience_s,
@@ -153,7 +153,7 @@ class Archiver:
             poll_s=0.2,
         )
         self._topic = TopicComparison(
-            self._archive, ports.open_reader, ports.admin, ports.topics.commands, self._patience
+            self.archive, ports.open_reader, ports.admin, ports.topics.commands, self._patience
         )
 
     def run_partition(self, partition: int) -> Written:
@@ -183,7 +183,7 @@ class Archiver:
     def look(self, partition: int) -> ArchiveView:
         """Return what is known of a partition now (step 1)."""
         ports, topic = self._ports, self._ports.topics.commands
-        chains = self._archive.chains(partition, above=_LAST_ONLY)
+        chains = self.archive.chains(partition, above=_LAST_ONLY)
         watermark = newest_watermark(
             ports.open_reader, ports.admin, ports.topics.changelog, partition, self._patience
         )
@@ -221,26 +221,15 @@ class Archiver:
         """Write one range, from the begin of the step's on (steps 3 to 6)."""
         messages, through = self._read(partition, step)
         step = replace(step, through=through)
-        watermark = self.look(partition)
-        if watermark.break_reason is not None or watermark.last_is_same is False:
+        view = self.look(partition)
+        if view.break_reason is not None or view.last_is_same is False:
             log.warning("the history of partition %d ended while it was read", partition)
             return
         self._ports.before_range()
         files = tuple(self._create(file, written) for file in self._files(step, messages))
-        last = messages[-1] if messages else None
-        before = None if step.previous is None else step.previous.manifest
-        manifest = Manifest(
-            topic_name=self._ports.topics.commands,
-            partition=partition,
-            history=step.history,
-            after=step.after,
-            through=through,
-            commands=len(messages),
-            last=_last_of(before) if last is None else last_message(last),
-            previous_sha256=None if step.previous is None else step.previous.sha256,
-            files=files,
-            written_by=self._written_by,
-        )
+        empty = self._manifest(partition, step)
+        last = last_message(messages[-1]) if messages else empty.last
+        manifest = replace(empty, commands=len(messages), last=last, files=files)
         if self._create_manifest(manifest, written):
             written.commands += len(messages)
 
@@ -278,20 +267,23 @@ class Archiver:
         return file.entry
 
     def _write_hole(self, partition: int, step: WriteHole, written: Written) -> None:
-        before = None if step.previous is None else step.previous.manifest
-        manifest = Manifest(
+        manifest = replace(self._manifest(partition, step), hole=step.reason)
+        self._create_manifest(manifest, written)
+
+    def _manifest(self, partition: int, step: WriteCommands | WriteHole) -> Manifest:
+        """Return the manifest of the step's range, as if there were no command in it."""
+        previous = step.previous
+        return Manifest(
             topic_name=self._ports.topics.commands,
             partition=partition,
             history=step.history,
             after=step.after,
             through=step.through,
             commands=0,
-            last=_last_of(before),
-            previous_sha256=None if step.previous is None else step.previous.sha256,
-            hole=step.reason,
+            last=None if previous is None else previous.manifest.last,
+            previous_sha256=None if previous is None else previous.sha256,
             written_by=self._written_by,
         )
-        self._create_manifest(manifest, written)
 
     def _create_manifest(self, manifest: Manifest, written: Written) -> bool:
         name = manifest_name(manifest.partition, manifest.history, after=manifest.after)
@@ -309,10 +301,6 @@ class Archiver:
         else:
             written.lost_races += 1
         return is_mine
-
-
-def _last_of(before: Manifest | None) -> LastMessage | None:
-    return None if before is None else before.last
 
 
 def commands_file(step: WriteCommands, messages: Sequence[Message]) -> NewFile:

@@ -111,7 +111,7 @@ def run_archiver(
         held = None
         if options.keep_s is not None:
             held = HeldRetention(
-                admin, settings.topics.commands, Archive(store), clock, options.keep_s
+                admin, settings.topics.commands, archiver.archive, clock, options.keep_s
             )
         progress = ArchiveProgress(store.where, options.every_s, options.keep_s, clock)
         rounds = ArchiveRounds(archiver, held, admin, settings.topics.commands, calls, progress)
