@@ -8,7 +8,7 @@ from typing import Final
 
 from mirrorlog.domain.archive_reports import ArchivedPartition, ArchiveReport
 from mirrorlog.status.health import Health
-from mirrorlog.status.heard import Heard, age_s
+from mirrorlog.status.heard import AGE_UNKNOWN, Heard, age_s
 from mirrorlog.units import format_duration
 
 _ROUNDS_MISSED: Final = 2
@@ -74,8 +74,7 @@ def _judge(report: ArchiveReport, heard_s: float | None) -> tuple[Health, str | 
     if report.is_over or report.every_s is None:
         return Health.OK, None, None
     if heard_s is None:
-        text = "the reports topic holds the times of hosts, so nobody knows how old a report is"
-        return Health.UNKNOWN, text, "Run `mirrorlog topics create`."
+        return AGE_UNKNOWN
     if heard_s > _ROUNDS_MISSED * report.every_s + _GRACE_S:
         text = f"nothing was archived for {format_duration(heard_s)}"
         if report.keep_s is not None:

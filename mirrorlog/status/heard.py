@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import Final, Protocol, TypeVar
 
+from mirrorlog.status.health import Health
+
+AGE_UNKNOWN: Final = (
+    Health.UNKNOWN,
+    "the reports topic holds the times of hosts, so nobody knows how old a report is",
+    "Run `mirrorlog topics create`.",
+)
+"""What is said of a report whose age isn't known: health, reason and what to do."""
 Said_co = TypeVar("Said_co", covariant=True)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mirrorlog.domain.reports import HostReport, HostState
 from mirrorlog.status.health import Health, Thresholds
-from mirrorlog.status.heard import Heard, age_s
+from mirrorlog.status.heard import AGE_UNKNOWN, Heard, age_s
 from mirrorlog.units import format_duration
 
 HOST_SILENT_S = 30.0
@@ -66,8 +66,7 @@ def _judge(
     if report.state is HostState.CLOSED:
         return Health.OK, None, None
     if heard_s is None:
-        text = "the reports topic holds the times of hosts, so nobody knows how old a report is"
-        return Health.UNKNOWN, text, "Run `mirrorlog topics create`."
+        return AGE_UNKNOWN
     if heard_s >= HOST_SILENT_S:
         return (
             Health.WARNING,

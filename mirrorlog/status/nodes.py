@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mirrorlog.domain.reports import NodePartitionState, NodeReport, PartitionReport
 from mirrorlog.status.health import Health, Thresholds, worst
-from mirrorlog.status.heard import Heard, age_s
+from mirrorlog.status.heard import AGE_UNKNOWN, Heard, age_s
 from mirrorlog.units import format_duration
 
 NODE_SILENT_S = 30.0
@@ -94,8 +94,7 @@ def _judge(
 ) -> tuple[Health, str | None, str | None]:
     """Return the health of a worker, why it isn't better, and what to do."""
     if heard_s is None:
-        text = "the reports topic holds the times of hosts, so nobody knows how old a report is"
-        return Health.UNKNOWN, text, "Run `mirrorlog topics create`."
+        return AGE_UNKNOWN
     if heard_s >= NODE_SILENT_S:
         text = f"nothing was heard of the worker for {format_duration(heard_s)}"
         return Health.WARNING, text, "Start it again, unless others have its partitions."

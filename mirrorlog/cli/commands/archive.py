@@ -211,7 +211,8 @@ def list_(
                 ]
         where = opened.store.where
     call.output.print_json({"schema_version": 1, "archive": where, "histories": entries})
-    print_table(call.output, _LIST_COLUMNS, [_chain_row(chain) for chain in chains])
+    rows = [_chain_row(chain, entry) for chain, entry in zip(chains, entries, strict=True)]
+    print_table(call.output, _LIST_COLUMNS, rows)
     if files:
         for chain in chains:
             for manifest in chain.manifests:
@@ -255,8 +256,8 @@ def _chain_fields(chain: Chain) -> dict[str, object]:
     }
 
 
-def _chain_row(chain: Chain) -> tuple[str, ...]:
-    fields = _chain_fields(chain)
+def _chain_row(chain: Chain, fields: Mapping[str, object]) -> tuple[str, ...]:
+    """Return the row of a chain. fields: _chain_fields() of it."""
     holes = [f"{hole.after + 1} to {hole.through}" for hole in _holes(chain)]
     count = sum(len(manifest.files) for manifest in chain.manifests)
     return (
