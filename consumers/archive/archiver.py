@@ -7,8 +7,9 @@ The steps of one range, and why nothing is there twice or missing whenever a ste
    topic doesn't have yet.
 2. Decide (plan.py). Everything below needs a range that begins exactly where the chain ends.
 3. Read the commands of the range, at most `range_bytes` of them.
-4. Ask again whether the history is still the same: if the topic went back while it was read, the
-   messages may be of two histories, and are dropped.
+4. Ask again whether the history is still the same, and the log still records in it: if the topic
+   went back while it was read, the messages may be of two histories, and are dropped. The node may
+   have renewed the history meanwhile.
 5. Make the files in memory, and create each. Its name holds the SHA-256 of its content, so a file
    that exists already is the same one: an earlier attempt, or another archiver, wrote it. Until
    step 6 no reader knows any of them.
@@ -221,8 +222,7 @@ class Archiver:
         """Write one range, from the begin of the step's on (steps 3 to 6)."""
         messages, through = self._read(partition, step)
         step = replace(step, through=through)
-        view = self.look(partition)
-        if view.break_reason is not None or view.last_is_same is False:
+        if not self.look(partition).goes_on(step.history):
             log.warning("the history of partition %d ended while it was read", partition)
             return
         self._ports.before_range()

@@ -57,6 +57,16 @@ class ArchiveView:
         history = self.watermark.history if self.watermark else None
         return None if history is None else chain_of(self.chains, history)
 
+    def goes_on(self, history: History) -> bool:
+        """Return whether the log still records in a history, and nothing shows that it ended."""
+        now = self.watermark.history if self.watermark else None
+        return (
+            now is not None
+            and (now.epoch, now.id) == (history.epoch, history.id)
+            and self.break_reason is None
+            and self.last_is_same is not False
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Wait:

@@ -7,14 +7,17 @@ byte, once, in order.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
 from random import Random
+from typing import Any
 
 import pytest
 from archiving import ArchiveWorld
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.chains import missing_in
-from mirrorlog.consumers.archive.archiver import Archiver
+from mirrorlog.consumers.archive.archiver import Archiver, ArchiverPorts
 from mirrorlog.errors import ArchiveFailed, MirrorlogError, StateDamaged
 from mirrorlog.simulation.memory_archive import MemoryArchive
 
@@ -237,3 +240,56 @@ def test_nothing_is_archived_that_the_log_has_not_recorded() -> None:
     world.write()
     world.archiver().run_partition(0)
     assert [row[0] for row in world.in_archive()] == [0]
+
+
+class _SlowReader:
+    """Reads two messages at once, and calls a function before each poll."""
+
+    def __init__(self, reader: Any, before_poll: Callable[[], None]) -> None:
+        self._reader, self._before_poll = reader, before_poll
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._reader, name)
+
+    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Any:
+        self._before_poll()
+        return self._reader.poll(timeout_s, max_messages=min(max_messages, 2))
+
+
+def _renewed_at_poll(world: ArchiveWorld, at: int) -> bool:
+    """Archive; before a poll, let the topic go back, grow again, and the node renew the history.
+
+    Return False if there weren't so many polls.
+    """
+    polls = 0
+
+    def count_poll() -> None:
+        nonlocal polls
+        polls += 1
+        if polls == at:
+            world.broker.rewind(world.topics.commands, 0, 4)
+            for number in range(20):
+                world.write("vol9", [(number << 20, 4096)])
+            world.renew()
+
+    ports = ArchiverPorts(
+        store=world.store,
+        open_reader=lambda: _SlowReader(world.broker.reader(), count_poll),
+        admin=world.broker,
+        topics=world.topics,
+        clock=world.clock,
+    )
+    with suppress(StateDamaged):  # it came between two questions of one look
+        Archiver(ports).run_partition(0)
+    return polls >= at
+
+
+def test_a_history_that_is_renewed_while_its_commands_are_read_isn_t_mixed_with_the_next() -> None:
+    at, was_renewed = 0, True
+    while was_renewed:
+        at, world = at + 1, ArchiveWorld()
+        _some_commands(world, 12)
+        was_renewed = _renewed_at_poll(world, at)
+        world.archiver().run_partition(0)
+        _check(world)
+    assert at > 6
