@@ -10,7 +10,8 @@ from mirrorlog.codec.events import encode
 from mirrorlog.consumers.archive.archiver import Archiver, ArchiverPorts, RowFileMaker, no_row_files
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns
-from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.histories import NO_EPOCH, History, anchor_of
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_archive import MemoryArchive
@@ -21,6 +22,21 @@ from mirrorlog.tracking_log.keys import watermark_key
 
 SESSION = str(UUID(int=7))
 GENERATION = str(UUID(int=9))
+
+
+def described(name: str, size_bytes: int = 1 << 30, *, epoch: int = NO_EPOCH) -> Volume:
+    """Return the description of a volume of ArchiveWorld."""
+    return Volume(
+        volume=name,
+        generation=GENERATION,
+        size_bytes=size_bytes,
+        block_size=4096,
+        partition=0,
+        origin_position=-1,
+        initially_zeroed=True,
+        primary="",
+        epoch=epoch,
+    )
 
 
 class ArchiveWorld:

@@ -8,11 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from archiving import GENERATION, ArchiveWorld
+from archiving import ArchiveWorld, described
 
 from mirrorlog.adapters.archive_folder import FolderArchive
 from mirrorlog.consumers.archive.row_files import RowFiles
-from mirrorlog.domain.volumes import Volume
 
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 pytest.importorskip("pyarrow")
@@ -40,19 +39,7 @@ _LARGE = [(1 << 53) + 1, (1 << 63) - 513]
 
 def test_pandas_and_polars_read_exact_integers_and_names(tmp_path: Path) -> None:
     world = ArchiveWorld()
-    volumes = {
-        name: Volume(
-            volume=name,
-            generation=GENERATION,
-            size_bytes=(1 << 63) - 1,
-            block_size=4096,
-            partition=0,
-            origin_position=-1,
-            initially_zeroed=True,
-            primary="",
-        )
-        for name in ("012", "12")
-    }
+    volumes = {name: described(name, (1 << 63) - 1) for name in ("012", "12")}
     for name in volumes:
         world.write(name, [(offset, 512) for offset in _LARGE])
         world.write(name, [])

@@ -6,32 +6,18 @@ from io import BytesIO
 from typing import Any
 
 import pytest
-from archiving import GENERATION, ArchiveWorld
+from archiving import ArchiveWorld, described
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.manifests import ArchivedFile, FileKind, longest_of
 from mirrorlog.consumers.archive.row_files import RowFiles
-from mirrorlog.domain.volumes import Volume
 
 pq = pytest.importorskip("pyarrow.parquet")
 
 
-def _volume(name: str, size_bytes: int = 1 << 40) -> Volume:
-    return Volume(
-        volume=name,
-        generation=GENERATION,
-        size_bytes=size_bytes,
-        block_size=4096,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=True,
-        primary="",
-    )
-
-
 def _archived(world: ArchiveWorld, *volumes: str) -> list[ArchivedFile]:
     world.record()
-    descriptions = {name: _volume(name, (1 << 63) - 1) for name in volumes}
+    descriptions = {name: described(name, (1 << 63) - 1) for name in volumes}
     world.archiver(make_rows=RowFiles(descriptions)).run_partition(0)
     (chain,) = Archive(world.store).chains(0)
     return [file for m in chain.manifests for file in m.files_of(FileKind.ROWS)]

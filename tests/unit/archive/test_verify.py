@@ -6,33 +6,22 @@ from dataclasses import replace
 from random import Random
 
 import pytest
-from archiving import ArchiveWorld
+from archiving import ArchiveWorld, described
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.manifests import decode_manifest, digest_of, encode_manifest
 from mirrorlog.consumers.archive.row_files import RowFiles
 from mirrorlog.consumers.archive.verify import CheckedPartition, verify_archive
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DifferenceFound
 
 
 def _world() -> ArchiveWorld:
     world = ArchiveWorld()
-    volume = Volume(
-        volume="v",
-        generation="g",
-        size_bytes=1 << 30,
-        block_size=4096,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=True,
-        primary="",
-    )
     for _ in range(2):
         for number in range(8):
             world.write("v", [(number * 4096, 4096)])
         world.record()
-        world.archiver(make_rows=RowFiles({"v": volume}), range_bytes=500).run_partition(0)
+        world.archiver(make_rows=RowFiles({"v": described("v")}), range_bytes=500).run_partition(0)
     return world
 
 

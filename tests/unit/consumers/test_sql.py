@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from archiving import GENERATION, ArchiveWorld
+from archiving import ArchiveWorld, described
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.archived_topic import ArchivedTopic
@@ -19,7 +19,6 @@ from mirrorlog.consumers.sql.entity_tables import volumes_table
 from mirrorlog.consumers.sql.question import SqlQuestion
 from mirrorlog.consumers.sql.result_text import csv_lines, json_lines
 from mirrorlog.consumers.sql.topic_rows import TopicPorts, topic_part, topic_tables
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, StateDamaged
 from mirrorlog.reading.read_through import ReadPatience
 
@@ -29,21 +28,7 @@ pytest.importorskip("pyarrow")
 _DAY_S = 86_400.0
 
 
-def _volume(name: str) -> Volume:
-    return Volume(
-        volume=name,
-        generation=GENERATION,
-        size_bytes=(1 << 63) - 1,
-        block_size=4096,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=True,
-        primary="",
-        epoch=1,
-    )
-
-
-VOLUMES = {name: _volume(name) for name in ("12", "012", "v")}
+VOLUMES = {name: described(name, (1 << 63) - 1, epoch=1) for name in ("12", "012", "v")}
 
 
 class _Sql:

@@ -7,7 +7,7 @@ from random import Random
 from typing import Any
 
 import pytest
-from archiving import GENERATION, ArchiveWorld
+from archiving import ArchiveWorld, described
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.archived_topic import ArchivedTopic
@@ -23,16 +23,7 @@ from mirrorlog.reading.read_through import ReadPatience
 
 pytest.importorskip("pyarrow")
 
-VOLUME = Volume(
-    volume="v",
-    generation=GENERATION,
-    size_bytes=1 << 30,
-    block_size=4096,
-    partition=0,
-    origin_position=-1,
-    initially_zeroed=True,
-    primary="",
-)
+VOLUME = described("v")
 
 
 def _fill(world: ArchiveWorld, random: Random, count: int) -> None:
