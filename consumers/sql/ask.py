@@ -113,8 +113,8 @@ def _add_rows(
         seams = {part.partition: part.archived_through for part in parts}
         files = list(row_files_for(reads.archived, question, seams, fetched))
     for part in parts:
-        if part.missing is not None:
-            on_missing(part.partition, part.missing)
+        for positions in part.missing:
+            on_missing(part.partition, positions)
     database.add_topic_rows(
         table for part in parts for table in topic_tables(reads, part, volumes, question)
     )

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from mirrorlog.archive.archived_topic import ArchivedTopic
 from mirrorlog.consumers.archive.row_files import dated_tables, messages_by_volume
 from mirrorlog.consumers.archive.topic_comparison import TopicComparison
 from mirrorlog.consumers.sql.question import SqlQuestion
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import StateDamaged
 from mirrorlog.history.command_rows import command_rows
@@ -36,14 +38,14 @@ class TopicPart:
 
     archived_through: everything through this position is archived, as far as anything is; -1 if
         nothing is.
-    missing: the range (after, through] that neither topic nor archive has; None if there is none.
+    missing: the ranges (after, through] below `end` that neither topic nor archive has, ascending.
     """
 
     partition: int
     start: int
     end: int
     archived_through: int
-    missing: tuple[int, int] | None
+    missing: Sequence[tuple[int, int]]
 
 
 def topic_part(ports: TopicPorts, partition: int) -> TopicPart:
@@ -54,12 +56,13 @@ def topic_part(ports: TopicPorts, partition: int) -> TopicPart:
     first = ports.admin.first_position(ports.topic, partition)
     end = ports.admin.end_position(ports.topic, partition)
     covered = [] if ports.archived is None else ports.archived.covered(partition)
-    if not covered:
-        return TopicPart(partition, first, end, -1, (-1, first - 1) if first > 0 else None)
-    through = covered[-1][1]
-    _check_seam(ports, partition, first, end)
-    missing = (through, first - 1) if through + 1 < first else None
-    return TopicPart(partition, max(first, through + 1), end, through, missing)
+    if covered:
+        _check_seam(ports, partition, first, end)
+    through = covered[-1][1] if covered else BEFORE_FIRST
+    start = max(first, through + 1)
+    kept = [(BEFORE_FIRST, BEFORE_FIRST), *covered, (start - 1, end - 1)]
+    missing = [(reached, after) for (_, reached), (after, _) in pairwise(kept) if reached < after]
+    return TopicPart(partition, start, end, through, missing)
 
 
 def _check_seam(ports: TopicPorts, partition: int, first: int, end: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -202,3 +203,29 @@ def test_results_as_text_keep_integers_exact() -> None:
         '{"n": 18446744073709551615, "x": null, "t": "a,b", "f": null}\n'
     )
     assert csv_lines(rows) == '18446744073709551615,,"a,b",null\n'
+
+
+@pytest.mark.parametrize(
+    ("archived_before", "missing"), [(True, [(4, 9)]), (False, [(-1, 9)])], ids=["hole", "begin"]
+)
+def test_what_neither_topic_nor_archive_has_is_named(
+    archived_before: bool, missing: list[tuple[int, int]]
+) -> None:
+    world = ArchiveWorld()
+    for _ in range(5):
+        world.write("v")
+    if archived_before:
+        _round(world)
+    for _ in range(9):
+        world.write("v")
+    world.broker.trim(world.topics.commands, 0, 10)
+    world.record()
+    topic = world.topics.commands
+    patience = ReadPatience(world.clock, 30.0, "reading")
+    archived = ArchivedTopic(Archive(world.store), world.broker.identity(topic))
+    ports = TopicPorts(world.broker.reader, world.broker, topic, patience, archived)
+    assert topic_part(ports, 0).missing == missing  # before the archive goes on
+    world.archiver(accepts_hole=True).run_partition(0)
+    world.write("v")
+    assert topic_part(ports, 0).missing == missing
+    assert topic_part(replace(ports, archived=None), 0).missing == [(-1, 9)]
