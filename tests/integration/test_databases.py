@@ -39,7 +39,7 @@ pytestmark = [
 SIZE = 4 << 20
 Look = Callable[[SecondaryChange, Path], None]
 POSITIONS = 200
-WITHOUT_PROOF = 60
+WITHOUT_PROOF = 600
 
 
 @contextmanager
