@@ -26,6 +26,8 @@ READY_S: Final = 30.0
 """nbdkit must be ready within this time after its start."""
 STOP_S: Final = 20.0
 """nbdkit may take this long to finish requests before it is killed."""
+_GREETING: Final = b"NBDMAGIC"
+_GREETING_S: Final = 1.0
 SUN_PATH_BYTES: Final = 107
 """The longest path that Linux takes for a Unix socket (unix(7), sun_path)."""
 
@@ -84,6 +86,24 @@ class NbdAddress:
             return f"{scheme}+unix:///?socket={quote(str(self.socket.absolute()))}"
         host = f"[{self.address}]" if ":" in self.address else self.address
         return f"{scheme}://{host}:{self.port}"
+
+    def greets(self) -> bool:
+        """Return whether a server sends the first eight bytes of its greeting in time.
+
+        (NetworkBlockDevice/nbd, doc/proto.md, "Newstyle negotiation".)
+        """
+        family, place = self._place()
+        with socket.socket(family) as probe, suppress(OSError):
+            probe.settimeout(_GREETING_S)
+            probe.connect(place)
+            return probe.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING
+        return False
+
+    def _place(self) -> tuple[int, str | tuple[str, int]]:
+        if self.socket is not None:
+            return socket.AF_UNIX, str(self.socket.absolute())
+        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
+        return family, (self.address, self.port)
 
 
 def free_port(address: str) -> int:
@@ -150,7 +170,8 @@ class NbdkitProcess:
         )
         self._listen: Final = listen
         until = time.monotonic() + READY_S
-        while not pid_file.exists():
+        # The pid file is written before a plugin's last step: `nbd` then connects to its server.
+        while not (pid_file.exists() and listen.greets()):
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()
                 raise PartFailed(
@@ -171,7 +192,7 @@ class NbdkitProcess:
         if code is not None:
             raise PartFailed(
                 f"nbdkit ended with exit code {code}",
-                next="Read its message above, then start the host again.",
+                next="Read its message above, then start this command again.",
             )
 
     def stop(self) -> None:

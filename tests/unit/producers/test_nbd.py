@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mirrorlog.errors import BadUse
+from mirrorlog.errors import BadUse, PartFailed
 from mirrorlog.producers.nbd.native import build_libraries
 from mirrorlog.producers.nbd.nbdkit_process import (
     NbdAddress,
+    NbdkitProcess,
     TlsMode,
     TlsOptions,
+    free_port,
     remove_stale_socket,
 )
 from mirrorlog.producers.nbd.relay import allocation_extents
@@ -78,3 +80,38 @@ def test_without_a_compiler_the_error_says_what_to_install(
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(BadUse, match=r"no C compiler.*apt install"):
         build_libraries(tmp_path / "cache")
+
+
+# nbdkit writes its pid file before a plugin's after_fork, in which the plugin `nbd` connects.
+SLOW_PLUGIN = """#!/bin/sh
+cd "${0%/*}"
+case "$1" in
+  after_fork) sleep 0.3; [ ! -e refuses ] || { echo "no server" >&2; exit 1; }; touch connected;;
+  get_size) echo 4096;;
+  pread) head -c "$3" /dev/zero;;
+  *) exit 2;;
+esac
+"""
+
+
+@pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
+@pytest.mark.parametrize("refuses", [False, True])
+@pytest.mark.parametrize("is_socket", [True, False])
+def test_nbdkit_has_started_when_its_plugin_has(
+    tmp_path: Path, is_socket: bool, refuses: bool
+) -> None:
+    plugin = tmp_path / "plugin"
+    plugin.write_text(SLOW_PLUGIN)
+    plugin.chmod(0o755)
+    if refuses:
+        (tmp_path / "refuses").touch()
+    listen = NbdAddress(tmp_path / "s") if is_socket else NbdAddress(port=free_port("127.0.0.1"))
+    arguments = ["sh", str(plugin)]
+    if refuses:
+        with pytest.raises(PartFailed, match="didn't start to serve"):
+            NbdkitProcess(arguments, listen, TlsOptions(), tmp_path / "pid")
+    else:
+        nbdkit = NbdkitProcess(arguments, listen, TlsOptions(), tmp_path / "pid")
+        assert (tmp_path / "connected").exists()
+        nbdkit.check()
+        nbdkit.stop()
