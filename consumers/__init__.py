@@ -34,6 +34,7 @@ In reading order:
 - sql/: questions in SQL over archive and topic
 - archive/: writes history to Parquet files, before Kafka drops it
 - drills/: a secondary, served as of a consistent position
+- backup/: points in time of a volume, kept apart from it
 """
 
 from __future__ import annotations

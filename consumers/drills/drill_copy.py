@@ -15,7 +15,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -57,6 +57,28 @@ def copy_still(
     Otherwise what the device has allocated is copied, and on_piece is called after each piece.
     Raise DeviceFailed if there isn't enough space, or if the device fails.
     """
+    with _new_copy(folder) as copy:
+        if not _reflink(device, copy):
+            _fill(device, copy, folder, on_piece)
+    return copy
+
+
+def reflink_still(device: BlockDevice, folder: Path) -> DrillCopy | None:
+    """Return a reflink in `folder`; None if the file system can't make one of the device.
+
+    Raise DeviceFailed if nothing can be made there.
+    """
+    with _new_copy(folder) as copy:
+        is_made = _reflink(device, copy)
+    if is_made:
+        return copy
+    copy.close()
+    return None
+
+
+@contextmanager
+def _new_copy(folder: Path) -> Iterator[DrillCopy]:
+    """Make an empty copy, which is removed if the block fails. Raise DeviceFailed for OSError."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         remove_left_copies(folder)
@@ -66,14 +88,13 @@ def copy_still(
     copy = DrillCopy(Path(name), fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX)
-        _fill(device, copy, folder, on_piece)
+        yield copy
     except OSError as error:
         copy.close()
         raise _failed(error, folder) from error
     except BaseException:
         copy.close()
         raise
-    return copy
 
 
 def remove_left_copies(folder: Path) -> None:
@@ -84,12 +105,16 @@ def remove_left_copies(folder: Path) -> None:
             path.unlink()
 
 
-def _fill(device: BlockDevice, copy: DrillCopy, folder: Path, on_piece: Callable[[], None]) -> None:
+def _reflink(device: BlockDevice, copy: DrillCopy) -> bool:
+    """Make the copy a reflink. Return whether the file system could do that."""
     if isinstance(device, FileDevice):
         with suppress(OSError):
             fcntl.ioctl(copy.fd, _FICLONE, device.fileno())
             copy.is_reflink = True
-            return
+    return copy.is_reflink
+
+
+def _fill(device: BlockDevice, copy: DrillCopy, folder: Path, on_piece: Callable[[], None]) -> None:
     _check_space(device, copy.fd, folder)
     os.ftruncate(copy.fd, device.size_bytes)
     if not isinstance(device, FileDevice):

@@ -39,12 +39,14 @@ class StillSecondary:
 
     position: it equals the primary as of it; None if it is consistent at no position, and
     `claims_nothing` says why. saved_at_us: when its site saved that, microseconds since 1970.
+    state: what its site has saved of it; None if nothing that is about this secondary.
     """
 
     device: BlockDevice
     position: int | None
     saved_at_us: int | None
     claims_nothing: str | None = None
+    state: SecondaryState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,11 +151,11 @@ def _held(device: BlockDevice, state: SecondaryState | None, doubt: str | None) 
     if state is None:
         return StillSecondary(device, None, None, "its site has saved nothing of it")
     if state.consistent_position is not None:
-        return StillSecondary(device, state.consistent_position, state.updated_at_us)
+        return StillSecondary(device, state.consistent_position, state.updated_at_us, state=state)
     if state.cycle_through is not None:
         why = f"a cycle through position {state.cycle_through} isn't finished"
     elif state.suspect_after is not None:
         why = f"blocks that were read after position {state.suspect_after} aren't proved"
     else:
         why = "its site calls it consistent at no position"
-    return StillSecondary(device, None, state.updated_at_us, why)
+    return StillSecondary(device, None, state.updated_at_us, why, state)

@@ -1,0 +1,6 @@
+"""Backups: points in time of a volume, kept apart from it, each restorable alone.
+
+Packages in reading order:
+
+- sources/: where the bytes of a point come from, what changed, and what is proved of it
+"""

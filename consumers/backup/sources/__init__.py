@@ -1,0 +1,9 @@
+"""Where the bytes of a backup's point come from, what changed since an earlier one, what is proved.
+
+Files in reading order:
+
+- source_point.py: a position as manifests keep it, and a point that is open to be read
+- log_changes.py: which blocks changed between two positions, by the log
+- device_blocks.py: which blocks of a device may be more than zeros
+- secondary_source.py: the point of a site's secondary
+"""
