@@ -20,6 +20,7 @@ into memory that is something else by then.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections import deque
@@ -72,6 +73,7 @@ class RequestLanes:
         self._most: Final = min(lanes, pool.most)
         self._lock: Final = Lock()
         self._lanes: Final[list[_Lane]] = []
+        self._is_closed = False
 
     def carry_out(self, requests: Sequence[Request], send: Send) -> list[RequestFailed | None]:
         """Carry out all requests, one at least. Return, for each, how it failed; None if it didn't.
@@ -81,31 +83,46 @@ class RequestLanes:
         """
         call = _Call(requests, send)
         with self._lock:
+            if self._is_closed:
+                raise RequestFailed("the device is closed", errno.EBADF, is_lost=False)
             lane = min(self._lanes, key=lambda lane: lane.rest_bytes, default=None)
             if lane is None or (lane.rest_bytes and len(self._lanes) < self._most):
                 lane = _Lane(self._pool, self._deadline_s)
                 self._lanes.append(lane)
+            lane.calls += 1
             lane.rest_bytes += call.size_bytes
         try:
             lane.carry_out(call)
         finally:
             with self._lock:
+                lane.calls -= 1
                 lane.rest_bytes -= call.size_bytes
+                self._close_unused()
         if call.lost is not None:
             raise call.lost
         return call.failures
 
     def close(self) -> None:
-        """Release what the lanes have. No call may be under way."""
+        """Let every further call fail, and release what the lanes have when no call is left."""
         with self._lock:
-            lanes = list(self._lanes)
-            self._lanes.clear()
-        for lane in lanes:
-            lane.close()
+            self._is_closed = True
+            self._close_unused()
+
+    def _close_unused(self) -> None:
+        """Lock held. Close the lanes without a call, once the device is closed.
+
+        A number of a descriptor that is closed may be that of another file at once.
+        """
+        if self._is_closed:
+            for lane in [lane for lane in self._lanes if not lane.calls]:
+                self._lanes.remove(lane)
+                lane.close()
 
 
 class _Lane:
-    """One lane. rest_bytes: of the calls that have not ended; RequestLanes changes it.
+    """One lane.
+
+    calls: how many have not ended. rest_bytes: of these calls. RequestLanes changes both.
 
     Whoever drives has `_connection`, `_under_way`, `_sending` and `_until_s` for itself.
     """
@@ -113,7 +130,7 @@ class _Lane:
     def __init__(self, pool: ConnectionPool, deadline_s: float) -> None:
         self._pool: Final = pool
         self._deadline_s: Final = deadline_s
-        self.rest_bytes = 0
+        self.calls = self.rest_bytes = 0
         self._changed: Final = Condition()
         self._new: Final[deque[_Call]] = deque()
         self._is_driven = self._is_broken_off = False
@@ -138,7 +155,7 @@ class _Lane:
             raise
 
     def close(self) -> None:
-        """Close the descriptors by which a driver is woken."""
+        """Close the descriptors by which a driver is woken. No call may be left."""
         os.close(self._woken_fd)
         os.close(self._waking_fd)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -175,6 +176,19 @@ def test_a_lost_connection_fails_all_calls_of_its_lane(rig: Rig) -> None:
     rig.server.grant(10)
     assert results([rig.call(10)]) == [0]
     assert len(rig.server.connections) == 2
+
+
+def test_a_device_that_is_closed_during_a_call_keeps_its_descriptors_for_it(rig: Rig) -> None:
+    """A byte that wakes a driver would be written to whatever file has the number by then."""
+    calls = [rig.call(10)]
+    wait_until(lambda: rig.server.under_way == [10])
+    (lane,) = rig.lanes._lanes
+    rig.lanes.close()
+    assert os.fstat(lane._woken_fd) and os.fstat(lane._waking_fd)
+    assert results([rig.call(10)]) == ["the device is closed"]
+    rig.server.grant(10)
+    assert results(calls) == [0]
+    assert rig.lanes._lanes == []
 
 
 def test_an_interrupted_thread_leaves_nothing_under_way(rig: Rig) -> None:
