@@ -63,17 +63,24 @@ class GroupPromotion:
         """
         if len(self.members) < 2:
             return None
-        points = dict[str, str]()
+        known = [member for member in self.members if member.point_id is not None]
         for member in self.members:
-            if member.point_id is not None:
-                points[member.volume.volume] = member.point_id
-            elif not member.is_promoted:
+            if member.point_id is None and not member.is_promoted:
                 return f"{member.volume.volume} is at no common point of its group"
-        first = next(iter(points.items()), None)
-        for name, point in points.items():
-            if first is not None and point != first[1]:
-                return f"{first[0]} and {name} are at different points"
+        for member in known:
+            if member.point_id != known[0].point_id:
+                return (
+                    f"{known[0].volume.volume} and {member.volume.volume} are at different points"
+                )
         return None
+
+    def unknown(self) -> list[str]:
+        """Return the names of the members that were promoted, nobody knows at which point."""
+        return [
+            member.volume.volume
+            for member in self.members
+            if member.is_promoted and member.point_id is None
+        ]
 
     def refusals(self) -> list[str]:
         """Return why the group isn't to be promoted without force, in words; empty if it is."""

@@ -40,7 +40,7 @@ _POLL_S: Final = 0.1
 _ANY_ID: Final = str(UUID(int=0))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class HeldSecondary:
     """A secondary that nobody else writes to.
 
@@ -49,6 +49,9 @@ class HeldSecondary:
     doubt: why the state isn't about what is there; None if it is.
     differing: of a file behind an NBD export, the samples of the state that it doesn't hold; None
         of any other secondary.
+    stays_paused: it stays paused after the block, unless it is a primary then. Set it before a
+        promotion is published, until it is known whether that counts: a secondary that goes on
+        meanwhile isn't any more what was found out of it.
     """
 
     address: str
@@ -58,6 +61,7 @@ class HeldSecondary:
     differing: tuple[Sample, ...] | None
     _files: SecondaryFiles
     _marks: PrimaryMarkFiles
+    stays_paused: bool = False
 
     @property
     def is_primary(self) -> bool:
@@ -129,8 +133,8 @@ def hold_secondary(
     3. What is there is held against the saved state. Of a file behind an NBD export, the samples of
        the state are read.
     4. After the block, the lock is given up, and the secondary is no longer paused, unless it was
-       before. A primary isn't paused at all: a process that died had left it so. A process that
-       dies leaves it paused.
+       before, or `stays_paused` is set. A primary isn't paused at all: a process that died had left
+       it so. A process that dies leaves it paused.
 
     folder: of the site. Raise BadUse if there is no such folder, if the secondary is an NBD export,
     or if somebody still has the lock after `patience_s`; DeviceFailed.
@@ -145,12 +149,11 @@ def hold_secondary(
             next="Run this where its server has the file or device, with a copy of the site's "
             f"folder: --secondary {volume.volume}=FILE. End the server before.",
         )
-    pauses, is_primary = PauseFile(folder), False
-    before = pauses.load()
-    if not before.covers(volume.volume):
-        pauses.save(before.paused(volume.volume))  # 1
+    pauses, name, is_primary = PauseFile(folder), volume.volume, False
+    before, _ = pauses.change(lambda now: now if now.covers(name) else now.paused(name))  # 1
+    stays_paused = before.covers(name)
     try:
-        apply_sealed_of(site, folder, settings, volume.volume)  # 2
+        apply_sealed_of(site, folder, settings, name)  # 2
         with (
             _export_locked(folder, volume, patience_s, sleep),
             _locked(address, patience_s, sleep) as device,
@@ -160,11 +163,11 @@ def hold_secondary(
             try:
                 yield held
             finally:
+                stays_paused |= held.stays_paused
                 is_primary = held.is_primary
     finally:
-        now = pauses.load()
-        if (is_primary or not before.covers(volume.volume)) and not now.is_all:
-            pauses.save(now.resumed(volume.volume))  # 4
+        if is_primary or not stays_paused:
+            pauses.change(lambda now: now if now.is_all else now.resumed(name))  # 4
 
 
 def _met(

@@ -14,7 +14,7 @@ class LostWrites:
     """The writes in `(after, through]`.
 
     blocks: those that they changed, or more. size_bytes: of these blocks.
-    writes: their number, or more; None if it isn't known. hosts: who wrote, sorted.
+    writes: their number, or more. hosts: who wrote, sorted.
     first_at_us, last_at_us: by the hosts' clocks; None if nothing was written.
     is_complete: the log covers the range without a hole.
     """

@@ -2,13 +2,16 @@
 
 Format of `paused.json`, version 1: a line of mirrorlog/adapters/sealed_json.py, with `all` (true or
 false), `volumes` (names, sorted), `format` and `version`. Without the file nothing is paused. The
-command line replaces the file, and the site that runs sees that within a second.
+command line replaces the file, one process after the other, and the site that runs sees that within
+a second.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -89,18 +92,32 @@ class PauseFile:
             )
         return pauses
 
-    def save(self, pauses: Pauses) -> None:
-        """Save the pauses durably. Raise DeviceFailed; BadUse if no site has this folder."""
-        if not self.path.parent.is_dir():
+    def change(self, change: Callable[[Pauses], Pauses]) -> tuple[Pauses, Pauses]:
+        """Save durably what `change` makes of the pauses; return those before and after it.
+
+        No other process changes them meanwhile: the lock is flock(2) on the folder. Raise as
+        load(), DeviceFailed if they can't be saved, and BadUse if no site has this folder.
+        """
+        folder = self.path.parent
+        if not folder.is_dir():
             raise BadUse(
                 "there is no such folder",
-                where=str(self.path.parent),
+                where=str(folder),
                 next="Name the folder that `mirrorlog site run` was given (--dir).",
             )
         try:
-            replace_files({self.path: _encode(pauses.is_all, pauses.volumes)})
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                before = self.load()
+                after = change(before)
+                if after != before:
+                    replace_files({self.path: _encode(after.is_all, after.volumes)})
+            finally:
+                os.close(lock)
         except OSError as error:
             raise _failed("writing", self.path, error) from error
+        return before, after
 
     def look(self) -> Pauses:
         """Return the pauses, for the site that runs. It reads the file only when that changed.

@@ -85,7 +85,8 @@ def promote(
     one common point, unless --force is given.
 
     If this dies before step 3, the site stays paused: repeat it, or resume the site. If it dies
-    later, repeat it: it goes on with step 4. No host opens the new primary before that.
+    later, or no node answers, repeat it: it goes on with step 4. Until then the site stays paused,
+    and no host opens the new primary.
 
     At a site that reads a mirror, --dry-run says what the mirror proves. To promote, name the
     servers of the source: the promotion is a command in its log.
@@ -139,6 +140,7 @@ def promote(
             address=published_address(held.address, address),
             claim=claim,
             timeout_s=timeout_s,
+            held=[held],
         )  # 3
         call.output.print_json(finish_promotion(call, volume, held, lost=lost, is_again=False))
 
@@ -147,7 +149,7 @@ def _is_group_confirmed(
     call: Invocation, volume: Volume, held: HeldPlan, *, force: bool, yes: bool, dry_run: bool
 ) -> bool:
     """Return whether to go on with the promotion of a group. Raise NotConsistent without force."""
-    refusals, costs = held.plan.refusals(), " ".join(held.costs())
+    refusals, costs = held.plan.refusals(), " ".join([*held.costs(), held.moment()])
     if refusals and not force and not dry_run:
         raise NotConsistent(
             f"group {volume.group} isn't consistent here: {'; '.join(refusals)}",
@@ -155,8 +157,6 @@ def _is_group_confirmed(
             next="If the primaries live, wait until the site reports a common point. If they are "
             f"lost: --force. {costs}",
         )
-    doubt = held.plan.doubt()
-    costs += " All of them are at one moment." if doubt is None else f" Not of one moment: {doubt}."
     facts = {
         "site": held.plan.site,
         "is_whole": not refusals,

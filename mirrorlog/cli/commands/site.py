@@ -233,11 +233,10 @@ def _change_pauses(
     change: Callable[[Pauses, str | None], Pauses],
 ) -> None:
     """Change the pauses of one volume, or of all: exactly one of both is said, else BadUse."""
-    call, file = invocation(context), PauseFile(folder)
+    call = invocation(context)
     if (volume is None) != is_all:
         raise BadUse("a volume, or --all, is needed", next="Name one volume, or give --all.")
-    pauses = change(file.load(), volume)
-    file.save(pauses)
+    _, pauses = PauseFile(folder).change(lambda before: change(before, volume))
     volumes = sorted(pauses.volumes)
     call.output.print_json({"schema_version": 1, "all": pauses.is_all, "volumes": volumes})
     what = "every secondary" if pauses.is_all else ", ".join(volumes) or "nothing"

@@ -57,6 +57,14 @@ class HeldPlan:
             return f"The secondary of site {site} is the primary of volume {name} already."
         return promotion_cost(member.volume, site, self.held[name], member.claim, member.lost)
 
+    def moment(self) -> str:
+        """Return in a sentence whether all members are as of one moment."""
+        if (doubt := self.plan.doubt()) is not None:
+            return f"Not of one moment: {doubt}."
+        if unknown := self.plan.unknown():
+            return f"Nobody knows as of which moment {', '.join(unknown)} was promoted."
+        return "All of them are at one moment."
+
     def fields(self) -> list[dict[str, object]]:
         """Return for each member what its promotion means, as JSON has it."""
         fields: list[dict[str, object]] = []
@@ -177,6 +185,7 @@ class KafkaPromotions:
             address=published_address(held.address, named),
             claim=member.claim,
             timeout_s=self.timeout_s,
+            held=self.held.values(),
         )
 
     def finish(self, member: PlannedPromotion, volume: Volume) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +28,7 @@ from mirrorlog.domain.commands import CommandKind, RejectReason, StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.promotions import PromotionCommand
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse, MirrorlogError
+from mirrorlog.errors import BadUse, KafkaFailed, MirrorlogError
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.producers.wiring import HostWiring, default_host_name
@@ -62,12 +62,19 @@ def publish_promotion(
     address: str,
     claim: SecondaryClaim,
     timeout_s: float,
+    held: Collection[HeldSecondary],
 ) -> Volume:
     """Publish the promotion of a site's secondary; return the description that the node made of it.
+
+    held: this secondary, and those of its group that are promoted with it. They stay paused, unless
+    the node refuses the command: until it answers, nobody knows whether the command counts.
 
     Raise AnotherPrimary if the volume has another generation by then, BadInput if the node refuses
     the command otherwise, KafkaFailed if no node answers: the command then counts when one does.
     """
+    before = [(secondary, secondary.stays_paused) for secondary in held]
+    for secondary in held:
+        secondary.stays_paused = True
     now_us = SystemClock().now_us()
     command = PromotionCommand(
         volume=volume.volume,
@@ -85,7 +92,14 @@ def publish_promotion(
         primary_id=str(uuid4()),
         parted_position=claim.parted_position,
     )
-    status = send_made(settings, volume, command, timeout_s)
+    try:
+        status = send_made(settings, volume, command, timeout_s)
+    except KafkaFailed as error:
+        hint = f"{error.next} The secondary stays paused until you repeat this.".strip()
+        raise KafkaFailed(error.what, where=error.where, next=hint) from error
+    if status.code is StatusCode.REJECTED:
+        for secondary, stayed_paused in before:
+            secondary.stays_paused = stayed_paused
     promoted = find_volume(settings, volume.volume)
     if status.code is StatusCode.REJECTED and status.reason == RejectReason.OTHER_GENERATION:
         who = "a renewal came first"
@@ -150,11 +164,14 @@ def lost_in_words(volume: Volume, lost: LostWrites | None) -> str:
         )
     if not lost.blocks and lost.is_complete:
         return "By the log, nothing that was published is lost."
+    if not lost.blocks:
+        return f"Nobody knows what is lost: the log has a hole after position {lost.after}."
+    since = None if lost.first_at_us is None else format_time(lost.first_at_us)
     more = "" if lost.is_complete else " The log has a hole there, so it is more than that."
     return (
         f"Lost: up to {lost.writes} writes by {', '.join(lost.hosts) or 'unknown hosts'}, to "
-        f"{len(lost.blocks)} blocks ({format_size(lost.size_bytes)}), since "
-        f"{format_time(lost.first_at_us or 0)}, after position {lost.after}. "
+        f"{len(lost.blocks)} blocks ({format_size(lost.size_bytes)}), "
+        f"{'' if since is None else f'since {since}, '}after position {lost.after}. "
         f"`mirrorlog changed {volume.volume} --since @{lost.after}` lists them.{more}"
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,23 +12,31 @@ import pytest
 from notation import promotion, record, volume
 
 from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.cli.support import group_promotions, group_rejoins
+from mirrorlog.cli.support import group_promotions, group_rejoins, promoting
 from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.group_promotions import (
+    HeldPlan,
+    KafkaPromotions,
     check_address,
     check_nothing_lost,
     hold_and_plan,
 )
 from mirrorlog.cli.support.group_rejoins import GroupRejoin, RejoinOptions, open_group
-from mirrorlog.cli.support.promoting import NotConsistent
+from mirrorlog.cli.support.promoting import AnotherPrimary, NotConsistent, lost_in_words
 from mirrorlog.cli.support.rejoining import RejoinPlan
 from mirrorlog.consumers.failover.claims import SecondaryClaim
-from mirrorlog.consumers.failover.group_promotion import GroupPromotion, PlannedPromotion
+from mirrorlog.consumers.failover.group_promotion import (
+    GroupPromotion,
+    PlannedPromotion,
+    PromotionCutOff,
+    promote_all,
+)
 from mirrorlog.consumers.failover.lost_writes import lost_writes
 from mirrorlog.consumers.state.pauses import PauseFile, Pauses
+from mirrorlog.domain.commands import CommandStatus, RejectReason, StatusCode
 from mirrorlog.domain.volume_states import apply
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.errors import BadUse, DeviceFailed, KafkaFailed
 from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.coverage import VolumeLog
 
@@ -69,6 +77,71 @@ def test_all_members_are_held_while_the_worth_of_each_is_found_out(
         assert "volume wal is then" in held.costs()[1] and "cut off" in held.costs()[1]
         assert [row["consistent_position"] for row in held.fields()] == [None, None]
     assert PauseFile(tmp_path).load() == Pauses()
+
+
+def test_a_promotion_without_an_answer_leaves_all_members_paused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The node may record it later. What a site copied meanwhile would be promoted unproved."""
+    silent = KafkaFailed("no status came", next="Is a node running?")
+    accepted, refused = StatusCode.ACCEPTED, StatusCode.REJECTED
+    folders = (tmp_path / str(number) for number in range(4))
+    assert promote(next(folders), monkeypatch, silent) == {"data", "wal"}
+    assert promote(next(folders), monkeypatch, KeyboardInterrupt()) == {"data", "wal"}
+    assert promote(next(folders), monkeypatch, refused) == set()
+    assert promote(next(folders), monkeypatch, accepted, refused) == {"data", "wal"}
+
+
+def promote(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, *answers: StatusCode | BaseException
+) -> frozenset[str]:
+    """Promote a group; return what is paused then. answers: to the promotions, in their order."""
+    folder.mkdir()
+    for name in ("data", "wal"):
+        FileDevice.create(folder / f"{name}.img", SIZE).close()
+    coming = iter(answers)
+
+    def send(*_: object) -> CommandStatus:
+        answer = next(coming)
+        if isinstance(answer, BaseException):
+            raise answer
+        reason = RejectReason.OTHER_GENERATION if answer is StatusCode.REJECTED else None
+        return CommandStatus(partition=0, position=9, code=answer, reason=reason, text="", at_us=1)
+
+    monkeypatch.setattr(group_promotions, "assess", lambda *_: (WELL, None))
+    monkeypatch.setattr(promoting, "send_made", send)
+    monkeypatch.setattr(promoting, "find_volume", lambda _, name: volume(name, group="db"))
+    monkeypatch.setattr(group_promotions, "finish_promotion", lambda *_, **__: {})
+    with ExitStack() as stack:
+        held = hold_and_plan(call(folder), stack, [DATA, WAL], "b", folder, 0)
+        steps = KafkaPromotions(call(folder), held.held, "b", None, 0)
+        with suppress(KafkaFailed, AnotherPrimary, PromotionCutOff, KeyboardInterrupt):
+            promote_all(held.plan, steps)
+    return PauseFile(folder).load().volumes
+
+
+def test_what_a_promotion_loses_is_unknown_where_nothing_is_recorded() -> None:
+    hole = replace(lost_writes(DATA, VolumeLog(), after=4, through=9), is_complete=False)
+    assert lost_in_words(DATA, hole) == (
+        "Nobody knows what is lost: the log has a hole after position 4."
+    )
+    log = VolumeLog()
+    log.add(record("4..9", "2 3"))
+    undated = replace(lost_writes(DATA, log, after=4, through=9), first_at_us=None)
+    assert "1970" not in lost_in_words(DATA, undated)
+
+
+def test_one_moment_is_said_only_of_members_whose_point_is_known() -> None:
+    def moment(*points: str | None) -> str:
+        members = [
+            PlannedPromotion(volume=member, point_id=point, claim=None)
+            for member, point in zip((DATA, WAL), points, strict=True)
+        ]
+        return HeldPlan(GroupPromotion("b", tuple(members)), {}).moment()
+
+    assert moment("p", "p") == "All of them are at one moment."
+    assert moment("p", "q").startswith("Not of one moment")
+    assert moment(None, "p") == "Nobody knows as of which moment data was promoted."
 
 
 def test_a_planned_move_that_loses_something_of_one_member_names_it() -> None:

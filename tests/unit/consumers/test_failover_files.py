@@ -90,14 +90,20 @@ def test_a_held_secondary_is_paused_and_locked_until_the_end(site: Site) -> None
 
 
 def test_what_an_operator_had_paused_stays_paused(site: Site) -> None:
-    PauseFile(site.folder).save(Pauses(volumes=frozenset({"v", "w"})))
+    PauseFile(site.folder).change(lambda _: Pauses(volumes=frozenset({"v", "w"})))
     with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0):
         pass
     assert PauseFile(site.folder).load() == Pauses(volumes=frozenset({"v", "w"}))
 
 
+def test_what_may_have_been_promoted_stays_paused(site: Site) -> None:
+    with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
+        held.stays_paused = True
+    assert PauseFile(site.folder).load().covers("v")
+
+
 def test_what_a_dead_promoter_had_paused_goes_on_when_it_is_the_primary(site: Site) -> None:
-    PauseFile(site.folder).save(Pauses(volumes=frozenset({"v", "w"})))
+    PauseFile(site.folder).change(lambda _: Pauses(volumes=frozenset({"v", "w"})))
     with hold_secondary("b", site.folder, site.volume, site.settings, patience_s=0) as held:
         held.become_primary(site.promoted())
     assert PauseFile(site.folder).load() == Pauses(volumes=frozenset({"w"}))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -71,23 +72,34 @@ def test_a_copy_that_runs_stops_when_it_is_paused() -> None:
 def test_the_file_keeps_what_was_paused(tmp_path: Path) -> None:
     site, operator = PauseFile(tmp_path), PauseFile(tmp_path)
     assert site.look() == operator.load() == Pauses()
-    operator.save(operator.load().paused("v").paused("w"))
+    operator.change(lambda now: now.paused("v").paused("w"))
     assert site.look() == site.look() == PauseFile(tmp_path).load()
     assert site.look().covers("v") and not site.look().covers("x")
-    operator.save(operator.load().resumed("v"))
+    operator.change(lambda now: now.resumed("v"))
     assert site.look() == Pauses(volumes=frozenset({"w"}))
-    operator.save(operator.load().paused(None))
+    operator.change(lambda now: now.paused(None))
     assert site.look().covers("x")
     with pytest.raises(BadUse, match="every secondary"):
         operator.load().resumed("w")
-    operator.save(operator.load().resumed(None))
+    operator.change(lambda now: now.resumed(None))
     assert site.look() == Pauses()
+
+
+def test_no_change_is_lost_if_many_are_made_at_once(tmp_path: Path) -> None:
+    names = [f"v{number}" for number in range(40)]
+    with ThreadPoolExecutor(8) as threads:
+        list(
+            threads.map(
+                lambda name: PauseFile(tmp_path).change(lambda now: now.paused(name)), names
+            )
+        )
+    assert PauseFile(tmp_path).load().volumes == set(names)
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b'{"all":true,"volumes":[]}\n', b"[" * 100000])
 def test_a_damaged_file_pauses_everything_and_says_so(tmp_path: Path, content: bytes) -> None:
     file = PauseFile(tmp_path)
-    file.save(Pauses())
+    file.change(lambda _: Pauses())
     file.path.write_bytes(content)
     with pytest.raises(StateDamaged):
         file.load()
@@ -99,7 +111,7 @@ def test_a_damaged_file_pauses_everything_and_says_so(tmp_path: Path, content: b
 
 def test_the_bytes_of_version_1(tmp_path: Path) -> None:
     file = PauseFile(tmp_path)
-    file.save(Pauses(volumes=frozenset({"w", "v"})))
+    file.change(lambda _: Pauses(volumes=frozenset({"w", "v"})))
     assert file.path.read_bytes() == (
         b'{"all":false,"crc32":847892104,"format":"mirrorlog.site_pauses","version":1,'
         b'"volumes":["v","w"]}\n'
@@ -108,4 +120,4 @@ def test_the_bytes_of_version_1(tmp_path: Path) -> None:
 
 def test_no_file_is_made_where_there_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(BadUse, match="no such folder"):
-        PauseFile(tmp_path / "nothing").save(Pauses())
+        PauseFile(tmp_path / "nothing").change(lambda _: Pauses())

@@ -231,11 +231,11 @@ def test_without_kafka_and_primary_a_site_ends_what_it_had_sealed(
 
     monkeypatch.setattr(wiring, "site_ports", no_kafka)
     half = rig.secondary.read_bytes()
-    PauseFile(rig.folder).save(Pauses(volumes=frozenset({"v"})))
+    PauseFile(rig.folder).change(lambda _: Pauses(volumes=frozenset({"v"})))
     with pytest.raises(KafkaFailed), wiring.open_site("a", rig.folder, CRASH):
         pass
     assert rig.secondary.read_bytes() == half
-    PauseFile(rig.folder).save(Pauses())
+    PauseFile(rig.folder).change(lambda _: Pauses())
     with pytest.raises(KafkaFailed), wiring.open_site("a", rig.folder, CRASH):
         pass
     assert rig.secondary.read_bytes() == expected
