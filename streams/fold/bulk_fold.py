@@ -100,18 +100,18 @@ def fold_in_bulk(
     partition: int,
     volumes: Mapping[str, Volume],
     heads: Mapping[str, VolumeHead],
-    not_plain: Iterable[str],
+    alone: Iterable[str],
 ) -> tuple[list[BulkFold], npt.NDArray[np.bool_]]:
     """Fold the volumes of a batch that qualify; return their folds and a mask of their rows.
 
     columns, positions: of the batch's events, row by row.
     volumes: the known descriptions. heads: those that the table holds.
-    not_plain: the volumes that a command names which isn't plain; none of them qualifies.
+    alone: volumes that don't qualify, as those that a command names which isn't plain.
     """
     senders_of: dict[str, list[int]] = {}
     for number, sender in enumerate(columns.senders):
         senders_of.setdefault(sender.volume, []).append(number)
-    for name in not_plain:
+    for name in alone:
         senders_of.pop(name, None)
     folds: list[BulkFold] = []
     folded = np.zeros(len(positions), np.bool_)

@@ -292,20 +292,24 @@ class BatchFolder:
         columns: the batch, decoded. history: of the partition.
 
         Volumes that qualify are folded in bulk. All other commands are decoded and checked one at a
-        time (`check_command`). Both clip extents to the volume (`extract`) or find them inside it.
+        time (`check_command`): so are those of a volume that doesn't name the partition's history
+        yet. Both clip extents to the volume (`extract`) or find them inside it.
         """
         single = _read_rows(batch, ~columns.plain)
-        not_plain = {
+        in_columns = _volumes_of(columns)
+        alone = {
             command.volume for command in single.values() if isinstance(command, TrackingCommand)
         }
-        heads = self._log.heads(batch.partition, sorted(not_plain | _volumes_of(columns)))
+        if history is not None:
+            alone |= {name for name in in_columns if self._names_no_history(name)}
+        heads = self._log.heads(batch.partition, sorted(alone | in_columns))
         bulk_folds, in_bulk = fold_in_bulk(
             columns,
             np.array(batch.positions, np.int64),
             batch.partition,
             self._catalog,
             heads,
-            not_plain,
+            alone,
         )
         single |= _read_rows(batch, columns.plain & ~in_bulk)
         commands = [(batch.message(row), single[row]) for row in sorted(single)]
@@ -346,6 +350,10 @@ class BatchFolder:
         if volume is not None and adopted_description(volume, message, history) is not None:
             return True
         return check_command(message, command, volume).depends_on_description
+
+    def _names_no_history(self, volume: str) -> bool:
+        described = self._catalog.get(volume)
+        return described is not None and described.history_id is None
 
     def _described(self, command: TrackingCommand | Refusal) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None
