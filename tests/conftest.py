@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,11 @@ from ordering import long_first
 # The machine may be busy: no example fails because it takes long.
 settings.register_profile("mirrorlog", deadline=None)
 settings.load_profile("mirrorlog")
+
+# A shell lets its background jobs ignore SIGINT, and children inherit that: Ctrl-C in a terminal of
+# a test would then end nothing.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

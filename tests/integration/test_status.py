@@ -148,8 +148,9 @@ class Terminal:
     def interrupt(self) -> int:
         """Type Ctrl-C; return the exit code."""
         os.write(self._main, b"\x03")
+        until_s = time.monotonic() + DEADLINE_S
         while self._read(1.0):
-            pass
+            assert time.monotonic() < until_s, f"it goes on: {self.shown[-2000:]}"
         return self.process.wait(DEADLINE_S)
 
     def _read(self, timeout_s: float) -> bool:

@@ -25,8 +25,6 @@ import typer
 from mirrorlog.cli.support.detaching import detach
 from mirrorlog.cli.support.output import Output
 output = Output(json={as_json})
-# A shell lets its background jobs ignore SIGINT, and children inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
 try:
     tell_ready = detach(Path("part.pid"), output)
     output.print_text("it starts")
