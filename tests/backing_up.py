@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from random import Random
 
 from mirrorlog.changed.logs import TopicLogSource
 from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.consumers.backup.sources.followed_log import FollowedLog
+from mirrorlog.consumers.backup.sources.live_reads import SourceChanged
+from mirrorlog.consumers.backup.sources.primary_source import PrimarySource
 from mirrorlog.consumers.backup.sources.secondary_source import SecondarySource
 from mirrorlog.consumers.backup.sources.source_point import (
+    PRIMARY,
     BackupPosition,
     ChosenBlocks,
     SourcePoint,
@@ -17,10 +22,14 @@ from mirrorlog.consumers.backup.sources.source_point import (
 )
 from mirrorlog.consumers.drills.holding import HoldPorts, NotHeld
 from mirrorlog.domain.site_progress import Rung
-from mirrorlog.errors import KafkaFailed
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed, KafkaFailed, OutOfRetention
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.simulation.memory_devices import MemoryDevice
+from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS
 from mirrorlog.simulation.world.world import World
 
@@ -45,6 +54,17 @@ class HoldsInMemory:
 
     def end(self, volume: str) -> None:
         self._world.site.held_for_drills -= {volume}
+
+
+class MemoryPrimaries:
+    """PrimaryDevices of a world. What is done to primaries for its site holds for them, too."""
+
+    def __init__(self, secondaries: MemorySecondaries) -> None:
+        self._secondaries = secondaries
+        self.find = secondaries.find_primary
+        self.open = secondaries.open_primary
+        self.has_snapshots = secondaries.has_snapshots
+        self.take_snapshot = secondaries.take_snapshot
 
 
 @dataclass
@@ -98,7 +118,43 @@ class BackedUpWorld:
         try:
             with self.secondary(name).point(position) as point:
                 image = self.read(point, base)
-        except (NotHeld, KafkaFailed):
+        except (KafkaFailed, NotHeld, OutOfRetention):
+            return None
+        self.images.setdefault(name, []).append(image)
+        return image
+
+    def primary(self, name: str) -> PrimarySource:
+        """Return the source of the primary. Whatever waits lets the world move on."""
+        world = self.world
+
+        @contextmanager
+        def follow(volume: Volume) -> Iterator[FollowedLog]:
+            reader = LogReader(
+                world.broker.reader(), world.broker, world.settings.topics.changelog, [0]
+            )
+            yield FollowedLog(reader, volume)
+
+        return PrimarySource(
+            volume=world.described(name),
+            primaries=MemoryPrimaries(world.site.secondaries),
+            query=replace(self.query(), checkpoint=self.between),
+            follow=follow,
+            open_staging=MemoryDevice,
+            wait_s=8,
+        )
+
+    def back_up_primary(self, name: str) -> Image | None:
+        """Take a point of the primary, on one of the earlier points or alone.
+
+        Return None if that failed, as it may: Kafka is behind, a snapshot breaks, the volume is
+        another one meanwhile.
+        """
+        base = self.draw_base(name)
+        position = None if base is None else base.position
+        try:
+            with self.primary(name).point(position) as point:
+                image = self.read(point, base)
+        except (DeviceFailed, KafkaFailed, OutOfRetention, SourceChanged):
             return None
         self.images.setdefault(name, []).append(image)
         return image
@@ -121,7 +177,8 @@ class BackedUpWorld:
         for block in chosen.zeros:
             versions.pop(block, None)
         for block in chosen.data:
-            if point.is_consistent and self.random.random() < 0.2:
+            is_still = point.is_consistent or point.source == PRIMARY
+            if is_still and self.random.random() < 0.2:
                 self.between()
             data = point.reader.pread(offset=block * BLOCK_BYTES, length=8)
             versions[block] = int.from_bytes(data, "big")

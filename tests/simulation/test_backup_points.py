@@ -10,36 +10,58 @@ import pytest
 from backing_up import BackedUpWorld
 
 from mirrorlog.consumers.backup.sources import log_changes, secondary_source
+from mirrorlog.consumers.backup.sources.followed_log import FollowedLog
+from mirrorlog.consumers.backup.sources.live_reads import LiveCopy, LiveReads
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition
+from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
+from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.simulation.world.world import VOLUMES, World
 
 
-def chained(seed: int, *, act: str = "act") -> BackedUpWorld:
-    """Return a world in which points of secondaries were taken while everything moved."""
+def chained(
+    seed: int, *, act: str = "act", primary: bool = False, snapshots: bool = False
+) -> BackedUpWorld:
+    """Return a world in which points of secondaries were taken while everything moved.
+
+    primary: points of primaries, too. snapshots: their host takes snapshots, some of which break.
+    """
     world, random = World(seed), Random(seed)
+    if snapshots:
+        world.use_snapshots()
     backed_up = BackedUpWorld(world, random)
     backed_up.between = getattr(world, act)
     for _ in range(60):
         backed_up.between()
-    for _ in range(14):
+    for _ in range(6 if primary else 14):
         for _ in range(random.randint(0, 12)):
             backed_up.between()
         if random.random() < 0.7:
             bring_up_to_date(world)
         name = random.choice(VOLUMES)
-        image = backed_up.back_up_secondary(name)
+        is_primary = primary and random.random() < 0.8
+        back_up = backed_up.back_up_primary if is_primary else backed_up.back_up_secondary
+        image = back_up(name)
         if image is not None:
             backed_up.check(name, image, histories=act != "act")
     return backed_up
 
 
 def bring_up_to_date(world: World) -> None:
-    """Let hosts, node and site do what they do within a few seconds."""
+    """Let hosts, node and site do what they do within a few seconds.
+
+    A process that ends with an error, because the topics broke, is started again.
+    """
     for _ in range(4):
         world.host.heartbeat()
-        world.run_node()
-        world.run_site()
+        try:
+            world.run_node()
+        except (KafkaFailed, OutOfRetention):
+            world.restart_node()
+        try:
+            world.run_site()
+        except (KafkaFailed, OutOfRetention):
+            world.site.start()
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -61,10 +83,35 @@ def test_no_point_stands_on_one_of_another_history(seed: int) -> None:
     chained(seed, act="act_with_history_faults")
 
 
-def found_out(act: str = "act") -> bool:
+@pytest.mark.parametrize("snapshots", [False, True])
+@pytest.mark.parametrize("seed", range(6))
+def test_each_point_of_a_primary_equals_the_volume_as_of_its_position(
+    seed: int, snapshots: bool
+) -> None:
+    chained(seed, primary=True, snapshots=snapshots)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_no_point_of_a_primary_outlives_the_history_in_which_it_was_taken(seed: int) -> None:
+    chained(seed, act="act_with_history_faults", primary=True, snapshots=seed % 2 == 0)
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_many_points_of_primaries_are_proved(snapshots: bool) -> None:
+    images = [
+        image
+        for seed in range(5)
+        for images in chained(seed, primary=True, snapshots=snapshots).images.values()
+        for image in images
+    ]
+    kinds = Counter((image.chosen.rung, image.position.is_consistent) for image in images)
+    assert kinds[Rung.CHANGED, True] > 2, kinds
+
+
+def found_out(act: str = "act", **kinds: bool) -> bool:
     for seed in range(20):
         try:
-            chained(seed, act=act)
+            chained(seed, act=act, **kinds)
         except AssertionError:
             return True
     return False
@@ -97,3 +144,22 @@ def test_points_that_claim_to_be_proved_are_found_out(monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(secondary_source, "_position", proved)
     assert found_out()
+
+
+def test_reads_that_do_not_wait_for_open_batches_are_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(FollowedLog, "is_settled", lambda self, end_position: True)
+    assert found_out(primary=True)
+
+
+def test_reads_that_forget_what_changed_meanwhile_are_found_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    run = LiveReads.run
+
+    def proved(self: LiveReads, *args: BlockSet, is_whole: bool) -> LiveCopy:
+        return replace(run(self, *args, is_whole=is_whole), reason=None)
+
+    monkeypatch.setattr(LiveReads, "run", proved)
+    assert found_out(primary=True)

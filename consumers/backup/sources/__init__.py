@@ -6,4 +6,8 @@ Files in reading order:
 - log_changes.py: which blocks changed between two positions, by the log
 - device_blocks.py: which blocks of a device may be more than zeros
 - secondary_source.py: the point of a site's secondary
+- followed_log.py: the log of a volume, while its primary is read
+- live_reads.py: a copy of the moving primary, until it is proved
+- staging.py: the file of that copy
+- primary_source.py: the point of the primary, by a snapshot or by such a copy
 """
