@@ -4,7 +4,10 @@ A volume of 1 TiB takes WRITES_A_SECOND writes of 4 KiB. Nine of ten go to the h
 the others anywhere, at random. The table has what the log's roll-ups leave: a record for each of
 the last seconds, of the last hours' minutes, of each hour and of each day. Records of one tier
 share a few sets of blocks, so that weeks are made in a minute; their number, ranges and sizes are
-real. The commands are made when they are read.
+real. It has the publication delays, too, as the node keeps them: one row a minute for six hours,
+and one an hour before that. The commands are made when they are read.
+
+The one host sends a command when it holds 500 writes, and the broker appends it 5 ms later.
 """
 
 from __future__ import annotations
@@ -21,12 +24,14 @@ from mirrorlog.codec.events import encode
 from mirrorlog.domain.bitmaps import BlockSet, PackedBlocks, pack
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
+from mirrorlog.domain.histories import History
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
 from mirrorlog.settings import Settings
 from mirrorlog.streams.compaction.rollups import RangeBlocks, cut_to_size
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
-from mirrorlog.tracking_log.keys import head_key, record_key, watermark_key
+from mirrorlog.tracking_log.keys import delays_key, head_key, record_key, watermark_key
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.record_parts import PackedRecord
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -37,8 +42,16 @@ EXTENTS_A_COMMAND: Final = 500
 BEGAN_US: Final = 1_800_000_000_000_000
 HOUR_S, DAY_S = 3600, 86_400
 SECONDS_KEPT_S, MINUTES_KEPT_S = 360, 3 * HOUR_S
+DELAY_MINUTES_KEPT_S: Final = 6 * HOUR_S
+_APPENDED_AFTER_US: Final = 5000
+_FETCHED: Final = 125
+"""Commands of 8 KB that Kafka's client gets at a time: 1 MiB."""
+_MADE_MAX: Final = 5000
 _VARIANTS: Final = 2
 GENERATION: Final = "11111111-1111-4111-8111-111111111111"
+HISTORY: Final = History(
+    cluster=None, topic=None, epoch=1, id="22222222-2222-4222-8222-222222222222"
+)
 
 
 @dataclass(frozen=True)
@@ -76,15 +89,21 @@ class AuditState:
             initially_zeroed=True,
             primary="nbd://primary",
             created_at_us=BEGAN_US,
+            history_id=HISTORY.id,
+            epoch=HISTORY.epoch,
         )
 
     def made_at_us(self, position: int) -> int:
-        """Return when the writes of a command were made, by its host's clock."""
+        """Return when the last write of a command was made, by its host's clock."""
         return BEGAN_US + position * 1_000_000 // self.commands_a_second
 
+    def first_made_at_us(self, position: int) -> int:
+        """Return when the first write of a command was made: behind the command before it."""
+        return self.made_at_us(position) - 1_000_000 // self.commands_a_second
+
     def appended_at_us(self, position: int) -> int:
-        """Return when the broker appended a command: 5 ms later."""
-        return self.made_at_us(position) + 5000
+        """Return when the broker appended a command, in whole milliseconds as Kafka does."""
+        return (self.made_at_us(position) + _APPENDED_AFTER_US) // 1000 * 1000
 
     def rows(self) -> Iterator[tuple[bytes, bytes]]:
         """Yield the rows of the node's table."""
@@ -92,9 +111,17 @@ class AuditState:
             variants = [self._parts(width_s, seed) for seed in range(_VARIANTS)]
             for number, second in enumerate(spans):
                 yield from self._record(tier, second, width_s, variants[number % _VARIANTS])
-        head = VolumeHead(self.volume.volume, GENERATION, through=self.end - 1)
+        for first_s, end_s in self._delay_spans():
+            delays = self._delays(first_s * self.commands_a_second, end_s * self.commands_a_second)
+            yield delays_key(0, after=delays.after), encode(delays)
+        head = VolumeHead(self.volume.volume, GENERATION, through=self.end - 1, epoch=HISTORY.epoch)
         yield head_key(self.volume.volume), encode(head)
-        mark = Watermark(partition=0, through=self.end - 1, at_us=self.made_at_us(self.end))
+        mark = Watermark(
+            partition=0,
+            through=self.end - 1,
+            at_us=self.made_at_us(self.end),
+            history=HISTORY,
+        )
         yield watermark_key(0), encode(mark)
 
     def _spans(self) -> Iterator[tuple[int, int, range]]:
@@ -105,6 +132,27 @@ class AuditState:
         yield 1, 60, range(max(0, whole_minutes - MINUTES_KEPT_S), whole_minutes, 60)
         yield 2, HOUR_S, range(0, whole_hours, HOUR_S)
         yield 3, DAY_S, range(0, self.days * DAY_S, DAY_S)
+
+    def _delay_spans(self) -> Iterator[tuple[int, int]]:
+        """Yield the seconds at which rows of publication delays begin and end."""
+        minutes_from = max(0, self.seconds - DELAY_MINUTES_KEPT_S) // HOUR_S * HOUR_S
+        yield from ((first, first + HOUR_S) for first in range(0, minutes_from, HOUR_S))
+        yield from ((first, first + 60) for first in range(minutes_from, self.seconds, 60))
+
+    def _delays(self, first: int, end: int) -> PublicationDelays:
+        """Return the delays of the commands at [first, end)."""
+        positions = range(first, min(end, first + 1000))
+        appended = [(position, self.appended_at_us(position)) for position in positions]
+        return PublicationDelays(
+            partition=0,
+            history_id=HISTORY.id,
+            after=first - 1,
+            through=end - 1,
+            first_appended_us=self.appended_at_us(first),
+            last_appended_us=self.appended_at_us(end - 1),
+            longest_us=max(at_us - self.first_made_at_us(position) for position, at_us in appended),
+            shortest_us=min(at_us - self.made_at_us(position) for position, at_us in appended),
+        )
 
     def _parts(self, width_s: int, seed: int) -> list[tuple[PackedBlocks, PackedBlocks]]:
         """Return the packed bitmaps of the parts of a record with that many seconds of writes."""
@@ -145,7 +193,7 @@ class AuditState:
                 block_size=BLOCK,
                 changed=BlockSet(),
                 zeroed=BlockSet(),
-                first_at_us=self.made_at_us(first),
+                first_at_us=self.first_made_at_us(first),
                 last_at_us=self.made_at_us(end - 1),
                 commands=end - first,
                 writes=writes,
@@ -173,12 +221,14 @@ def _random_blocks(random: np.random.Generator, first: int, count: int, writes: 
 class SimulatedCommands:
     """The commands topic: TopicAdmin's questions about it, and readers that make its messages.
 
-    read: how many commands were read.
+    read: how many commands were read. The first ones stay in memory: a later question for them
+    doesn't wait until they are made.
     """
 
     def __init__(self, state: AuditState) -> None:
         self._state = state
         self.read = 0
+        self.made: dict[int, Message] = {}
 
     def first_position(self, topic: str, partition: int) -> int:
         """Return 0: all commands are kept."""
@@ -217,11 +267,18 @@ class _CommandReader:
         raise AssertionError("a question assigns a partition once")
 
     def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
-        end = min(self._next + max_messages, self._state.end)
+        end = min(self._next + min(max_messages, _FETCHED), self._state.end)
         positions = range(self._next, end)
         self._next = end
         self._topic.read += len(positions)
-        return [self._message(position) for position in positions]
+        return [self._kept(position) for position in positions]
+
+    def _kept(self, position: int) -> Message:
+        made = self._topic.made
+        message = made.get(position) or self._message(position)
+        if len(made) < _MADE_MAX:
+            made[position] = message
+        return message
 
     def _message(self, position: int) -> Message:
         state = self._state
@@ -229,7 +286,6 @@ class _CommandReader:
         hot = random.integers(0, HOT_BLOCKS, EXTENTS_A_COMMAND - EXTENTS_A_COMMAND // 10)
         cold = random.integers(HOT_BLOCKS, BLOCKS, EXTENTS_A_COMMAND // 10)
         offsets = np.concatenate([hot, cold]).astype(np.uint64) * np.uint64(BLOCK)
-        at_us = state.made_at_us(position)
         command = TrackingCommand(
             volume=state.volume.volume,
             generation=GENERATION,
@@ -238,8 +294,8 @@ class _CommandReader:
             sequence=position,
             kind=CommandKind.WRITES,
             extents=ExtentColumns(offsets, np.full(EXTENTS_A_COMMAND, BLOCK, np.uint64)),
-            first_at_us=at_us,
-            last_at_us=at_us,
+            first_at_us=state.first_made_at_us(position),
+            last_at_us=state.made_at_us(position),
         )
         appended_us = state.appended_at_us(position)
         return Message("commands", 0, position, b"vol-0001", encode(command), appended_us, True)

@@ -8,8 +8,10 @@ from notation import message
 
 from mirrorlog.changed.logs import TopicLogSource
 from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.codec.command_columns import decode_columns
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.histories import History
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
@@ -17,12 +19,15 @@ from mirrorlog.ports.streams import Message, TopicReader
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryReader
+from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.fold.batch_delays import batch_delays
 from mirrorlog.streams.fold.flush_plan import FlushRange, plan_flush
 from mirrorlog.streams.fold.response import check_command, read_command
 from mirrorlog.streams.table.log_table import changelog_rows
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
-from mirrorlog.tracking_log.keys import watermark_key
+from mirrorlog.tracking_log.keys import delays_key, key_kind, watermark_key
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.records import LogRecord
 
 
@@ -30,15 +35,17 @@ class Log:
     """Partition 0 of all topics. The changelog is what a node would write; `heads` is its table.
 
     at_once: how many messages a poll returns at most.
+    history: of the partition. Flushes note publication delays then.
     """
 
-    def __init__(self, volumes: Iterable[Volume]) -> None:
+    def __init__(self, volumes: Iterable[Volume], history: History | None = None) -> None:
         self.broker_clock = ManualClock()
         self.broker, self.topics = MemoryBroker(clock=self.broker_clock), Topics()
         self.broker.create(self.topics.specs(single_copy=True), 1)
         self.volumes = {volume.volume: volume for volume in volumes}
         self.heads: dict[str, VolumeHead] = {}
         self.next, self.through = 0, -1
+        self.history = history
         self._flushes: list[list[int]] = []
         self.at_once = 1000
         self._on_poll: Callable[[], object] = lambda: None
@@ -90,12 +97,44 @@ class Log:
             self.heads,
             now_us=99,
             record_max_bytes=record_max_bytes,
-            before=Watermark(partition=0, through=self.through, at_us=99),
+            before=Watermark(partition=0, through=self.through, at_us=99, history=self.history),
         )
         rows = [*changelog_rows(plan), (watermark_key(0), encode(plan.watermark))]
         self._flushes.append([self.broker.append(self.topics.changelog, 0, *row) for row in rows])
         self.heads |= {head.volume: head for head in plan.heads}
         self.next, self.through = events[-1].position + 1, plan.watermark.through
+        if (delays := self.delays_of(events[0].position, events[-1].position + 1)) is not None:
+            self.put_delays([*self.delays(), delays])
+
+    def delays_of(self, first: int, end: int) -> PublicationDelays | None:
+        """Return the publication delays of the commands at [first, end), as the node finds them."""
+        batch = EventBatch.from_messages(self.broker.messages(self.topics.commands)[first:end])
+        responses = []
+        for row, position in enumerate(batch.positions):
+            read = read_command(batch.message(row))
+            name = read.volume if isinstance(read, TrackingCommand) else ""
+            event = message(position, batch.values[row])
+            responses.append(check_command(event, read, self.volumes.get(name)))
+        return batch_delays(batch, decode_columns(batch.values), responses, self.history)
+
+    def delays(self) -> list[PublicationDelays]:
+        """Return the publication delays that the log holds, in the order of positions."""
+        rows = {
+            message.key: message.value
+            for message in self.broker.messages(self.topics.changelog)
+            if key_kind(message.key or b"") is PublicationDelays
+        }
+        held = [decode(value, PublicationDelays) for value in rows.values() if value is not None]
+        return sorted(held, key=lambda delays: delays.after)
+
+    def put_delays(self, delays: Sequence[PublicationDelays]) -> None:
+        """Let the log hold these publication delays and no others."""
+        rows: dict[bytes, bytes | None] = {
+            delays_key(0, after=part.after): None for part in self.delays()
+        }
+        rows |= {delays_key(0, after=part.after): encode(part) for part in delays}
+        for key, value in rows.items():
+            self.broker.append(self.topics.changelog, 0, key, value)
 
     def rewind(self, position: int) -> None:
         """Start the node again at a position that is behind its table: its new records overlap."""

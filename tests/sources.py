@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 
 class FixedSource:
@@ -39,6 +40,8 @@ class NoCompaction:
     """Nothing is ever rolled up or deleted."""
 
     def note_appended(self, partition: int, *, through: int, at_us: int | None) -> None: ...
+
+    def note_delays(self, delays: PublicationDelays) -> None: ...
 
     async def work(self, partition: int) -> float:
         return 1.0

@@ -20,8 +20,8 @@ from mirrorlog.tracking_log.position_times import consistent_times, position_at
 
 _MS: Final = 1000
 """Kafka's times are milliseconds, rounded down."""
-_LOOK_BACK: Final = 100
-"""How many positions below a command the one before it is looked for."""
+_LOOK_BACK: Final = (1, 100)
+"""How many positions below a command the one before it is looked for, first and then."""
 
 
 class MessageReader(Protocol):
@@ -81,15 +81,17 @@ class AppendTimes:
         topic, partition = self._topics.commands, self._volume.partition
         first_kept = self._admin.first_position(topic, partition)
         position, end = self._admin.appended_from(topic, partition, at_us)
-        start = max(first_kept, position - _LOOK_BACK)
-        messages = self._read(topic, partition, start=start, end=min(position + 1, end))
         before: Message | None = None
         above = position == end
-        for message in messages:
-            if message.position >= position:
-                above = message.by_broker
-            else:
-                before = message
+        for back in _LOOK_BACK:
+            start = max(first_kept, position - back)
+            for message in self._read(topic, partition, start=start, end=min(position + 1, end)):
+                if message.position >= position:
+                    above = message.by_broker
+                else:
+                    before = message
+            if before is not None or start == first_kept:
+                break
         # From a message with the broker's time on, all have it.
         below = position == 0 if before is None else before.by_broker
         return _Split(position, below, above)

@@ -16,7 +16,9 @@ since T, each command is in at least one.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, NamedTuple
 
 from mirrorlog.changed.points import (
@@ -35,6 +37,12 @@ from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, OutOfRetention
+from mirrorlog.tracking_log.publication_delays import (
+    PublicationDelays,
+    SearchRange,
+    early_search,
+    late_search,
+)
 
 _BARRIER_STEP: Final = 10_000
 """The number of commands in which a barrier is looked for first, from the end back.
@@ -132,13 +140,21 @@ class SincePosition(NamedTuple):
     volume_began_us: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class TimePositions:
-    """Turns times into positions, by a volume's log and its commands."""
+    """Turns times into positions, by a volume's log and its commands.
+
+    A record that the time divides is searched for writes on the other side of it. Where the log
+    knows the publication delays, only commands that were appended near the time are read.
+    """
 
     volume: Volume
     log: ProvenLog
     commands: VolumeCommands
+
+    @cached_property
+    def _delays(self) -> Sequence[PublicationDelays]:
+        return self.log.delays()
 
     def since(self, point: AtTime) -> SincePosition:
         """Return the position before the first command with a write after the time.
@@ -193,10 +209,21 @@ class TimePositions:
             if is_later or not self.commands.is_kept(piece.after):
                 return piece.after
             through = min(piece.through, appended_before)
-            for command in self.commands.read(after=piece.after, through=through):
-                if command.command.last_at_us > point.at_us and command.touches_blocks:
-                    return command.position - 1
+            for after, end in self._early_ranges(point, after=piece.after, through=through):
+                for command in self.commands.read(after=after, through=end):
+                    if command.command.last_at_us > point.at_us and command.touches_blocks:
+                        return command.position - 1
         return self.log.watermark
+
+    def _early_ranges(self, point: AtTime, *, after: int, through: int) -> list[SearchRange]:
+        """Return where in `(after, through]` a host may claim a write after the time."""
+
+        def appended_before(at_us: int) -> int:
+            return self.commands.append_times().before(at_us, watermark=self.log.watermark)[0]
+
+        return early_search(
+            self._delays, point.at_us, appended_before, after=after, through=through
+        )
 
     def _last_claimed(self, point: AtTime, base: int, appended_through: int) -> int:
         """Return the position of the last command whose host claims a write until the time.
@@ -213,13 +240,18 @@ class TimePositions:
             is_earlier = piece.record.last_at_us <= point.at_us
             if is_earlier or not self.commands.is_kept(piece.after):
                 return piece.through
-            last = None
             after = max(piece.after, appended_through)
-            for command in self.commands.read(after=after, through=piece.through):
-                if command.command.first_at_us <= point.at_us and command.touches_blocks:
-                    last = command.position
-            if last is not None:
-                return last
+            appended = self.commands.append_times().through
+            ranges = late_search(
+                self._delays, point.at_us, appended, after=after, through=piece.through
+            )
+            for start, end in reversed(ranges):
+                last = None
+                for command in self.commands.read(after=start, through=end):
+                    if command.command.first_at_us <= point.at_us and command.touches_blocks:
+                        last = command.position
+                if last is not None:
+                    return last
         return base
 
     def _appended_before(self, point: AtTime, base: int) -> int | None:

@@ -11,6 +11,7 @@ from mirrorlog.domain.commands import is_imported_host
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.tracking_log.coverage import Hole
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.records import LogRecord
 
 
@@ -40,8 +41,13 @@ class ProvenLog:
         """Return the parts of a record, with their bitmaps."""
         return self._view.parts(record)
 
+    def delays(self) -> list[PublicationDelays]:
+        """Return what is known of the publication delays in the volume's history."""
+        history_id = self._volume.history_id
+        return [part for part in self._view.delays() if part.history_id == history_id]
+
     def close(self) -> None:
-        """Release the view. Only parts() needs it."""
+        """Release the view. parts() and delays() need it."""
         self._view.close()
 
     def prove(self, *, after: int, through: int) -> None:

@@ -62,6 +62,7 @@ from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput, in_words, name_in_words
 from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
 from mirrorlog.tracking_log.keys import record_key
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.record_parts import PackedRecord
 from mirrorlog.tracking_log.records import LogRecord
 
@@ -228,6 +229,9 @@ def _contracts() -> Mapping[type, _Contract]:
         VolumeHead: _Contract("volume_head", _head_fields, _head),
         SessionBeat: _Contract("session_beat", _plain, lambda f: SessionBeat(**f)),
         Watermark: _Contract("watermark", _watermark_fields, _watermark),
+        PublicationDelays: _Contract(
+            "publication_delays", _plain, lambda f: PublicationDelays(**f)
+        ),
         Volume: _Contract("volume", _volume_fields, _volume),
         CommandStatus: _Contract(
             "command_status", _plain, lambda f: CommandStatus(**f | {"code": StatusCode(f["code"])})

@@ -11,5 +11,6 @@ Files in reading order:
 - head_census.py: all heads of a partition as one number, for mirrors
 - coverage.py: one reader's copy of a volume's log, and the proof that no position is missing
 - position_times.py: which position was reached at a time, by notes of the broker's time
+- publication_delays.py: how long after their writes the commands of a range were appended
 - site_log.py: the same for a site, with what its secondary has missed
 """

@@ -11,10 +11,12 @@ from typing import Final, TypeAlias
 
 from mirrorlog.domain.log_questions import LogAnswer
 from mirrorlog.tracking_log.heads import PositionTime, SessionBeat, VolumeHead, Watermark
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.records import LogRecord
 
 _KEY_VERSION: Final = 1
 _RECORD, _HEAD, _BEAT, _WATERMARK, _POSITION_TIME, _ANSWER = b"r", b"h", b"s", b"w", b"m", b"a"
+_DELAYS: Final = b"d"
 _RECORD_TAIL: Final = struct.Struct(">BQQH")
 RECORD_PREFIX: Final = bytes([_KEY_VERSION]) + _RECORD
 """The first bytes of the keys of all records, and of no other keys."""
@@ -24,7 +26,7 @@ KEY_PREFIX: Final = bytes([_KEY_VERSION])
 """The first byte of all keys of the log."""
 
 EntryKind: TypeAlias = type[
-    LogRecord | VolumeHead | SessionBeat | Watermark | PositionTime | LogAnswer
+    LogRecord | VolumeHead | SessionBeat | Watermark | PositionTime | LogAnswer | PublicationDelays
 ]
 
 
@@ -126,6 +128,19 @@ def position_time_key(partition: int, *, at_us: int) -> bytes:
     return position_times_prefix(partition) + struct.pack(">Q", at_us // 1_000_000)
 
 
+def delays_prefix(partition: int) -> bytes:
+    """Return the first bytes of the keys of a partition's publication delays."""
+    return bytes([_KEY_VERSION]) + _DELAYS + struct.pack(">I", partition)
+
+
+def delays_key(partition: int, *, after: int) -> bytes:
+    """Return the key of publication delays. The value under it is a PublicationDelays.
+
+    Its fields are version, 'd', partition (u32 BE) and after + 1 (u64 BE).
+    """
+    return delays_prefix(partition) + struct.pack(">Q", after + 1)
+
+
 def answer_key(asker: str) -> bytes:
     """Return the key of the last answer to an asker's questions: version, 'a', asker."""
     return bytes([_KEY_VERSION]) + _ANSWER + asker.encode()
@@ -143,5 +158,6 @@ def key_kind(key: bytes) -> EntryKind | None:
         _WATERMARK: Watermark,
         _POSITION_TIME: PositionTime,
         _ANSWER: LogAnswer,
+        _DELAYS: PublicationDelays,
     }
     return kinds.get(key[1:2]) if key[:1] == bytes([_KEY_VERSION]) else None

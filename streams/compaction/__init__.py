@@ -13,6 +13,7 @@ Files in reading order:
 - `survey_job`: finds what there is to do when a partition is assigned.
 - `roll_up_job`: unites records of one tier into records of the next. `rollups` holds its rules.
 - `sweep_job`: deletes records that a record of a higher tier is proved to hold.
+- `delays_job`: notes how long after their writes commands were appended, for questions about times.
 - `retention_job`: deletes records that are too old. Its rules are in `retention`,
   and in position_times.py of the package tracking_log.
 """

@@ -45,8 +45,10 @@ only chooses the seconds at which roll-ups begin.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Final
 
 from mirrorlog.domain.retry_reports import RetryReports
@@ -54,9 +56,11 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.streams.compaction.broker_times import BrokerTimes
+from mirrorlog.streams.compaction.delays_job import note_delays
 from mirrorlog.streams.compaction.partition_records import PartitionRecords
 from mirrorlog.streams.compaction.partition_state import (
     DamagedRecords,
+    DelayNotes,
     OldestRecords,
     PartitionState,
     PositionTimes,
@@ -78,6 +82,7 @@ from mirrorlog.streams.compaction.sweep_job import sweep
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.tracking_log.position_times import NOTE_EVERY_S
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -131,6 +136,7 @@ class LogCompactor:
         self._warnings = RetentionWarnings(clock)
         self._partitions: dict[int, _PartitionCompactor] = {}
         self._broker_times = BrokerTimes(clock)
+        self._delays: dict[int, DelayNotes] = defaultdict(DelayNotes)
         self._timeless = RetryReports(first_s=_WARN_AGAIN_S, longest_s=_WARN_DAILY_S)
 
     def revoke(self, partitions: Iterable[int]) -> None:
@@ -139,6 +145,7 @@ class LogCompactor:
         self._broker_times.forget(partitions)
         for partition in partitions:
             self._partitions.pop(partition, None)
+            self._delays.pop(partition, None)
 
     def note_appended(self, partition: int, *, through: int, at_us: int | None) -> None:
         """Note when the broker appended the command at `through`, through which the log reaches.
@@ -149,6 +156,10 @@ class LogCompactor:
             self._broker_times.note(partition, through=through, at_us=at_us)
         elif text := self._timeless.failed("", _TIMELESS, now_s=self._clock.monotonic_s()):
             log.warning("%s", text)
+
+    def note_delays(self, delays: PublicationDelays) -> None:
+        """Note the publication delays of commands that the log has recorded."""
+        self._delays[delays.partition].note(delays)
 
     async def work(self, partition: int) -> float:
         """Do a little work on the partition's log. It is durable when the call returns.
@@ -172,6 +183,7 @@ class LogCompactor:
             roll_ups=RollUpQueue(tiers_s, clock),
             sweeps=SweepSchedule(),
             times=PositionTimes(clock, note_every_s=min(NOTE_EVERY_S, tiers_s[0])),
+            delays=self._delays[partition],
             oldest=OldestRecords(),
             damaged=DamagedRecords(),
             broker_times=self._broker_times,
@@ -264,7 +276,7 @@ class _PartitionCompactor:
             )
         if state.times.start_note():
             self._retention_due = True
-            return note_position_time(state)
+            return chain(note_position_time(state), note_delays(state))
         if self._retention_due:
             self._retention_due = False
             return await self._retention()

@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Final
 
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.compaction.broker_times import BrokerTimes
@@ -19,6 +20,13 @@ from mirrorlog.streams.compaction.retention import KeepPolicy
 from mirrorlog.streams.compaction.rollups import CoverIndex, StoredRecord
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.position_times import position_at, times_to_prune
+from mirrorlog.tracking_log.publication_delays import (
+    JoinedDelays,
+    PublicationDelays,
+    delays_to_join,
+)
+
+_NOTED_MAX: Final = 1000
 
 
 def next_tick_s(clock: Clock, period_s: float) -> float:
@@ -201,6 +209,48 @@ class PositionTimes:
         return position_at(self._times, at_us)
 
 
+class DelayNotes:
+    """The publication delays of a partition: those that the table holds, and those since then."""
+
+    def __init__(self) -> None:
+        self._stored: list[PublicationDelays] = []
+        self._noted: list[PublicationDelays] = []
+
+    def load(self, stored: Iterable[PublicationDelays]) -> None:
+        """Take what the table holds, in the order of positions."""
+        self._stored = list(stored)
+
+    def note(self, delays: PublicationDelays) -> None:
+        """Note the delays of commands that the log has recorded.
+
+        If too much is noted that can't be joined, the oldest of it is forgotten: a question then
+        reads more commands.
+        """
+        joined = self._noted[-1].joined(delays) if self._noted else None
+        if joined is not None:
+            self._noted[-1] = joined
+            return
+        self._noted.append(delays)
+        del self._noted[:-_NOTED_MAX]
+
+    def take_noted(self) -> list[PublicationDelays]:
+        """Return what was noted since the last call. It counts as stored from now on."""
+        noted, self._noted = self._noted, []
+        begins = {delays.after for delays in noted}
+        kept = [delays for delays in self._stored if delays.after not in begins]
+        self._stored = sorted([*kept, *noted], key=lambda delays: delays.after)
+        return noted
+
+    def take_joined(self, now_us: int) -> list[JoinedDelays]:
+        """Return what becomes one statement by its age. Each counts as stored from now on."""
+        joins = delays_to_join(self._stored, now_us)
+        gone = {part for join in joins for part in join.parts}
+        kept = [delays for delays in self._stored if delays not in gone]
+        whole = [join.whole for join in joins]
+        self._stored = sorted([*kept, *whole], key=lambda delays: delays.after)
+        return joins
+
+
 class OldestRecords:
     """For each volume, a position at or below the end of its oldest record."""
 
@@ -243,8 +293,8 @@ def _identity(volume: str, record: StoredRecord) -> tuple[str, int, int, int]:
 class PartitionState:
     """The state on which the jobs of one partition work.
 
-    records: the table. roll_ups, sweeps, times, oldest, damaged: what is remembered. broker_times:
-    the broker's clock, for all partitions.
+    records: the table. roll_ups, sweeps, times, delays, oldest, damaged: what is remembered.
+    broker_times: the broker's clock, for all partitions.
     """
 
     records: PartitionRecords
@@ -253,6 +303,7 @@ class PartitionState:
     roll_ups: RollUpQueue
     sweeps: SweepSchedule
     times: PositionTimes
+    delays: DelayNotes
     oldest: OldestRecords
     damaged: DamagedRecords
     broker_times: BrokerTimes

@@ -1,6 +1,6 @@
 """The survey: what there is to do in a partition that this worker was just assigned.
 
-It reads keys alone, and the values of position times.
+It reads keys alone, and the values of position times and publication delays.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from mirrorlog.tracking_log.keys import (
     RECORD_PREFIX,
     RecordKey,
     above_prefix,
+    delays_prefix,
     position_times_prefix,
     read_record_key,
 )
 from mirrorlog.tracking_log.position_times import consistent_times
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 _KEYS_AT_ONCE: Final = 2000
 
@@ -29,6 +31,7 @@ _KEYS_AT_ONCE: Final = 2000
 def survey(state: PartitionState) -> Job:
     """Fill the state from the table, and delete position times that can't be trusted."""
     yield from _load_times(state)
+    _load_delays(state)
     table, partition = state.records.table, state.records.partition
     waiting: list[RecordKey] = []
     start, end = RECORD_PREFIX, above_prefix(RECORD_PREFIX)
@@ -56,6 +59,15 @@ def _load_times(state: PartitionState) -> Job:
     for key, time in times.items():
         if time not in consistent:
             yield key, None
+
+
+def _load_delays(state: PartitionState) -> None:
+    table, partition = state.records.table, state.records.partition
+    prefix = delays_prefix(partition)
+    keys = table.keys(partition, prefix, above_prefix(prefix))
+    state.delays.load(
+        decode(table.get(partition, key) or b"", PublicationDelays) for key in sorted(keys)
+    )
 
 
 def _survey_volume(state: PartitionState, keys: Sequence[RecordKey]) -> None:

@@ -108,7 +108,7 @@ class GatedConsumer(driver.Consumer):
         """Return Faust's message: for commands one for the whole fetch, at its last offset."""
         if not isinstance(record, _FetchedRecords):
             return super()._to_message(tp, record)
-        last = record.records[-1]
+        first, last = record.records[0], record.records[-1]
         message: Any = super()._to_message(tp, last)
         message.key = None
         message.value = EventBatch(
@@ -118,6 +118,10 @@ class GatedConsumer(driver.Consumer):
             [event.key for event in record.records],
             [event.value for event in record.records],
             last.timestamp * 1000 if last.timestamp_type == _LOG_APPEND_TIME else None,
+            # From a message with the broker's time on, all have it.
+            [event.timestamp for event in record.records]
+            if first.timestamp_type == last.timestamp_type == _LOG_APPEND_TIME
+            else None,
         )
         self._handed_on[tp.partition] = record.records[-1].offset
         return message  # type: ignore[no-any-return]

@@ -17,6 +17,7 @@ Files in reading order:
 - `named_sessions`: which sessions the head of a volume names, if there are too many.
 - `volume_fold`: the record and the head of one volume.
 - `missed_fold`: the records of what each site with a forked secondary has missed.
+- `batch_delays`: how long after their writes the commands of a batch were appended.
 - `traced_batches`: traces of batches, if they are switched on.
 - `commit_gate`: which source offsets may be committed.
 """

@@ -19,6 +19,8 @@ class EventBatch:
     positions: ascending. keys, values: as they were fetched, one for each position.
     appended_us: when the broker appended the last one, microseconds since 1970; None if the topic
         holds hosts' times.
+    appends_ms: when the broker appended each of them, milliseconds since 1970; None if that isn't
+        known of all.
     """
 
     topic: str
@@ -27,6 +29,7 @@ class EventBatch:
     keys: Sequence[bytes | None]
     values: Sequence[bytes | None]
     appended_us: int | None = None
+    appends_ms: Sequence[int] | None = None
 
     @classmethod
     def from_messages(cls, messages: Sequence[Message]) -> EventBatch:
@@ -38,6 +41,9 @@ class EventBatch:
             [message.key for message in messages],
             [message.value for message in messages],
             messages[-1].at_us if messages[-1].by_broker else None,
+            [message.at_us // 1000 for message in messages]
+            if all(message.by_broker for message in messages)
+            else None,
         )
 
     @classmethod
@@ -52,6 +58,7 @@ class EventBatch:
             _chained(batch.keys for batch in batches),
             _chained(batch.values for batch in batches),
             batches[-1].appended_us,
+            _chained_if_known([batch.appends_ms for batch in batches]),
         )
 
     def split_after(self, position: int) -> list[EventBatch]:
@@ -67,6 +74,7 @@ class EventBatch:
                 self.keys[part],
                 self.values[part],
                 self.appended_us,
+                None if self.appends_ms is None else self.appends_ms[part],
             )
             for part in (slice(row), slice(row, None))
         ]
@@ -80,3 +88,8 @@ class EventBatch:
 
 def _chained(parts: Iterable[Sequence[Item]]) -> list[Item]:
     return [item for part in parts for item in part]
+
+
+def _chained_if_known(parts: Sequence[Sequence[Item] | None]) -> list[Item] | None:
+    known = [part for part in parts if part is not None]
+    return _chained(known) if len(known) == len(parts) else None

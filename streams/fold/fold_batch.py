@@ -22,6 +22,7 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.fold.batch_delays import batch_delays
 from mirrorlog.streams.fold.bulk_fold import BulkFold, fold_in_bulk
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import (
@@ -33,6 +34,7 @@ from mirrorlog.streams.fold.flush_plan import (
 from mirrorlog.streams.fold.known_positions import knows_more
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 _PAUSE_S: Final = 2.0
 """After a pause of the stream that is longer, the broker may have gone back in time: it takes a
@@ -78,6 +80,9 @@ class LogMaintenance(Protocol):
     def note_appended(self, partition: int, *, through: int, at_us: int | None) -> None:
         """Note when the broker appended the command at `through`; None if nobody knows."""
 
+    def note_delays(self, delays: PublicationDelays) -> None:
+        """Note the delays of commands that the log has recorded."""
+
     async def work(self, partition: int) -> float:
         """Do a little work; return in how many seconds at the latest there is more."""
 
@@ -107,6 +112,14 @@ class _BatchResponses:
     heads: Mapping[str, VolumeHead]
     bulk_folds: Sequence[BulkFold]
     responses: Sequence[CommandResponse]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _PlannedFlush:
+    """The plan of a flush, and the delays of its commands; None if they aren't known."""
+
+    plan: FlushPlan
+    delays: PublicationDelays | None
 
 
 class BatchFolder:
@@ -163,10 +176,12 @@ class BatchFolder:
         watermark = self._log.watermark(batch.partition)
         through = BEFORE_FIRST if watermark is None else watermark.through
         for part in batch.split_after(through):
-            plan = await self._plan(part, self._log.watermark(batch.partition))
-            if isinstance(plan, str):
-                return plan
-            await self._log.flush(plan)
+            planned = await self._plan(part, self._log.watermark(batch.partition))
+            if isinstance(planned, str):
+                return planned
+            await self._log.flush(planned.plan)
+            if planned.delays is not None:
+                self._compactor.note_delays(planned.delays)
         self._compactor.note_appended(
             batch.partition, through=batch.positions[-1], at_us=batch.appended_us
         )
@@ -253,7 +268,7 @@ class BatchFolder:
     async def _reason_of_gap(self, partition: int, *, first: int, end: int) -> str | None:
         return await asyncio.to_thread(self._source.gap_reason, partition, first=first, end=end)
 
-    async def _plan(self, batch: EventBatch, before: Watermark | None) -> FlushPlan | str:
+    async def _plan(self, batch: EventBatch, before: Watermark | None) -> _PlannedFlush | str:
         """Return the plan of the batch's flush. `LogTable.flush` makes it durable.
 
         before: the partition's watermark. A text is returned in the place of a plan if a command
@@ -266,7 +281,7 @@ class BatchFolder:
         answered = await self._respond(batch, columns, history)
         if (reason := knows_more(answered.responses, history)) is not None:
             return reason
-        return plan_flush(
+        plan = plan_flush(
             FlushRange(
                 partition=batch.partition,
                 first=batch.positions[0],
@@ -283,6 +298,7 @@ class BatchFolder:
                 batch.partition, crowded_sessions(answered.responses, answered.heads)
             ),
         )
+        return _PlannedFlush(plan, batch_delays(batch, columns, answered.responses, history))
 
     async def _respond(
         self, batch: EventBatch, columns: CommandColumns, history: History | None

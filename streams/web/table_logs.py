@@ -15,7 +15,14 @@ from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.tracking_log.coverage import VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead, Watermark, complete_through
-from mirrorlog.tracking_log.keys import head_key, record_key, record_prefix, watermark_key
+from mirrorlog.tracking_log.keys import (
+    delays_prefix,
+    head_key,
+    record_key,
+    record_prefix,
+    watermark_key,
+)
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.records import LogRecord
 
 log = logging.getLogger("mirrorlog.node")
@@ -113,7 +120,7 @@ class _TableLogView:
         checkpoint: Callable[[], None],
     ) -> None:
         self._view, self.complete_through, self.log = view, complete_through, VolumeLog()
-        self._checkpoint = checkpoint
+        self._checkpoint, self._partition = checkpoint, volume.partition
         self._parts: dict[tuple[int, int, int], int] = {}
         if head := view.get(head_key(volume.volume)):
             self.log.add_head(decode(head, VolumeHead))
@@ -145,6 +152,11 @@ class _TableLogView:
                     next="Rebuild the log from the commands.",
                 ) from error
         return parts
+
+    def delays(self) -> Sequence[PublicationDelays]:
+        """Read the publication delays of the partition."""
+        rows = self._view.scan(delays_prefix(self._partition))
+        return [decode(value, PublicationDelays) for _, value in rows]
 
     def close(self) -> None:
         """Close the view."""

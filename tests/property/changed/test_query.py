@@ -6,6 +6,8 @@ import asyncio
 import json
 from contextlib import suppress
 from dataclasses import replace
+from itertools import pairwise
+from random import Random
 from typing import Any
 
 from deadlines import DEADLINE_S
@@ -21,8 +23,10 @@ from mirrorlog.changed.points import AtPosition, AtTime, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.histories import History
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError, OutOfRetention
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 BLOCK, SIZE = 512, 20 * 512 + 100
 """A small volume with a partial last block. Extents may reach past its end."""
@@ -95,9 +99,19 @@ def folded(
     flushes: list[tuple[int, int]],
     origin: int,
     appended_s: list[float] | None = None,
+    history: History | None = None,
 ) -> Log:
-    mine = [volume(name, SIZE, block_size=BLOCK, origin_position=origin) for name in ("v", "w")]
-    log = Log(mine)
+    mine = [
+        volume(
+            name,
+            SIZE,
+            block_size=BLOCK,
+            origin_position=origin,
+            history_id=history.id if history else None,
+        )
+        for name in ("v", "w")
+    ]
+    log = Log(mine, history)
     log.publish(events, appended_s)
     for count, back in [*flushes, (len(events), 0)]:
         log.flush(count, record_max_bytes=70)
@@ -285,3 +299,63 @@ def test_the_log_itself_has_edges_to_be_exact_at() -> None:
         5,
         6,
     ]
+
+
+HISTORY = History(cluster=None, topic=None, epoch=1, id=volume().generation)
+PUBLISHED = st.lists(
+    st.tuples(
+        st.sampled_from(["v", "v", "v", "w"]),
+        st.sampled_from([True, True, True, False]),
+        st.sampled_from([0, 1, 1, 2, 3, -4]),
+        st.sampled_from([0, 1, 2, 5, 9, -3, -7]),
+        st.integers(0, 3),
+    ),
+    min_size=2,
+    max_size=14,
+)
+"""Commands: the volume, whether it writes a block, and milliseconds: since the one before was
+appended, from its first write to its appending, and from its first write to its last. Times go back
+where two brokers' clocks differ."""
+
+
+@settings(max_examples=600, deadline=None)
+@given(
+    PUBLISHED,
+    st.lists(st.integers(1, 14), max_size=3),
+    st.lists(st.integers(0, 40), min_size=2, max_size=2).map(sorted),
+    st.randoms(use_true_random=False),
+)
+def test_publication_delays_never_change_an_answer(
+    published: list[tuple[str, bool, int, int, int]],
+    flushes: list[int],
+    times_ms: list[int],
+    random: Random,
+) -> None:
+    """The delays are of ranges that begin and end anywhere, not only where records do."""
+    now_ms, appended_ms, events = 10, list[int](), list[TrackingCommand | bytes]()
+    for number, (name, writes, step_ms, delay_ms, span_ms) in enumerate(published):
+        now_ms += step_ms
+        appended_ms.append(max(now_ms, 0))
+        first_us = (appended_ms[-1] - delay_ms) * 1000
+        extents = [Extent(number * BLOCK, 1)] if writes else []
+        kind = CommandKind.WRITES if writes else CommandKind.HEARTBEAT
+        events.append(command_of(name, kind, extents, first_us, span_ms * 1000))
+    turns = [(count, 0) for count in flushes]
+    log = folded(events, turns, -1, [at_ms / 1000 for at_ms in appended_ms], HISTORY)
+    since, until = (AtTime(at_ms * 1000) for at_ms in times_ms)
+
+    def answer() -> Any:
+        found = changed_blocks("v", since, until, log.ports(), 0)
+        return found.since, found.until, set(found.changed), set(found.hosts)
+
+    known = answer()
+    cuts = [0, *(cut for cut in range(1, len(events)) if random.random() < 0.5), len(events)]
+    parts = list[PublicationDelays]()
+    for first, end in pairwise(cuts):
+        delays = log.delays_of(first, end)
+        wider = parts[-1].joined(delays) if parts and delays and random.random() < 0.3 else None
+        parts = [*parts[:-1], wider] if wider else [*parts, *([delays] if delays else [])]
+    log.put_delays([part for part in parts if random.random() < 0.9])
+    partly_known = answer()
+    log.put_delays([])
+    assert known == partly_known == answer()

@@ -44,6 +44,7 @@ from mirrorlog.domain.verifications import (
 from mirrorlog.domain.volumes import EarlierSize, Volume, VolumeState
 from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log.heads import ForkHead, SessionBeat, SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.records import LogRecord
 
 SCHEMAS = Path(__file__).parents[3] / "schemas"
@@ -262,6 +263,26 @@ EVENTS = [
         forks={"a": ForkHead(3, 7)},
         epoch=2,
     ),
+    PublicationDelays(
+        partition=2,
+        history_id=GENERATION,
+        after=-1,
+        through=9,
+        first_appended_us=3000,
+        last_appended_us=9000,
+        longest_us=7,
+        shortest_us=-2,
+    ),
+    PublicationDelays(
+        partition=2,
+        history_id=GENERATION,
+        after=9,
+        through=12,
+        first_appended_us=9000,
+        last_appended_us=9000,
+        longest_us=None,
+        shortest_us=None,
+    ),
     Watermark(partition=2, through=9, at_us=7),
     Watermark(
         partition=2,
@@ -453,6 +474,7 @@ log_record.v1       dce841b79190ab79
 log_record.v2       029839f7b362003d
 node_report.v1      fc1922fa6869c75b
 promotion.v1        f5558a1dc18f3f89
+publication_delays.v1 8e64fd3fd5bef8fe
 quarantined.v1      ecccc44089df0e3b
 quarantined.v2      d8d6ca35303fac77
 session_beat.v1     79f4898e4ab012cd

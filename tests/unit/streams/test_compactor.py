@@ -10,6 +10,7 @@ import pytest
 from compacting import NOTHING_KEPT, CompactorModel, FakeReports, aged
 from notation import GENERATION, OTHER_GENERATION, site_progress, volume
 
+from mirrorlog.codec.events import decode
 from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.reading.site_reports import SiteReports
@@ -18,7 +19,8 @@ from mirrorlog.streams.compaction.retention_job import ReportsOnDemand
 from mirrorlog.streams.compaction.rollups import RangeBlocks, cut_to_size
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
 from mirrorlog.tracking_log.heads import VolumeHead
-from mirrorlog.tracking_log.keys import read_record_key
+from mirrorlog.tracking_log.keys import delays_prefix, read_record_key
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 
 def test_the_roll_up_first_then_the_watermark_then_the_tombstones() -> None:
@@ -302,3 +304,43 @@ def test_records_may_be_deleted_past_a_site_and_the_site_is_named(
         "site far has applied only position 25, and the records through position 90 are deleted"
         in caplog.text
     )
+
+
+def test_publication_delays_are_kept_and_become_one_when_they_are_old() -> None:
+    model = CompactorModel()
+
+    def held() -> list[PublicationDelays]:
+        prefix = delays_prefix(0)
+        rows = sorted(row for row in model.table.rows.items() if row[0].startswith(prefix))
+        return [decode(value, PublicationDelays) for _, value in rows]
+
+    def note(first: int, end: int, longest_us: int) -> None:
+        at_us = model.clock.now_us()
+        model.compactor.note_delays(
+            PublicationDelays(
+                partition=0,
+                history_id="h",
+                after=first - 1,
+                through=end - 1,
+                first_appended_us=at_us,
+                last_appended_us=at_us,
+                longest_us=longest_us,
+                shortest_us=1,
+            )
+        )
+
+    for minute in range(3):
+        model.table.flush(f"{minute * 10 - 1}..{minute * 10 + 9}", f"{minute}")
+        note(minute * 10, minute * 10 + 5, 5)
+        note(minute * 10 + 5, minute * 10 + 10, 7 + minute)
+        model.after(60)
+        if minute == 1:
+            model.restart()  # another worker finds what is held
+    assert [(part.after, part.through, part.longest_us) for part in held()] == [
+        (-1, 9, 7),
+        (9, 19, 8),
+        (19, 29, 9),
+    ]
+    model.table.flush("29..39", "3")
+    model.after(7 * 3600)
+    assert [(part.after, part.through, part.longest_us) for part in held()] == [(-1, 29, 9)]

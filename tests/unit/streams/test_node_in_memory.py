@@ -12,7 +12,8 @@ import pytest
 from deadlines import DEADLINE_S, until
 from notation import command, volume
 
-from mirrorlog.codec.events import encode
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import ChangelogRefused
 from mirrorlog.ports.clock import SystemClock
@@ -25,6 +26,8 @@ from mirrorlog.simulation.memory_engine import MemoryEngine, MemoryStore
 from mirrorlog.streams.partitions.source_topic import SourceTopic
 from mirrorlog.streams.table.changelog_follower import ChangelogSource
 from mirrorlog.streams.wiring import NodePorts, build_node, group_name
+from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 PARTITIONS = 2
 
@@ -111,6 +114,40 @@ def test_a_node_folds_commits_and_stops(cluster: Cluster) -> None:
     cluster.worker().run()
     assert (cluster.changed("v"), cluster.changed("w")) == ({0, 2}, {1})
     assert (cluster.committed(), cluster.ready, cluster.errors) == ([2, 1], [[0, 1]], [])
+
+
+def test_the_log_says_how_long_after_their_writes_commands_were_appended(
+    cluster: Cluster,
+) -> None:
+    cluster.settings = cluster.settings.model_copy(update={"node_tiers_s": (1, 60, 3600)})
+
+    def delays() -> list[PublicationDelays]:
+        return [
+            decode(message.value, PublicationDelays)
+            for message in cluster.broker.messages(cluster.topics.changelog)
+            if message.value is not None and key_kind(message.key or b"") is PublicationDelays
+        ]
+
+    async def test() -> None:
+        engine = cluster.worker()
+        await engine.assign([0, 1])
+        for text in ("0+4096", "8192+4096", "4096+4096"):
+            cluster.write("v", text)
+            await fold(cluster, engine, "v")
+        await until(lambda: any(part.through == 2 for part in delays()))
+
+    asyncio.run(test())
+    first = delays()[0]
+    last = next(part for part in delays() if part.through == 2)
+    assert (first.partition, first.after) == (0, -1)
+    first_at_us = decode(encode(command("0+4096", "v")), TrackingCommand).first_at_us
+    (appended,) = [
+        message.at_us // 1000 * 1000
+        for message in cluster.broker.messages(cluster.topics.commands)
+        if message.position == last.through and message.partition == 0
+    ]
+    assert (last.last_appended_us, last.longest_us) == (appended, appended - first_at_us)
+    assert last.first_appended_us <= appended
 
 
 def test_what_was_not_committed_is_folded_again_by_the_next_worker(cluster: Cluster) -> None:
