@@ -32,6 +32,8 @@ class NoHistories:
     async def doubt(self, partition: int) -> str | None:
         return None
 
+    async def check_not_renewed(self, partition: int) -> None: ...
+
     async def renew(self, partition: int, reason: str) -> int:
         raise AssertionError(reason)
 

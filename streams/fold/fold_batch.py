@@ -50,6 +50,9 @@ class DurableLog(Protocol):
     def watermark(self, partition: int) -> Watermark | None:
         """Return the partition's watermark, None if the log has none."""
 
+    def take_doubt(self, partition: int) -> bool:
+        """Return whether others appended rows to the partition since the last call."""
+
     async def complete_empty(self, partition: int, *, through: int, now_us: int) -> None:
         """Move the watermark to `through`, behind which no command is missing."""
 
@@ -94,7 +97,13 @@ class Histories(Protocol):
     """The part of PartitionHistories that the fold needs (streams/history/)."""
 
     async def doubt(self, partition: int) -> str | None:
-        """Return what shows that the history ended since the last flush; None if nothing does."""
+        """Return what shows that the history ended since the last flush; None if nothing does.
+
+        Raise as check_not_renewed().
+        """
+
+    async def check_not_renewed(self, partition: int) -> None:
+        """Raise OutOfRetention if another worker has renewed the history."""
 
     async def renew(self, partition: int, reason: str) -> int:
         """Renew the history; return the position from which the commands are folded again."""
@@ -192,6 +201,7 @@ class BatchFolder:
 
         The command at the watermark tells (its anchor). A replay brings it. Otherwise it is read
         from the topic, but only after a pause: a broker can't go back in time while it delivers.
+        Or if others appended rows to the log: another worker may have renewed the history.
         """
         watermark = self._log.watermark(batch.partition)
         if watermark is None:
@@ -203,7 +213,9 @@ class BatchFolder:
                 return None
             return f"the command at position {watermark.through} was read again, and is another one"
         paused_s = self._clock.monotonic_s() - self._recorded_at_s.get(batch.partition, 0.0)
-        return await self._histories.doubt(batch.partition) if paused_s > _PAUSE_S else None
+        if self._log.take_doubt(batch.partition) or paused_s > _PAUSE_S:
+            return await self._histories.doubt(batch.partition)
+        return None
 
     async def _fold_again(self, batch: EventBatch, reason: str) -> None:
         """Renew the history, and fold what the topic holds now up to the end of the batch.
@@ -212,6 +224,7 @@ class BatchFolder:
         follows it in the stream is a replay then, or the consumer begins anew.
         """
         partition = batch.partition
+        await self._histories.check_not_renewed(partition)
         start = await self._histories.renew(partition, reason)
         self._gate.assign(partition, position=start)
         self._compactor.revoke([partition])

@@ -14,6 +14,7 @@ from uuid import uuid4
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.histories import NO_EPOCH, History
 from mirrorlog.domain.volumes import Volume, in_history
+from mirrorlog.errors import OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.reading.clusters import ClusterCheck
 from mirrorlog.streams.history.evidence import (
@@ -118,13 +119,33 @@ class PartitionHistories:
         """Return what shows that the history ended since the last flush; None if nothing does.
 
         It costs a few requests to the broker. Call it where the broker may have gone back in time
-        unseen: after a pause in which nothing came from it.
+        unseen, after a pause in which nothing came from it; and where others appended rows to the
+        log. Raise as check_not_renewed().
         """
         watermark = self._ports.table.watermark(partition)
         if watermark is None or watermark.history is None:
             return None
         now = await asyncio.to_thread(self._commands.commands_now, partition, watermark.through)
+        await self.check_not_renewed(partition)
         return break_reason(watermark, now)
+
+    async def check_not_renewed(self, partition: int) -> None:
+        """Raise OutOfRetention if volumes are described in a later history than that of the log.
+
+        Another worker has renewed the history, then: this one has lost the partition, or the other
+        had. If each of them renewed it once more, they might never come to an end. So the worker
+        stops, and whoever is assigned the partition next finds the same, and renews it (enter).
+        """
+        await asyncio.to_thread(self._ports.catalog.refresh)
+        watermark = self._ports.table.watermark(partition)
+        epoch = NO_EPOCH if watermark is None else watermark.epoch
+        if later := [v.volume for v in self._volumes(partition) if v.epoch > epoch]:
+            raise OutOfRetention(
+                f"another worker renewed the history of the partition: {', '.join(later[:5])} are "
+                "described in a later one than the log's",
+                where=f"partition {partition}, epoch {epoch}",
+                next="Start this worker again. It renews the history if it has the partition then.",
+            )
 
     async def renew(self, partition: int, reason: str) -> int:
         """Renew the history of the partition; return the position at which the new one begins.

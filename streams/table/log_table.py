@@ -62,6 +62,7 @@ class LogTable:
         # By partition, the highest position of a row that this worker appended.
         self._acknowledged: dict[int, int] = {}
         self._with_strangers: set[int] = set()
+        self._doubted: set[int] = set()
 
     def heads(self, partition: int, volumes: Sequence[str]) -> dict[str, VolumeHead]:
         """Return the heads of those volumes that have one, by name."""
@@ -168,6 +169,7 @@ class LogTable:
             before = self._acknowledged.get(partition)
             if before is not None and max(positions) != before + len(positions):
                 self._with_strangers.add(partition)
+                self._doubted.add(partition)
             self._acknowledged[partition] = max(positions)
         return positions
 
@@ -180,6 +182,15 @@ class LogTable:
         has_some = partition in self._with_strangers
         self._with_strangers.discard(partition)
         return has_some
+
+    def take_doubt(self, partition: int) -> bool:
+        """Return the same as take_strangers(), since the last call of this one.
+
+        Whoever has appended them may have renewed the history of the partition, too.
+        """
+        is_doubted = partition in self._doubted
+        self._doubted.discard(partition)
+        return is_doubted
 
     async def repeat_watermark(self, partition: int) -> None:
         """Append the partition's watermark again, so that readers let what was appended count."""

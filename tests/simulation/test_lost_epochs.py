@@ -16,6 +16,7 @@ from mirrorlog.errors import OutOfRetention
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.simulation.world.node import NodeModel
 from mirrorlog.simulation.world.world import World
+from mirrorlog.streams.fold import fold_batch
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.history import partition_histories
 from mirrorlog.streams.table.log_table import LogTable
@@ -166,6 +167,64 @@ def test_heads_of_a_lost_history_behind_a_renewal_make_no_claim_untrue(
     scenario: Callable[..., None], compacts: bool, restarts: bool
 ) -> None:
     scenario(compacts=compacts, restarts=restarts)
+
+
+def renew_beside() -> World:
+    """Let a worker that has lost its partition renew the history, too, and in a later epoch."""
+    world = started()
+    write_all(world, 7)
+    lost = world.node.left_behind()
+    create_commands_again(world)
+    lost._histories._draw = lambda most: 2 * most
+    asyncio.run(lost._histories.renew(0, "it has noticed, too"))
+    assert epoch_of(lost) == world.described("v").epoch > epoch_of(world.node)
+    for _ in range(60):
+        world.host.heartbeat()
+        try:
+            world._fold_all()
+        except OutOfRetention as error:
+            assert "another worker renewed" in error.what
+            world.restart_node()
+        world.node.maintain()
+        world.follow_descriptions()
+        world.run_round()
+        world.site.check_reports()
+    return world
+
+
+@pytest.fixture
+def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands come all the time, so no pause lets a worker look."""
+    monkeypatch.setattr(fold_batch, "_PAUSE_S", 1e9)
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_history_that_is_renewed_beside_that_of_the_successor_is_overruled() -> None:
+    world = renew_beside()
+    assert {world.described(name).epoch for name in world.volumes} == {epoch_of(world.node)}
+    assert world.site.is_consistent()
+    world.finish_after_history_faults()
+
+
+@pytest.mark.usefixtures("no_pause")
+def test_a_successor_that_does_not_look_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LogTable, "take_doubt", lambda *_: False)
+    assert not renew_beside().site.is_consistent()
+
+
+def test_a_worker_that_lost_its_partition_stops_where_its_successor_has_renewed() -> None:
+    world = started()
+    write_all(world, 7)
+    lost = world.node.left_behind()
+    create_commands_again(world)
+    before = {name: world.described(name) for name in world.volumes}
+    with pytest.raises(OutOfRetention, match="another worker renewed"):
+        asyncio.run(lost._folder._fold_again(a_batch(world), "it has noticed, too"))
+    assert {name: world.described(name) for name in world.volumes} == before
+
+
+def a_batch(world: World) -> EventBatch:
+    return EventBatch.from_messages(world.broker.messages(world.settings.topics.commands)[:1])
 
 
 def test_a_reader_that_takes_no_head_for_no_session_is_found_out(
