@@ -345,8 +345,8 @@ def test_publication_delays_never_change_an_answer(
     since, until = (AtTime(at_ms * 1000) for at_ms in times_ms)
 
     def answer() -> Any:
-        found = changed_blocks("v", since, until, log.ports(), 0)
-        return found.since, found.until, set(found.changed), set(found.hosts)
+        blocks = changed_blocks("v", since, until, log.ports(), 0)
+        return blocks.since, blocks.until, set(blocks.changed), set(blocks.hosts)
 
     known = answer()
     cuts = [0, *(cut for cut in range(1, len(events)) if random.random() < 0.5), len(events)]
