@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Final
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.codec.events import decode
@@ -14,6 +15,8 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
+
+_POLLED_REPORTS: Final = 20_000
 
 
 def dirty_blocks_of_log(
@@ -73,12 +76,16 @@ class ProgressFollower:
         self.reports: dict[tuple[str, str], SiteProgress] = {}
 
     def poll(self, timeout_s: float) -> None:
-        """Read the reports that are there; wait up to `timeout_s` for the first."""
-        for message in self._reader.poll(timeout_s):
-            if message.value is not None:
-                report = decode(message.value, object)
-                if isinstance(report, SiteProgress):
-                    self.reports[report.site, report.volume] = report
+        """Read the reports that are there; wait up to `timeout_s` for the first.
+
+        Only the newest report of each secondary is decoded: sites publish several of each.
+        """
+        messages = self._reader.poll(timeout_s, max_messages=_POLLED_REPORTS)
+        newest = {message.key: message.value for message in messages if message.value is not None}
+        for value in newest.values():
+            report = decode(value, object)
+            if isinstance(report, SiteProgress):
+                self.reports[report.site, report.volume] = report
 
     def unproved(self, site: str, positions: Mapping[str, int]) -> list[str]:
         """Return the volumes that the site hasn't proved consistent at `positions` or above."""

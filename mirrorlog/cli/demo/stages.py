@@ -19,6 +19,9 @@ from mirrorlog.processes.child_processes import ChildMessage
 _REPLAY_S: Final = 3600.0
 _STALL_S: Final = 120.0
 _LOG_S: Final = 120.0
+_LOOK_S: Final = 0.1
+"""The pause between two looks at the reports. A look passes all volumes, on the cores that the
+sites need."""
 
 
 def play(run: Run, plan: DemoPlan, view: DemoView) -> dict[str, Any]:
@@ -116,6 +119,7 @@ def _follow(
                     raise PartFailed(
                         f"{site} makes no progress", where=f"volume {unproved[0]}: {report}"
                     )
+                time.sleep(_LOOK_S)
             bar.reach(len(positions))
 
 
