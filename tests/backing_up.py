@@ -12,6 +12,7 @@ from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.consumers.backup.sources.followed_log import FollowedLog
 from mirrorlog.consumers.backup.sources.live_reads import SourceChanged
 from mirrorlog.consumers.backup.sources.primary_source import PrimarySource
+from mirrorlog.consumers.backup.sources.registration import Registrar
 from mirrorlog.consumers.backup.sources.secondary_source import SecondarySource
 from mirrorlog.consumers.backup.sources.source_point import (
     PRIMARY,
@@ -27,6 +28,7 @@ from mirrorlog.errors import DeviceFailed, KafkaFailed, OutOfRetention
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
+from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_secondaries import MemorySecondaries
@@ -69,12 +71,17 @@ class MemoryPrimaries:
 
 @dataclass
 class BackedUpWorld:
-    """A world, and points of its volumes. between: called while a point is awaited or read."""
+    """A world, and points of its volumes. between: called while a point is awaited or read.
+
+    registers: the repository is registered. only_last: each point stands on the last one.
+    """
 
     world: World
     random: Random
     between: Callable[[], object] = lambda: None
     images: dict[str, list[Image]] = field(default_factory=dict)
+    registers: bool = False
+    only_last: bool = False
 
     def query(self) -> QueryPorts:
         world, topics = self.world, self.world.settings.topics
@@ -111,14 +118,15 @@ class BackedUpWorld:
     def back_up_secondary(self, name: str) -> Image | None:
         """Take a point of the secondary, on one of the earlier points or alone.
 
-        Return None if nobody knows what it holds, or if the log isn't complete.
+        Return None if nobody knows what it holds, if the log isn't complete, or if its machine
+        crashes.
         """
         base = self.draw_base(name)
         position = None if base is None else base.position
         try:
             with self.secondary(name).point(position) as point:
-                image = self.read(point, base)
-        except (KafkaFailed, NotHeld, OutOfRetention):
+                image = self._registered(point, base)
+        except (DeviceFailed, KafkaFailed, NotHeld, OutOfRetention):
             return None
         self.images.setdefault(name, []).append(image)
         return image
@@ -159,8 +167,35 @@ class BackedUpWorld:
         self.images.setdefault(name, []).append(image)
         return image
 
+    def registrar(self) -> Registrar:
+        world, clock = self.world, ManualClock(now_s=1, look_s=0.3)
+        topic = world.settings.topics.progress
+        patience = ReadPatience(clock, 30, "reading")
+        return Registrar(
+            id="55555555-5555-4555-8555-555555555555",
+            address="/backups",
+            publisher=world.broker.publisher(),
+            reader=CompactedTopic(world.broker.reader(), world.broker, topic, patience),
+            topic=topic,
+            clock=clock,
+            host="machine",
+        )
+
+    def _registered(self, point: SourcePoint, base: Image | None) -> Image:
+        """Return the image of a point, and register what the next one needs."""
+        if not self.registers:
+            return self.read(point, base)
+        registrar = self.registrar()
+        known = registrar.registered().get(point.volume.volume)
+        begun = registrar.begin(known, None if base is None else base.position, point)
+        image = self.read(point, base)
+        registrar.finished(begun, point, image.chosen, name="p", written_at_us=1)
+        return image
+
     def draw_base(self, name: str) -> Image | None:
         images = self.images.get(name, [])
+        if self.only_last:
+            return images[-1] if images else None
         if not images or self.random.random() < 0.1:
             return None
         return images[-1] if self.random.random() < 0.7 else self.random.choice(images)

@@ -10,8 +10,8 @@ import pytest
 from notation import record
 
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.reading.site_reports import LogUser
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.table.local_store import Row
@@ -79,14 +79,14 @@ class FakeTable:
 
 
 class FakeReports:
-    """The same reports of sites for every volume."""
+    """The same reports of sites and backups for every volume."""
 
     def __init__(self) -> None:
-        self.reports: list[SiteProgress] = []
+        self.reports: list[LogUser] = []
 
     def refresh(self) -> None: ...
 
-    def of(self, name: str) -> Sequence[SiteProgress]:
+    def users_of(self, name: str) -> Sequence[LogUser]:
         return self.reports
 
 

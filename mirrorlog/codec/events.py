@@ -23,6 +23,7 @@ import numpy as np
 from fastavro.schema import fingerprint, to_parsing_canonical_form
 
 from mirrorlog.domain.archive_reports import ArchivedPartition, ArchiveReport
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.bitmaps import BlockSet, PackedBlocks, pack, unpack
 from mirrorlog.domain.commands import (
     AcceptedBatch,
@@ -245,6 +246,7 @@ def _contracts() -> Mapping[type, _Contract]:
         LogAnswer: _Contract("log_answer", _plain, lambda f: LogAnswer(**f)),
         NodeReport: _Contract("node_report", _partitioned, _node_report),
         ArchiveReport: _Contract("archive_report", _partitioned, _archive_report),
+        BackupReport: _Contract("backup_report", _plain, lambda f: BackupReport(**f)),
         DigestQuestion: _Contract("digest_question", _question_fields, _question),
         DigestAnswer: _Contract(
             "digest_answer", _plain, lambda f: DigestAnswer(**f | {"side": Side(f["side"])})

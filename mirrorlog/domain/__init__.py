@@ -23,6 +23,7 @@ Files in reading order:
 - verifications.py: questions and answers of a verification, and its report
 - log_questions.py: questions of readers of a mirrored log, and answers
 - archive_reports.py: the report of an archiver
+- backup_reports.py: the report of a repository's backup of a volume, which registers it
 - reports.py: the reports of hosts and of workers of the node
 - report_pacing.py: when a report is worth a message
 - retry_reports.py: which failures of repeated attempts are logged

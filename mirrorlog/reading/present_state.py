@@ -16,6 +16,7 @@ from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.archive_reports import ArchiveReport
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.reports import HostReport, NodeReport
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
@@ -32,6 +33,7 @@ Place = TypeVar("Place")
 Item = TypeVar("Item")
 SiteAndVolume: TypeAlias = tuple[str, str]
 HostAndVolume: TypeAlias = tuple[str, str]
+RepositoryAndVolume: TypeAlias = tuple[str, str]
 _Address: TypeAlias = tuple[str, bytes]
 """The topic and the key of a message."""
 
@@ -61,6 +63,7 @@ class PresentState:
     hosts: by (host, volume).
     nodes: by worker.
     archives: by address.
+    backups: by the repository's id and the volume.
     verifications: the last verification of each secondary, by (site, volume).
     unreadable: by topic and key, why the last message can't be read: it is damaged, or of a newer
         release. Nothing else is known of its key.
@@ -74,6 +77,7 @@ class PresentState:
     hosts: dict[HostAndVolume, Reported[HostReport]] = field(default_factory=dict)
     nodes: dict[str, Reported[NodeReport]] = field(default_factory=dict)
     archives: dict[str, Reported[ArchiveReport]] = field(default_factory=dict)
+    backups: dict[RepositoryAndVolume, Reported[BackupReport]] = field(default_factory=dict)
     verifications: dict[SiteAndVolume, Reported[VerificationReport]] = field(default_factory=dict)
     unreadable: dict[_Address, str] = field(default_factory=dict)
     reports_error: str | None = None
@@ -249,6 +253,9 @@ class _StateTaker:
             case SiteProgress():
                 place = (event.site, event.volume)
                 self._keep(address, state.secondaries, place, Reported(event, at_us))
+            case BackupReport():
+                place = (event.repository, event.volume)
+                self._keep(address, state.backups, place, Reported(event, at_us))
             case SiteLease():
                 self._keep(address, state.leases, event.site, Reported(event, at_us))
             case HostReport():

@@ -1,7 +1,7 @@
 """The last reports of sites and backups on each volume, from the topic `mirrorlog.progress`.
 
-A site that is registered there still needs the log above its position. Sites with clusters of their
-own report there, too, or in topics that mirrors bring (Topics.all_progress).
+A site or a backup that is registered there still needs the log above its position. Sites with
+clusters of their own report there, too, or in topics that mirrors bring (Topics.all_progress).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.site_leases import SiteLease
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import BadInput
@@ -24,6 +25,8 @@ log = logging.getLogger("mirrorlog.reading")
 
 _Address: TypeAlias = tuple[str, bytes]
 """The topic and the key of a message."""
+LogUser: TypeAlias = SiteProgress | BackupReport
+"""The last report of somebody who needs the log of a volume."""
 
 
 class SiteReports:
@@ -45,7 +48,7 @@ class SiteReports:
         own, *self._awaited = topics.all_progress
         self._topics = [CompactedTopic(reader, admin, own, self._patience)]
         self._volumes: dict[_Address, str] = {}
-        self._reports: dict[str, dict[_Address, SiteProgress]] = defaultdict(dict)
+        self._reports: dict[str, dict[_Address, LogUser]] = defaultdict(dict)
 
     def refresh(self) -> None:
         """Read every report published before the call. Raise KafkaFailed as read_through.
@@ -85,7 +88,7 @@ class SiteReports:
             return
         if isinstance(event, SiteLease):
             return
-        report = event if isinstance(event, SiteProgress) else None
+        report = event if isinstance(event, LogUser) else None
         if (known := self._volumes.pop(address, None)) is not None:
             del self._reports[known][address]
         if report is not None:
@@ -94,4 +97,8 @@ class SiteReports:
 
     def of(self, volume: str) -> Sequence[SiteProgress]:
         """Return the last report of each site that has the volume."""
+        return [report for report in self.users_of(volume) if isinstance(report, SiteProgress)]
+
+    def users_of(self, volume: str) -> Sequence[LogUser]:
+        """Return the last report of each site that has the volume, and of each of its backups."""
         return list(self._reports[volume].values()) if volume in self._reports else []

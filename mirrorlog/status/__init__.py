@@ -14,5 +14,6 @@ In reading order:
 - hosts.py: one row for each volume that a host has open
 - nodes.py: the workers of the node, and the partitions that none of them has
 - archives.py: how far archives are
+- backups.py: how old the last points of backups are
 - overview.py: all of it together
 """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from mirrorlog.reading.present_state import PresentState
 from mirrorlog.status.archives import ArchiveStatus, evaluate_archives
+from mirrorlog.status.backups import BackupStatus, evaluate_backups
 from mirrorlog.status.groups import GroupStatus, evaluate_groups
 from mirrorlog.status.health import Health, Thresholds, worst
 from mirrorlog.status.hosts import HostStatus, evaluate_hosts
@@ -47,6 +48,7 @@ class Overview:
     hosts: Sequence[HostStatus]
     nodes: Sequence[NodeStatus]
     archives: Sequence[ArchiveStatus]
+    backups: Sequence[BackupStatus]
     partitions: PartitionCare | None
     quarantine: QuarantineNews
     unreadable: int
@@ -66,7 +68,7 @@ def evaluate(
 ) -> Overview:
     """Return the overview of the present state. Pure.
 
-    volume, site: leave out the rows of others; the node counts for all.
+    volume, site: leave out the rows of others; the node, archives and backups count for all sites.
     """
     heard = state.secondaries.values()
     sites = evaluate_sites(state.leases.values(), heard, now_us, thresholds)
@@ -90,6 +92,8 @@ def evaluate(
     hosts = evaluate_hosts(host_reports, now_us, thresholds)
     nodes = evaluate_nodes(state.nodes.values(), now_us, thresholds)
     archives = evaluate_archives(state.archives.values(), now_us)
+    backup_reports = (row for row in state.backups.values() if volume in (None, row.report.volume))
+    backups = evaluate_backups(backup_reports, state.volumes, now_us)
     partitions = None
     if state.reports_error is None:
         partitions = evaluate_partitions(nodes, partition_count)
@@ -99,6 +103,7 @@ def evaluate(
     levels += [row.health for row in hosts]
     levels += [node.health for node in nodes if node.report.partitions]
     levels += [archive.health for archive in archives]
+    levels += [backup.health for backup in backups]
     levels.append(Health.UNKNOWN if partitions is None else partitions.health)
     if state.unreadable:
         levels.append(Health.UNKNOWN)
@@ -113,6 +118,7 @@ def evaluate(
         hosts=hosts,
         nodes=nodes,
         archives=archives,
+        backups=backups,
         partitions=partitions,
         quarantine=quarantine,
         unreadable=len(state.unreadable),

@@ -10,9 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.positions import BEFORE_FIRST
-from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.reading.site_reports import LogUser
 from mirrorlog.tracking_log.keys import split_log_name
 from mirrorlog.tracking_log.tiers import TIERS
 
@@ -77,20 +78,20 @@ _NOTHING_NEEDED: Final = (1 << 63) - 1
 
 @dataclass(frozen=True, slots=True)
 class RetentionLimit:
-    """Records through `through` may be deleted. held_by: the sites that keep it so low."""
+    """Records through `through` may be deleted. held_by: who keeps it so low."""
 
     through: int
-    held_by: tuple[SiteProgress, ...] = ()
+    held_by: tuple[LogUser, ...] = ()
 
 
 def retention_limit(
-    volume: Volume | None, reports: Sequence[SiteProgress], *, due: int, overdue: int
+    volume: Volume | None, reports: Sequence[LogUser], *, due: int, overdue: int
 ) -> RetentionLimit:
     """Return through where the volume's records may be deleted.
 
-    volume: its description, None if there is none. reports: the last one of each site.
+    volume: its description, None if there is none. reports: the last one of each site and backup.
     due: records through it are old enough. overdue: records through it are old enough to be deleted
-    though a site needs them (BEFORE_FIRST: none ever is).
+    though somebody needs them (BEFORE_FIRST: none ever is).
     """
     needed = {id(report): needed_after(volume, report) for report in reports}
     slowest = min(needed.values(), default=due)
@@ -103,12 +104,14 @@ def retention_limit(
     )
 
 
-def needed_after(volume: Volume | None, report: SiteProgress) -> int:
-    """Return the position behind which the site needs the log.
+def needed_after(volume: Volume | None, report: LogUser) -> int:
+    """Return the position behind which the site, or the next incremental backup, needs the log.
 
     A site that has applied nothing of this generation may need all of it. At or below the volume's
     origin no reader may ask for anything. The site whose secondary is the primary needs nothing.
     """
+    if isinstance(report, BackupReport):
+        return _needed_by_backup(volume, report)
     if volume is not None and not volume.is_followed_by(report.site):
         return _NOTHING_NEEDED
     if volume is None:
@@ -116,3 +119,21 @@ def needed_after(volume: Volume | None, report: SiteProgress) -> int:
     if report.applied_position is None or report.generation != volume.generation:
         return volume.origin_position
     return max(report.applied_position, volume.origin_position)
+
+
+def _needed_by_backup(volume: Volume | None, report: BackupReport) -> int:
+    """Return the position behind which the next incremental backup needs the log.
+
+    If the last point's position means nothing in this generation, the next backup copies all that
+    is allocated, and needs nothing. A retired volume may still be backed up.
+    """
+    if volume is None:
+        return report.position
+    if volume.history_id is not None and report.history_id != volume.history_id:
+        return _NOTHING_NEEDED
+    if report.generation == volume.generation:
+        return max(report.position, volume.origin_position)
+    parted = volume.parted_after(report.generation)
+    if parted is None:
+        return _NOTHING_NEEDED
+    return max(min(report.position, parted), volume.origin_position)

@@ -1,7 +1,7 @@
 """The retention jobs: note how old the log is, and delete what is older than it is kept.
 
-Only the oldest records of a volume are deleted, and none that a registered site still needs
-(`retention`). A site that is held up, or left behind, is named in the log.
+Only the oldest records of a volume are deleted, and none that a registered site or backup still
+needs (`retention`). Who holds records, or is left behind, is named in the log.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from mirrorlog.codec.events import encode
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.retry_reports import RetryReports
-from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
-from mirrorlog.reading.site_reports import SiteReports
+from mirrorlog.reading.site_reports import LogUser, SiteReports
 from mirrorlog.streams.compaction.partition_records import tombstones
 from mirrorlog.streams.compaction.partition_state import PartitionState
 from mirrorlog.streams.compaction.retention import needed_after, retention_limit
@@ -30,7 +30,7 @@ log = logging.getLogger("mirrorlog.node")
 
 _WARN_AGAIN_S: Final = 3600.0
 _WARN_DAILY_S: Final = 86_400.0
-_READING: Final = "reading where the sites are"
+_READING: Final = "reading where the sites and backups are"
 _HELD: Final = (
     "volume %s: site %s has applied only position %s, so records of positions %d to %d stay though "
     "they are older than the log is kept; bring the site up to date or remove it, or set "
@@ -39,6 +39,15 @@ _HELD: Final = (
 _LEFT_BEHIND: Final = (
     "volume %s: site %s has applied only position %s, and the records through position %d are "
     "deleted now (node_keep_past_sites_after_s): the site will need a full copy"
+)
+_HELD_BY_BACKUP: Final = (
+    "volume %s: the next backup to %s needs the log above position %s, so records of positions %d "
+    "to %d stay though they are older than the log is kept; back the volume up, or end the "
+    "registration (`mirrorlog backup forget`), or set node_keep_past_sites_after_s"
+)
+_BACKUP_LEFT_BEHIND: Final = (
+    "volume %s: the next backup to %s needs the log above position %s, and the records through "
+    "position %d are deleted now (node_keep_past_sites_after_s): it will copy all that is allocated"
 )
 
 
@@ -107,15 +116,15 @@ def retain(
     reports: SiteReports,
     warnings: RetentionWarnings,
 ) -> Job:
-    """Delete the records that are due and that no site needs.
+    """Delete the records that are due and that nobody needs.
 
     reports: refreshed after `due` was found.
     """
     for volume, limits in due.items():
         described = state.policy.described(volume)
-        site_reports = reports.of(split_log_name(volume)[0])
+        users = reports.users_of(split_log_name(volume)[0])
         limit = retention_limit(
-            described, site_reports, due=limits.through, overdue=limits.past_sites_through
+            described, users, due=limits.through, overdue=limits.past_sites_through
         )
         deleted: list[StoredRecord] = []
         left: list[int] = []
@@ -133,7 +142,7 @@ def retain(
             warnings.held(limit.held_by, first=limit.through, last=limits.through)
         reached = max((record.through for record in deleted), default=BEFORE_FIRST)
         warnings.left_behind(
-            [report for report in site_reports if needed_after(described, report) < reached],
+            [report for report in users if needed_after(described, report) < reached],
             reached,
         )
         for record in deleted:
@@ -141,34 +150,41 @@ def retain(
 
 
 class RetentionWarnings:
-    """Warns about sites that retention meets, for each volume, site and text.
+    """Warns about sites and backups that retention meets, for each volume, name and text.
 
-    While a site is in the way it is named after an hour, and then at intervals up to a day.
+    While one is in the way it is named after an hour, and then at intervals up to a day.
     """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._reports = RetryReports(first_s=_WARN_AGAIN_S, longest_s=_WARN_DAILY_S)
 
-    def held(self, reports: Sequence[SiteProgress], *, first: int, last: int) -> None:
-        """Warn that these sites keep records of positions `first` to `last` from being deleted."""
+    def held(self, reports: Sequence[LogUser], *, first: int, last: int) -> None:
+        """Warn that these keep records of positions `first` to `last` from being deleted."""
         for report in reports:
-            self._warn(_HELD, report, report.applied_position, first, last)
+            text = _HELD_BY_BACKUP if isinstance(report, BackupReport) else _HELD
+            self._warn(text, report, first, last)
 
-    def left_behind(self, reports: Sequence[SiteProgress], through: int) -> None:
-        """Warn that records through `through` are deleted which these sites need."""
+    def left_behind(self, reports: Sequence[LogUser], through: int) -> None:
+        """Warn that records through `through` are deleted which these need."""
         for report in reports:
-            self._warn(_LEFT_BEHIND, report, report.applied_position, through)
+            text = _BACKUP_LEFT_BEHIND if isinstance(report, BackupReport) else _LEFT_BEHIND
+            self._warn(text, report, through)
 
-    def _warn(self, text: str, report: SiteProgress, *values: object) -> None:
+    def _warn(self, text: str, report: LogUser, *values: object) -> None:
+        name, position = (
+            (report.address, report.position)
+            if isinstance(report, BackupReport)
+            else (report.site, report.applied_position)
+        )
         # The text without its positions: each warning names others.
-        subject = (report.volume, report.site, text)
+        subject = (report.volume, name, text)
         if self._reports.failed(subject, text, now_s=self._clock.monotonic_s()):
-            log.warning(text, report.volume, report.site, *values)
+            log.warning(text, report.volume, name, position, *values)
 
 
 class ReportsOnDemand:
-    """The sites' reports, opened when they are needed first, for all partitions of the worker."""
+    """The reports of sites and backups, for all partitions of the worker, opened when needed."""
 
     def __init__(self, open_reports: Callable[[], SiteReports], clock: Clock) -> None:
         self._open_reports, self._clock = open_reports, clock

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from random import Random
+from typing import Final
 
 import pytest
 from backing_up import BackedUpWorld
@@ -108,8 +109,42 @@ def test_many_points_of_primaries_are_proved(snapshots: bool) -> None:
     assert kinds[Rung.CHANGED, True] > 2, kinds
 
 
+KEPT_SHORTLY: Final = {"second": 0, "minute": 0, "hour": 0, "day": 2}
+
+
+def trimmed(seed: int, *, registers: bool) -> Counter[Rung]:
+    """Return the rungs of points between which the log forgets all that nobody needs."""
+    world = World(seed, node_keep_s=KEPT_SHORTLY)
+    world.check_log = lambda: None  # type: ignore[method-assign]  # it knows of no retention
+    backed_up = BackedUpWorld(world, Random(seed), registers=registers, only_last=True)
+    backed_up.between = world.act
+    for _ in range(5):
+        for _ in range(60):
+            world.act()
+        bring_up_to_date(world)
+        for _ in range(40):
+            world.maintain_node()
+        image = backed_up.back_up_secondary("v")
+        if image is not None:
+            backed_up.check("v", image)
+    return Counter(image.chosen.rung for image in backed_up.images.get("v", []))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_retention_keeps_what_the_next_point_needs(seed: int) -> None:
+    rungs = trimmed(seed, registers=True)
+    assert rungs.total() - rungs[Rung.CHANGED] <= 1  # the first one
+
+
+def test_a_backup_that_is_not_registered_is_found_out() -> None:
+    rungs = Counter[Rung]()
+    for seed in range(3):
+        rungs += trimmed(seed, registers=False)
+    assert rungs.total() - rungs[Rung.CHANGED] > 3
+
+
 def found_out(act: str = "act", **kinds: bool) -> bool:
-    for seed in range(20):
+    for seed in range(30):
         try:
             chained(seed, act=act, **kinds)
         except AssertionError:
@@ -133,7 +168,7 @@ def test_points_that_do_not_ask_for_the_history_are_found_out(
 ) -> None:
     monkeypatch.setattr(log_changes, "_history_reason", lambda *_: None)
     monkeypatch.setattr(log_changes, "_start_of", lambda state, _: state.position)
-    assert found_out("act_with_history_faults")
+    assert found_out("act_with_history_faults", primary=True)
 
 
 def test_points_that_claim_to_be_proved_are_found_out(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,4 +10,5 @@ Files in reading order:
 - live_reads.py: a copy of the moving primary, until it is proved
 - staging.py: the file of that copy
 - primary_source.py: the point of the primary, by a snapshot or by such a copy
+- registration.py: keeps the log from dropping what the next backup needs
 """

@@ -52,6 +52,13 @@ def _details(overview: Overview) -> Iterable[str]:
         (archive.health, f"archive {archive.report.archive}: {archive.reason}")
         for archive in overview.archives
     ]
+    lines += [
+        (
+            backup.health,
+            f"backup of {backup.report.volume} to {backup.report.address}: {backup.reason}",
+        )
+        for backup in overview.backups
+    ]
     if overview.partitions is None:
         lines.append((Health.UNKNOWN, f"hosts and node: {overview.reports_error}"))
     else:

@@ -11,6 +11,7 @@ from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.output import Output
 from mirrorlog.cli.support.tables import Column, print_table, table_lines
 from mirrorlog.status.archives import ArchiveStatus
+from mirrorlog.status.backups import BackupStatus
 from mirrorlog.status.groups import GroupStatus
 from mirrorlog.status.health import Health
 from mirrorlog.status.hosts import HostStatus
@@ -56,6 +57,7 @@ def overview_fields(overview: Overview) -> dict[str, Any]:
         "hosts": [_host_fields(row) for row in overview.hosts],
         "nodes": [_node_fields(row) for row in overview.nodes],
         "archives": [_archive_fields(row) for row in overview.archives],
+        "backups": [_backup_fields(row) for row in overview.backups],
         "partitions_without_worker": None if partitions is None else list(partitions.missing),
         "partitions_reason": overview.reports_error if partitions is None else partitions.reason,
         "quarantine": {
@@ -168,6 +170,19 @@ def _archive_fields(row: ArchiveStatus) -> dict[str, Any]:
     return fields | {"behind_positions": row.behind_positions} | _judgement(row)
 
 
+def _backup_fields(row: BackupStatus) -> dict[str, Any]:
+    fields = asdict(row.report)
+    for name in ("at", "point_at", "written_at"):
+        fields[name] = _time(fields.pop(f"{name}_us"))
+    return fields | {
+        "point_age_s": row.point_age_s,
+        "report_age_s": row.report_age_s,
+        "health": row.health.name,
+        "health_reason": row.reason,
+        "next_action": row.next_action,
+    }
+
+
 def _judgement(row: HostStatus | NodeStatus | ArchiveStatus) -> dict[str, Any]:
     return {
         "health": row.health.name,
@@ -253,10 +268,7 @@ def summary_lines(overview: Overview) -> Iterable[str]:
         silence = f"{_silence(node.heartbeat_age_s)}, " if node.is_silent else ""
         text = f"{silence}partitions {numbers}; lag {lag}, table {table}"
         yield _line(f"node {node.report.node}", node.health, text, node)
-    for archive in overview.archives:
-        yield _line(
-            f"archive {archive.report.archive}", archive.health, _archive_text(archive), archive
-        )
+    yield from _copy_lines(overview)
     partitions = overview.partitions
     if partitions is None:
         yield f"hosts and node: unknown: {overview.reports_error}"
@@ -269,6 +281,17 @@ def summary_lines(overview: Overview) -> Iterable[str]:
     if overview.unreadable:
         yield f"{overview.unreadable} reports can't be read: damaged, or of a newer release"
     yield f"everything together: {overview.health.name}"
+
+
+def _copy_lines(overview: Overview) -> Iterable[str]:
+    """Yield the lines of archives and backups."""
+    for archive in overview.archives:
+        yield _line(
+            f"archive {archive.report.archive}", archive.health, _archive_text(archive), archive
+        )
+    for backup in overview.backups:
+        name = f"backup of {backup.report.volume} to {backup.report.address}"
+        yield _line(name, backup.health, _backup_text(backup), backup)
 
 
 def _group_text(row: GroupStatus) -> str:
@@ -296,11 +319,20 @@ def _archive_text(row: ArchiveStatus) -> str:
     return f"{how_far} at {_local(row.report.at_us)}"
 
 
+def _backup_text(row: BackupStatus) -> str:
+    report = row.report
+    if report.point is None:
+        return "no point yet"
+    age = _UNKNOWN if row.point_age_s is None else f"{format_duration(row.point_age_s)} old"
+    kind = "" if report.is_consistent else "inconsistent, "
+    return f"{kind}last point {report.point}, {age}, of {_local(report.point_at_us)}"
+
+
 def _line(
     name: str,
     health: Health,
     text: str,
-    row: GroupStatus | SiteStatus | HostStatus | NodeStatus | ArchiveStatus,
+    row: GroupStatus | SiteStatus | HostStatus | NodeStatus | ArchiveStatus | BackupStatus,
 ) -> str:
     more = "" if row.reason is None else f": {row.reason}. {row.next_action or ''}".rstrip()
     return f"{name}: {health.name}, {text}{more}"

@@ -464,6 +464,7 @@ def test_fingerprints_are_those_of_the_specification() -> None:
 RELEASED = """
 accepted_batch.v1      46087de904c0f4e3
 archive_report.v1   76e1f4d6bbd56806
+backup_report.v1    08884efee0c9e886
 command_status.v1   f4bd3bc8ffc29b85
 digest_answer.v1    8b1d7eb0f6d29c45
 digest_question.v1  2c31c3353a11cab7

@@ -11,6 +11,7 @@ from compacting import NOTHING_KEPT, CompactorModel, FakeReports, aged
 from notation import GENERATION, OTHER_GENERATION, site_progress, volume
 
 from mirrorlog.codec.events import decode
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.reading.site_reports import SiteReports
@@ -285,8 +286,9 @@ def test_reports_that_cannot_be_read_are_logged_once_and_when_they_can_again(
     assert asyncio.run(reports.refreshed()) is not None
     assert asyncio.run(reports.refreshed()) is not None
     assert caplog.messages == [
-        "nothing is deleted for its age, reading where the sites are fails: no broker answers.",
-        "reading where the sites are works again after 5 failures in 5 s",
+        "nothing is deleted for its age, reading where the sites and backups are fails: no broker "
+        "answers.",
+        "reading where the sites and backups are works again after 5 failures in 5 s",
     ]
 
 
@@ -344,3 +346,30 @@ def test_publication_delays_are_kept_and_become_one_when_they_are_old() -> None:
     model.table.flush("29..39", "3")
     model.after(7 * 3600)
     assert [(part.after, part.through, part.longest_us) for part in held()] == [(-1, 29, 9)]
+
+
+def test_a_backup_keeps_what_its_next_point_needs_and_is_named_as_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s=7200)
+    model.reports.reports = [
+        BackupReport(
+            repository=GENERATION,
+            address="/backups",
+            volume="v",
+            generation=GENERATION,
+            history_id=None,
+            position=25,
+            host="h",
+            at_us=1,
+        )
+    ]
+    with caplog.at_level(logging.WARNING):
+        model.table.flush("-1..20", "1")
+        model.table.flush("20..90", "1")
+        assert "-1 -1..90" not in model.after(3 * 3600 - 300, 20)
+        assert model.after(900) == "-1 -1..90"
+    held, *_, left_behind = caplog.messages
+    assert "the next backup to /backups needs the log above position 25, so records" in held
+    assert "the records through position 90 are deleted now" in left_behind
+    assert "site" not in held.replace("node_keep_past_sites_after_s", "")

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from notation import OTHER_GENERATION, site_progress, volume
+from notation import GENERATION, OTHER_GENERATION, site_progress, volume
 
+from mirrorlog.domain.backup_reports import BackupReport
+from mirrorlog.domain.promotions import Promotion
+from mirrorlog.domain.volumes import VolumeState
 from mirrorlog.streams.compaction.retention import (
     RetentionLimit,
     keep_covered_s,
@@ -75,3 +78,60 @@ def test_the_site_of_the_primary_needs_nothing_of_the_log() -> None:
     reports = [site_progress(site="a"), site_progress(site="b", applied_position=30)]
     assert retention_limit(promoted, reports, due=50, overdue=-1).through == 30
     assert retention_limit(promoted, reports[:1], due=50, overdue=-1) == RetentionLimit(50)
+
+
+HISTORY = "44444444-4444-4444-8444-444444444444"
+
+
+def backed_up(position: int, **more: object) -> BackupReport:
+    fields: dict[str, object] = {
+        "repository": HISTORY,
+        "address": "/backups",
+        "volume": "v",
+        "generation": GENERATION,
+        "history_id": HISTORY,
+        "position": position,
+        "host": "h",
+        "at_us": 1,
+    }
+    return BackupReport(**(fields | more))  # type: ignore[arg-type]
+
+
+PROMOTED = Promotion(
+    position=40,
+    site="a",
+    former_generation=OTHER_GENERATION,
+    parted_position=20,
+    former_primary="memory:former",
+    at_us=1,
+)
+ENDED = {"generation": OTHER_GENERATION}
+
+# what the volume's description says, the backup | through where records may be deleted, with 50 due
+BACKUPS = [
+    ({}, backed_up(30), 30),
+    ({}, backed_up(60), 50),
+    ({}, backed_up(3), 9),  # nothing at or below the origin can be asked for
+    ({}, backed_up(30, **ENDED), 50),  # the next one copies all that is allocated
+    ({}, backed_up(30, history_id=OTHER_GENERATION), 50),
+    ({"promotions": (PROMOTED,)}, backed_up(30, **ENDED), 20),
+    ({"promotions": (PROMOTED,)}, backed_up(12, **ENDED), 12),
+    ({"state": VolumeState.RETIRED}, backed_up(30), 30),
+]
+
+
+@pytest.mark.parametrize(("more", "report", "through"), BACKUPS)
+def test_no_registered_backup_is_left_behind(
+    more: dict[str, object], report: BackupReport, through: int
+) -> None:
+    described = volume(origin_position=9, history_id=HISTORY, **more)
+    limit = retention_limit(described, [report], due=50, overdue=-1)
+    assert limit == RetentionLimit(through, (report,) if through < 50 else ())
+    assert retention_limit(described, [report], due=50, overdue=45).through == max(through, 45)
+
+
+def test_the_slowest_of_sites_and_backups_decides() -> None:
+    reports = [site_progress(applied_position=40), backed_up(30)]
+    described = volume(origin_position=9, history_id=HISTORY)
+    assert retention_limit(described, reports, due=50, overdue=-1).held_by == (reports[1],)
+    assert retention_limit(None, reports, due=50, overdue=-1).through == 30
