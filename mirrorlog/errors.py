@@ -12,6 +12,7 @@
     ├── StateDamaged         mirrorlog's durable state fails its checksum or version    exit 1
     ├── DeviceFailed         a volume, or its file, can't be read or written            exit 1
     ├── ArchiveFailed        the store of an archive refused, or didn't answer          exit 1
+    ├── RepositoryFailed         the store of backups refused, or didn't answer             exit 1
     ├── NodeUnavailable      the node can't answer now: load, a rebalance, an outage    exit 1
     ├── KafkaFailed          the broker refused, or didn't answer by the deadline       exit 1
     │   └── ChangelogRefused a log record wasn't acknowledged, and the node stops       exit 1
@@ -132,6 +133,10 @@ class CopyDiverged(DeviceFailed):
 
 class ArchiveFailed(MirrorlogError):
     """The store of an archive can't be read or written."""
+
+
+class RepositoryFailed(MirrorlogError):
+    """The store of a backup repository can't be read or written."""
 
 
 class NodeUnavailable(MirrorlogError):

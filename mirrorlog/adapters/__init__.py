@@ -19,8 +19,13 @@
 - folders.py: durable folders and their locks
 - spare_files.py: the same files replaced often, in less time
 - log_folder.py: the files of the logs of commands
+- object_folder.py: objects with names in a folder
+- object_bucket.py: objects with names in a bucket of S3
 - archive_folder.py: an archive in a folder
 - archive_bucket.py: an archive in a bucket of S3
+- backup_folder.py: a backup repository in a folder
+- backup_bucket.py: a backup repository in a bucket of S3
+- lease_locks.py: a lock on a store of objects, which ends by itself
 - archive_addresses.py: opens the archive of an address
 - signed_heads.py: what a key has signed, so that it never contradicts itself
 - os_failures.py: what the operating system refuses, as an error for operators

@@ -9,6 +9,7 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 - folders.py: the folder with a host's durable state
 - log_files.py: the files of the logs of commands
 - archive_stores.py: objects that are written once, for archives
+- backup_stores.py: objects with names, for backups
 - streams.py: publishing to topics and reading them by position
 - tracing.py: spans of what the roles do with commands
 - task_runner.py: work that several threads may share

@@ -30,6 +30,7 @@ Files:
 - memory_engine.py: MemoryEngine, the port of mirrorlog.streams.engine, and MemoryStore
 - memory_devices.py: MemoryDevice and MemoryDevices, the ports of mirrorlog.ports.devices
 - memory_archive.py: MemoryArchive, the port of mirrorlog.ports.archive_stores
+- memory_backups.py: MemoryBackups, the port of mirrorlog.ports.backup_stores
 - memory_folder.py: MemoryFolder, the ports of mirrorlog.ports.folders
 - memory_secondary_states.py: MemorySecondaryStates, a site's store of its secondaries' states
 - memory_journals.py: MemoryJournals, a site's journals

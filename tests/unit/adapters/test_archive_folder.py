@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from archiving import ArchiveWorld
 
-from mirrorlog.adapters import archive_folder
+from mirrorlog.adapters import object_folder
 from mirrorlog.adapters.archive_folder import FolderArchive
 from mirrorlog.archive.archive import Archive
 from mirrorlog.consumers.archive.verify import verify_archive
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_at_any_step_loses_nothing(
                 raise OSError(errno.ENOSPC, "No space left on device")
             return real(*arguments, **options)
 
-        monkeypatch.setattr(archive_folder.os, operation, fail)
+        monkeypatch.setattr(object_folder.os, operation, fail)
         try:
             world.archiver(range_bytes=2000).run_partition(0)
         except ArchiveFailed as error:

@@ -1,0 +1,142 @@
+"""Objects with names in a folder, each created whole: what archives and backups are kept in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+from mirrorlog.adapters.folders import create_folder, sync_folder
+from mirrorlog.errors import MirrorlogError, in_words
+
+_UNFINISHED: Final = ".unfinished"
+
+
+class ObjectFolder:
+    """Objects are files below a folder, which is created when the first one is written.
+
+    An object is written whole under a name of its own in `.unfinished` and made durable, and only
+    then linked to its name: link(2) fails if the name exists, so one of two writers wins. A crash
+    leaves a file in `.unfinished`, which no reader looks at and the next create() removes unless
+    its writer may still run.
+
+    failure: the error for what the folder refuses. noun: what the folder is, for people.
+    """
+
+    def __init__(self, root: Path, *, failure: type[MirrorlogError], noun: str) -> None:
+        self._root = root.absolute()
+        self._failure: Final = failure
+        self._noun: Final = noun
+
+    @property
+    def where(self) -> str:
+        """The path of the folder."""
+        return str(self._root)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Create a file whole and durably. Return False if it exists."""
+        target = self._path(name)
+        if target.exists():
+            return False
+        with self._reported(f"file {name} can't be written", "Check the disk's free space."):
+            temporary = self._new_temporary()
+            try:
+                with temporary.open("xb", buffering=0) as file:
+                    _write_all(file.fileno(), content)
+                    os.fsync(file.fileno())
+                return link_durably(temporary, target)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink()
+
+    def _new_temporary(self) -> Path:
+        """Return a new path in `.unfinished`, for this process. Raise OSError."""
+        create_folder(self._root / _UNFINISHED)
+        self._remove_left_over()
+        return self._root / _UNFINISHED / f"{os.getpid()}-{uuid4().hex}"
+
+    def read(self, name: str) -> bytes | None:
+        """Return the content of a file; None if there is none."""
+        with self._reported(f"file {name} can't be read", "Check the disk."):
+            try:
+                return self._path(name).read_bytes()
+            except FileNotFoundError:
+                return None
+
+    def size_bytes(self, name: str) -> int | None:
+        """Return the size of a file; None if there is none."""
+        with self._reported(f"file {name} can't be read", "Check the disk."):
+            try:
+                return self._path(name).stat().st_size
+            except FileNotFoundError:
+                return None
+
+    def names(self, prefix: str) -> Iterator[str]:
+        """Yield the names of the files below a folder, sorted."""
+        with self._reported("the folder can't be listed", "Check its rights."):
+            names = [
+                str(Path(folder, name).relative_to(self._root))
+                for folder, _, names in os.walk(self._path(prefix), onerror=_raise_unless_missing)
+                for name in names
+            ]
+        yield from sorted(names, key=str.encode)
+
+    def path_of(self, name: str) -> Path:
+        """Return the path at which other programs read an object."""
+        return self._path(name)
+
+    def close(self) -> None:
+        """Do nothing: no file stays open."""
+
+    def _path(self, name: str) -> Path:
+        path = self._root / name
+        if ".." in path.parts:
+            raise self._failure(
+                f"a name leads out of the {self._noun}", where=f"{self._root}, {name}"
+            )
+        return path
+
+    def _remove_left_over(self) -> None:
+        """Remove what processes of this machine left that have ended."""
+        for path in (self._root / _UNFINISHED).iterdir():
+            process = path.name.partition("-")[0]
+            if process.isdigit() and not Path("/proc", process).exists():
+                with suppress(OSError):
+                    path.unlink()
+
+    @contextmanager
+    def _reported(self, what: str, next_step: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._failure(
+                f"{what}: {in_words(error)}", where=str(self._root), next=next_step
+            ) from error
+
+
+def link_durably(source: Path, target: Path) -> bool:
+    """Give a durable file a further name, durably. Return False if the name exists.
+
+    Raise OSError.
+    """
+    create_folder(target.parent)
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        return False
+    sync_folder(target.parent)
+    return True
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    view = memoryview(content)
+    while view:
+        view = view[os.write(descriptor, view) :]
+
+
+def _raise_unless_missing(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
