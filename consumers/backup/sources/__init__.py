@@ -11,4 +11,6 @@ Files in reading order:
 - staging.py: the file of that copy
 - primary_source.py: the point of the primary, by a snapshot or by such a copy
 - registration.py: keeps the log from dropping what the next backup needs
+- hooks.py: commands that freeze before a point is fixed, and thaw after it
+- hook_guard.py: the process that runs them, and thaws whatever happens
 """
