@@ -6,10 +6,12 @@ The log is the node's table after 30 days of 10,000 writes a second (audit_state
 the node has it. A question is asked as the node asks it for HTTP: of the table, with the rests that
 it takes beside the fold, and with a first page made of the answer (`node_…`), or without both
 (`table_…`). Ranges are of whole hours, by positions and by times; another state has a tenth of the
-writes, and another a third of the days. `kafka_day_1`: the question for an hour as the command line
-asks it without --node, of a changelog in memory that has one day of records. `writers`: who wrote a
-block in all of these days, asked of an archive of 100 million rows, and of a tenth of them
-(audit_writers.py). The last line of stdout is one JSON object.
+writes, and another a third of the days. `hour_from_half_past`: from half past an hour to half past
+the next, whose halves are replayed from their commands. `kafka_day_1`: the question for an hour as
+the command line asks it without --node, of a changelog in memory that has one day of records.
+`writers`: who wrote a block in all of these days, asked of an archive of 100 million rows, and of a
+tenth of them, in one file a day and in 24 (audit_writers.py). The last line of stdout is one JSON
+object.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from typing import Any, Final
 
 import faust
 from audit_state import BEGAN_US, DAY_S, HOUR_S, AuditState, SimulatedCommands
-from audit_writers import WRITES_A_DAY, ask_writers, written_files
+from audit_writers import WRITES_A_DAY, ask_writers, row_groups, written_files
 from results import machine, report_result
 
 from mirrorlog.changed.fold import ChangedBlocks
@@ -49,7 +51,12 @@ from mirrorlog.topics import Topics
 
 _ROWS_A_WRITE: Final = 64
 _PAGE: Final = 1000
-_ROWS: Final = 100_000_000
+_WRITERS: Final = (
+    ("", 100_000_000, 1),
+    ("_tenth_of_rows", 10_000_000, 1),
+    ("_tenth_of_rows_in_24_files_a_day", 10_000_000, 24),
+)
+"""Suffixes of the case `writers`: its rows, and its files a day."""
 LIMIT_HOUR_S: Final = 0.3
 LIMIT_WRITERS_S: Final = 1.0
 TOPICS: Final = Topics()
@@ -186,10 +193,13 @@ def kafka_way(state: AuditState, points: tuple[Point, Point], repeat: int) -> tu
     return Measured(runs, commands.read, blocks), size
 
 
-def writers(folder: Path, state: AuditState, rows: int, repeat: int) -> dict[str, Any]:
+def writers(
+    folder: Path, state: AuditState, rows: int, files_a_day: int, repeat: int
+) -> dict[str, Any]:
     """Ask an archive of so many rows who wrote a block. Return the case."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        files = written_files(state, Path(own), rows // state.days)
+        files = written_files(state, Path(own), rows // state.days, files_a_day)
+        groups, groups_read = row_groups(files)
         asked = [ask_writers(state, files) for _ in range(repeat)]
         if {count for _, count in asked} != {WRITES_A_DAY * state.days}:
             raise AssertionError(f"the answer has {asked[0][1]} writes of the block")
@@ -199,6 +209,9 @@ def writers(folder: Path, state: AuditState, rows: int, repeat: int) -> dict[str
             "runs": [round(seconds, 3) for seconds, _ in asked],
             "rows": sum(file.file.rows for file in files),
             "bytes": sum(file.file.size_bytes for file in files),
+            "files": len(files),
+            "row_groups": groups,
+            "row_groups_read": groups_read,
         }
 
 
@@ -223,10 +236,12 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--dir", type=Path, help="the folder for all data; it is removed")
-    parser.add_argument("--short", action="store_true", help="three days")
+    parser.add_argument(
+        "--short", action="store_true", help="three days, and a hundredth of the rows"
+    )
     parser.add_argument("--save", action="store_true", help="keep the result for the page")
     arguments = parser.parse_args()
-    days, repeat = 3 if arguments.short else arguments.days, arguments.repeat
+    days, repeat = 6 if arguments.short else arguments.days, arguments.repeat
     cases: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir) as folder:
         states = {
@@ -236,31 +251,18 @@ def main() -> int:
         }
         for suffix, state in states.items():
             with built(state, Path(folder)) as table:
-                hour_s = state.days * DAY_S // 2 + 7 * HOUR_S
-                spans = {
-                    "hour": (hour_s, hour_s + HOUR_S),
-                    "day": (hour_s - DAY_S // 2, hour_s + DAY_S // 2),
-                    "whole": (0, state.days * DAY_S),
-                }
-                for name, span in spans.items():
-                    for way, rests in (("table", False), ("node", True)):
-                        case = f"{way}_{name}{suffix}"
-                        points = by_position(state, *span)
-                        cases[case] = measure(table, points, repeat, rests=rests).case()
-                        print(f"{case:32} {cases[case]}", file=sys.stderr)
-                case = f"table_hour_by_time{suffix}"
-                cases[case] = measure(table, by_time(*spans["hour"]), 1, rests=False).case()
-                print(f"{case:32} {cases[case]}", file=sys.stderr)
-        for suffix, rows in (("", _ROWS), ("_tenth_of_rows", _ROWS // 10)):
-            cases[f"writers{suffix}"] = writers(Path(folder), states[""], rows, repeat)
-            print(f"{'writers' + suffix:32} {cases['writers' + suffix]}", file=sys.stderr)
+                for name, measured in _questions(table, repeat, is_main=not suffix):
+                    _add(cases, f"{name}{suffix}", measured.case())
+        for suffix, rows, files_a_day in _WRITERS:
+            scale = 100 if arguments.short else 1
+            case = writers(Path(folder), states[""], rows // scale, files_a_day, repeat)
+            _add(cases, f"writers{suffix}", case)
         day = AuditState(1, 10_000)
         measured, size = kafka_way(day, by_position(day, 7 * HOUR_S, 8 * HOUR_S), repeat)
-        cases["kafka_day_1"] = measured.case() | {"changelog_bytes": size}
-        print(f"{'kafka_day_1':32} {cases['kafka_day_1']}", file=sys.stderr)
-    hour = cases["node_hour"]["median"]
+        _add(cases, "kafka_day_1", measured.case() | {"changelog_bytes": size})
     ratios = {
-        "node_hour_of_limit": round(hour / LIMIT_HOUR_S, 3),
+        "node_hour_of_limit": round(cases["node_hour"]["median"] / LIMIT_HOUR_S, 3),
+        "node_hour_by_time_of_limit": round(cases["node_hour_by_time"]["median"] / LIMIT_HOUR_S, 3),
         "writers_of_limit": round(cases["writers"]["median"] / LIMIT_WRITERS_S, 3),
         "writers_to_writers_of_a_tenth_of_the_rows": _ratio(cases, "writers", "_tenth_of_rows"),
         "hour_to_hour_of_a_tenth_of_the_writes": _ratio(cases, "table_hour", "_tenth_of_writes"),
@@ -278,6 +280,31 @@ def main() -> int:
         "failures": [],
     }
     return report_result(result, save=arguments.save)
+
+
+def _questions(table: Table, repeat: int, *, is_main: bool) -> Iterator[tuple[str, Measured]]:
+    """Ask the questions of one state. is_main: also those that replay many commands."""
+    state = table.state
+    hour_s = state.days * DAY_S // 2 + 7 * HOUR_S
+    hour = (hour_s, hour_s + HOUR_S)
+    spans = {
+        "hour": by_position(state, *hour),
+        "hour_by_time": by_time(*hour),
+        "day": by_position(state, hour_s - DAY_S // 2, hour_s + DAY_S // 2),
+        "whole": by_position(state, 0, state.days * DAY_S),
+    }
+    for name, points in spans.items():
+        for way, rests in (("table", False), ("node", True)):
+            yield f"{way}_{name}", measure(table, points, repeat, rests=rests)
+    if is_main:
+        half = HOUR_S // 2
+        points = by_time(hour[0] + half, hour[1] + half)
+        yield "table_hour_from_half_past", measure(table, points, 1, rests=False)
+
+
+def _add(cases: dict[str, dict[str, Any]], name: str, case: dict[str, Any]) -> None:
+    cases[name] = case
+    print(f"{name:32} {case}", file=sys.stderr)
 
 
 def _ratio(cases: dict[str, dict[str, Any]], name: str, suffix: str) -> float:

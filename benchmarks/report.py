@@ -194,13 +194,16 @@ _AUDIT_ROWS: Final = {
     "table_hour": "an hour",
     "table_hour_tenth_of_writes": "an hour, a tenth of the writes",
     "table_hour_third_of_days": "an hour, a third of the days",
-    "table_hour_by_time": "an hour, by time",
+    "node_hour_by_time": "an hour by time, beside the fold",
+    "table_hour_by_time": "an hour by time",
+    "table_hour_from_half_past": "the same from half past to half past",
     "table_day": "24 hours from noon on",
     "table_whole": "all whole days",
     "table_whole_third_of_days": "all whole days, a third of them",
     "kafka_day_1": "an hour of one day, without the node",
     "writers": "who wrote a block, 100 million rows",
     "writers_tenth_of_rows": "who wrote a block, 10 million rows",
+    "writers_tenth_of_rows_in_24_files_a_day": "the same in 24 files a day",
 }
 
 

@@ -219,7 +219,9 @@ def _fold_commands(
             f"the commands at positions {after + 1} to {through}, in the middle of a log record, "
             "are no longer kept",
             where=f"volume {volume.volume}",
-            next=f"Ask from or to where a record ends: @{edges[0].after} or @{edges[-1].through}.",
+            next=f"Ask from or to where a record ends: @{edges[0].after} or @{edges[-1].through}. "
+            "If an archive has the commands, ask without --node and name it (the setting "
+            "`archive`): a node doesn't read it.",
         )
     for command in commands.read(after=after, through=through, choose=window.part_of):
         fold.add_command(command.command, command.extents)

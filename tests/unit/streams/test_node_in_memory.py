@@ -135,6 +135,7 @@ def test_the_log_says_how_long_after_their_writes_commands_were_appended(
             cluster.write("v", text)
             await fold(cluster, engine, "v")
         await until(lambda: any(part.through == 2 for part in delays()))
+        await engine.stop()
 
     asyncio.run(test())
     first = delays()[0]
