@@ -13,4 +13,5 @@ Files in reading order:
 - registration.py: keeps the log from dropping what the next backup needs
 - hooks.py: commands that freeze before a point is fixed, and thaw after it
 - hook_guard.py: the process that runs them, and thaws whatever happens
+- times.py: which state of a volume stands for a time
 """
