@@ -56,6 +56,8 @@ class ImageChain:
         del self.content[size_bytes:]
         self.content.extend(bytes(size_bytes - len(self.content)))
         held = len(self.contents[0]) if self.contents else 0
+        if before >= held:
+            return
         for block in range(before // self.block_size, -(-min(size_bytes, held) // self.block_size)):
             if block * self.block_size < before:
                 self.changed.add(block)

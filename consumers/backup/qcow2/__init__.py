@@ -13,4 +13,6 @@ this one. Files in reading order:
 - mapped_runs.py: which parts of a volume lie where in the files of a chain
 - image_map.py: reads the map of an image
 - chain_reader.py: a chain of images as a device that is read
+- merging.py: merges neighbours of a chain, for pruning and for synthetic fulls
+- image_check.py: which parts of a file are damaged, and what of the volume is lost with each
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -54,13 +55,25 @@ def open_map(path: Path) -> ImageMap:
         return read_map(device)
 
 
-def read_map(device: FileDevice) -> ImageMap:
-    """Read the map of the image that is open here, as open_map()."""
-    page = device.pread(offset=0, length=min(HEADER_PAGE_BYTES, device.size_bytes))
-    header = ImageHeader.unpack(page, device.address)
+def open_header(path: Path) -> ImageHeader:
+    """Read the header of the image at `path`. Raise as open_map()."""
+    with FileDevice(path, writable=False) as device:
+        return _read_header(device)
+
+
+def read_map(device: FileDevice, *, left_out: Sequence[range] = ()) -> ImageMap:
+    """Read the map of the image that is open here, as open_map().
+
+    left_out: tables of level 2 that begin at one of these offsets in the file aren't read, as if
+    they mapped nothing.
+    """
+    header = _read_header(device)
     reader = _MapReading(device, header)
     l2_offsets = reader.l2_offsets()
-    tables = np.flatnonzero(l2_offsets)
+    is_read = l2_offsets > 0
+    for offsets in left_out:
+        is_read &= (l2_offsets < offsets.start) | (l2_offsets >= offsets.stop)
+    tables = np.flatnonzero(is_read)
     at_once = max(1, _TABLES_AT_ONCE_BYTES // header.layout.cluster_bytes)
     pieces = [
         reader.runs(tables[first : first + at_once], l2_offsets)
@@ -68,6 +81,11 @@ def read_map(device: FileDevice) -> ImageMap:
     ]
     runs = concatenate(pieces).clipped(0, header.size_bytes)
     return ImageMap(header, runs, l2_offsets, device.size_bytes)
+
+
+def _read_header(device: FileDevice) -> ImageHeader:
+    page = device.pread(offset=0, length=min(HEADER_PAGE_BYTES, device.size_bytes))
+    return ImageHeader.unpack(page, device.address)
 
 
 class _MapReading:

@@ -7,7 +7,8 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from backup_images import ImageChain
+import pytest
+from backup_images import ImageChain, random_chain
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,6 +74,17 @@ def test_each_point_of_a_chain_reads_as_the_volume_was(
                 for offset, length in reader.allocated():
                     allocated[offset : offset + length] = content[offset : offset + length]
                 assert allocated == content
+
+
+@pytest.mark.parametrize("layout", list(ImageLayout))
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_volume_that_grows_and_shrinks_reads_as_it_was(
+    layout: ImageLayout, seed: int, tmp_path: Path
+) -> None:
+    chain = random_chain(tmp_path, layout, points=8, seed=seed)
+    for depth, content in enumerate(chain.contents):
+        with ChainReader(chain.paths[depth:], image_ids=chain.image_ids[depth:]) as reader:
+            assert reader.pread(offset=0, length=reader.size_bytes) == content
 
 
 @settings(deadline=None)
