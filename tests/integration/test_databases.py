@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import pytest
 from databases import Ledger, apsw, check_ledger
 from deadlines import DEADLINE_S
-from running import run_cli
+from exporting import exported
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.cli.demo.run import Run
@@ -26,8 +25,6 @@ from mirrorlog.consumers.site_devices import SiteDevices
 from mirrorlog.consumers.wiring import run_site
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.processes.child_processes import ChildProcess
-from mirrorlog.settings import inherited_environment
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 pytestmark = [
@@ -40,30 +37,6 @@ SIZE = 4 << 20
 Look = Callable[[SecondaryChange, Path], None]
 POSITIONS = 200
 WITHOUT_PROOF = 600
-
-
-@contextmanager
-def exported(run: Run) -> Iterator[str]:
-    """Create the volume `base`, and yield the URI under which a host exports it."""
-    primary = run.folder / "base.img"
-    primary.touch()
-    with primary.open("r+b") as file:
-        file.truncate(SIZE)
-    created = run_cli(
-        run.settings, "volume", "create", "base", "--size", str(SIZE), "--primary", str(primary)
-    )
-    assert created.returncode == 0, created.stderr
-    arguments = ["host", "serve", "base", "--socket", str(run.folder / "s"), "--through", "filter"]
-    environment = {**inherited_environment(), **run.settings.as_environment()}
-    host = ChildProcess("host", arguments, environment, run.folder / "host.log", run.messages)
-    run.parts["host"] = host
-    host.start()
-    ready = run.wait_for(lambda m: m.part == "host" and m.message_type == "ready", DEADLINE_S)
-    try:
-        yield str(ready["uri"])
-    finally:
-        del run.parts["host"]
-        host.kill()
 
 
 def follow(
@@ -105,7 +78,7 @@ def test_a_database_recovers_at_each_of_many_consistent_positions(
     bounds: dict[int, tuple[int, int]] = {}
     rows: dict[int, int] = {}
     take = SiteDevices.take_snapshot
-    with exported(world) as uri:
+    with exported(world, SIZE) as uri:
         ledger = Ledger(partial(open_device, uri, writable=True))
 
         def take_between(self: SiteDevices, volume: Volume) -> TakenSnapshot:
@@ -156,7 +129,7 @@ def test_a_secondary_that_is_not_proved_holds_a_torn_database(world: Run, tmp_pa
                 failures.append(error)
 
     with (
-        exported(world) as uri,
+        exported(world, SIZE) as uri,
         (ledger := Ledger(partial(open_device, uri, writable=True))).writing(),
     ):
         follow(

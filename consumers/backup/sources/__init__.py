@@ -14,4 +14,5 @@ Files in reading order:
 - hooks.py: commands that freeze before a point is fixed, and thaw after it
 - hook_guard.py: the process that runs them, and thaws whatever happens
 - times.py: which state of a volume stands for a time
+- wiring.py: puts the source of a primary, and a registration, together
 """

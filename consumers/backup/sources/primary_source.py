@@ -283,12 +283,13 @@ class PrimarySource:
         """Raise SourceChanged if the volume isn't the one that it was.
 
         The node publishes a description before the watermark that covers the command behind it. So
-        a look after the log was read tells of all that happened through its watermark.
+        a look after the log was read tells of all that happened through its watermark. A volume
+        that the node meets now gets a history (None before), and keeps its generation.
         """
         self.query.catalog.refresh()
         before, now = self.volume, self.query.catalog.volume_named(self.volume.volume)
         for name in ("generation", "history_id", "size_bytes"):
-            if getattr(before, name) != getattr(now, name):
+            if getattr(before, name) not in (getattr(now, name), None):
                 raise SourceChanged(
                     f"the volume's {name} changed from {getattr(before, name)} to "
                     f"{getattr(now, name)} while a point of it was taken",

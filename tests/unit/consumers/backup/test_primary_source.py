@@ -237,17 +237,31 @@ def test_a_node_that_does_not_run_leaves_the_point_unproved() -> None:
         assert point.position.position == 0
 
 
+def described_anew(primary: Primary, **more: Any) -> Callable[[int], None]:
+    """Return what publishes another description of the volume."""
+
+    def publish(_: int) -> None:
+        publisher = primary.log.broker.publisher()
+        publish_volume(publisher, primary.log.topics, replace(primary.volume, **more))
+        publisher.flush(0)
+
+    return publish
+
+
+def test_the_history_that_a_new_volume_gets_does_not_end_the_backup() -> None:
+    primary = Primary()
+    primary.write(0, 1)
+    primary.on_read = described_anew(primary, history_id=OTHER_GENERATION)
+    with primary.source().point(None) as point:
+        assert content(point, 1) == [1]
+
+
 def test_a_promotion_meanwhile_ends_the_backup() -> None:
     primary = Primary()
     primary.write(0, 1)
-
-    def promote(_: int) -> None:
-        publisher = primary.log.broker.publisher()
-        now = replace(primary.volume, generation=OTHER_GENERATION, log_generation=GENERATION)
-        publish_volume(publisher, primary.log.topics, now)
-        publisher.flush(0)
-
-    primary.on_read = promote
+    primary.on_read = described_anew(
+        primary, generation=OTHER_GENERATION, log_generation=GENERATION
+    )
     with pytest.raises(SourceChanged, match="generation changed"), primary.source().point(None):
         pass
 
