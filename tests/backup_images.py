@@ -44,6 +44,7 @@ class ImageChain:
     zeroed: set[int] = field(default_factory=set)
     paths: list[Path] = field(default_factory=list)
     contents: list[bytes] = field(default_factory=list)
+    is_compressed: bool = False
     image_ids: list[UUID] = field(default_factory=list)
     written: list[WrittenImage] = field(default_factory=list)
 
@@ -69,7 +70,11 @@ class ImageChain:
         start = block * self.block_size
         length = min(self.block_size, len(self.content) - start)
         if length > 0:
-            self.content[start : start + length] = random.Random(seed).randbytes(length)
+            source = random.Random(seed)
+            data = source.randbytes(length)
+            if self.is_compressed:  # from a few bytes a cluster to what can't be compressed
+                data = (data[: source.choice([3, 700, 3500, 4096])] * length)[:length]
+            self.content[start : start + length] = data
             self.changed.add(block)
             self.zeroed.discard(block)
 
@@ -95,6 +100,7 @@ class ImageChain:
             backing=self.paths[0].name if self.paths else None,
             layout=self.layout,
             image_id=image_id,
+            is_compressed=self.is_compressed,
         )
         written = write_image(path, plan, BytesSource(bytes(self.content)))
         self.paths.insert(0, path)
@@ -107,14 +113,14 @@ class ImageChain:
 
 
 def random_chain(
-    folder: Path, layout: ImageLayout, *, points: int, seed: int = 7, block_size: int = 4096
+    folder: Path, layout: ImageLayout, *, points: int, seed: int = 7, is_compressed: bool = False
 ) -> ImageChain:
     """Return a chain of points of a volume that grows and shrinks, with writes and zeros."""
     source = random.Random(seed)
-    chain = ImageChain(folder, layout, block_size)
+    chain = ImageChain(folder, layout, 4096, is_compressed=is_compressed)
     for _ in range(points):
         chain.resize(512 * source.randint(2000, 12000))
-        blocks = len(chain.content) // block_size
+        blocks = len(chain.content) // 4096
         for _ in range(60):
             chain.write(source.randint(0, blocks), source.randint(0, 1 << 30))
         first = source.randint(0, blocks)

@@ -35,9 +35,11 @@ def qemu_img(*arguments: str | Path) -> str:
     return ended.stdout
 
 
-@pytest.fixture(params=list(ImageLayout))
+@pytest.fixture(params=[*ImageLayout, "compressed"])
 def chain(request: pytest.FixtureRequest, tmp_path: Path) -> ImageChain:
-    return random_chain(tmp_path, request.param, points=5)
+    is_compressed = request.param == "compressed"
+    layout = ImageLayout.CLUSTERS if is_compressed else request.param
+    return random_chain(tmp_path, layout, points=5, is_compressed=is_compressed)
 
 
 def test_check_convert_and_compare_agree_with_the_volume_at_each_point(chain: ImageChain) -> None:
@@ -60,6 +62,13 @@ def test_shared_clusters_are_there_and_accepted(tmp_path: Path) -> None:
     assert report["allocated-clusters"] == 497
     assert path.stat().st_size < 40 * (128 << 10)  # so clusters share host clusters
     assert not report["check-errors"]
+
+
+def test_compressed_clusters_are_there_and_take_less(tmp_path: Path) -> None:
+    chain = random_chain(tmp_path, ImageLayout.CLUSTERS, points=1, is_compressed=True)
+    report = json.loads(qemu_img("check", "--output=json", chain.paths[0]))
+    assert 0 < report["compressed-clusters"] < report["allocated-clusters"]
+    assert chain.written[0].stored_bytes < chain.written[0].data_bytes
 
 
 def test_the_map_of_qemu_is_the_same(chain: ImageChain) -> None:

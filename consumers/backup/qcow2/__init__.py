@@ -8,6 +8,7 @@ this one. Files in reading order:
 - packing.py: which guest clusters share a host cluster
 - image_plan.py: what an image is to hold, and where in its file
 - tables.py: the tables, made from that
+- zstd_clusters.py: compressed clusters
 - image_digests.py: the digests of a file's pieces, which lie beside it
 - image_writing.py: writes an image, its header last
 - mapped_runs.py: which parts of a volume lie where in the files of a chain

@@ -12,9 +12,11 @@ from uuid import UUID
 import numpy as np
 
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.consumers.backup.qcow2.format import UNIT_BYTES
 from mirrorlog.consumers.backup.qcow2.image_map import ImageMap, read_map
 from mirrorlog.consumers.backup.qcow2.mapped_runs import MappedRuns, RunKind, chain_runs
 from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers
+from mirrorlog.consumers.backup.qcow2.zstd_clusters import frame_place, unpack_cluster
 from mirrorlog.consumers.range_reads import DeviceReader, PageMemory
 from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.errors import DeviceFailed, StateDamaged
@@ -100,6 +102,35 @@ class ChainReader(ClosesOnExit):
             chosen = (kinds == RunKind.DATA) & (layers == layer)
             columns = RangeColumns(hosts[chosen], lengths[chosen], places[chosen])
             self._devices[layer].pread_ranges(columns, memory)
+
+        compressed = kinds == RunKind.COMPRESSED
+        skipped = (starts - runs.starts[indexes] + runs.starts[indexes] % UNIT_BYTES)[compressed]
+        self._read_compressed(
+            runs.where(indexes[compressed]),
+            skipped,
+            lengths[compressed],
+            places[compressed],
+            memory,
+        )
+
+    def _read_compressed(
+        self,
+        runs: MappedRuns,
+        skipped: Numbers,
+        lengths: Numbers,
+        places: Numbers,
+        memory: memoryview,
+    ) -> None:
+        """Read parts of compressed clusters: `lengths` bytes from byte `skipped` of each."""
+        offsets, sizes = frame_place(runs.places)
+        columns = (runs.layers, offsets, sizes, skipped, lengths, places)
+        for layer, offset, size, first, length, place in zip(
+            *(column.tolist() for column in columns), strict=True
+        ):
+            device = self._devices[layer]
+            where = f"{device.address}, offset {offset}"
+            cluster = unpack_cluster(device.pread(offset=offset, length=size), where)
+            memory[place : place + length] = cluster[first : first + length]
 
     def allocated(self, start: int = 0) -> Iterator[tuple[int, int]]:
         held = self.runs.of_kind(RunKind.DATA, RunKind.COMPRESSED).between(start, self.size_bytes)

@@ -15,8 +15,9 @@ import numpy as np
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.consumers.backup.qcow2.image_digests import ImageDigests, digest
 from mirrorlog.consumers.backup.qcow2.image_map import ImageMap, read_map
-from mirrorlog.consumers.backup.qcow2.mapped_runs import RunKind
+from mirrorlog.consumers.backup.qcow2.mapped_runs import MappedRuns, RunKind
 from mirrorlog.consumers.backup.qcow2.unit_runs import Runs, merged
+from mirrorlog.consumers.backup.qcow2.zstd_clusters import frame_place
 from mirrorlog.errors import DeviceFailed, StateDamaged
 
 
@@ -151,11 +152,22 @@ def _guest_ranges(
         mapped = layout.table_entries * layout.cluster_bytes
         lost = Runs(tables * mapped, (tables + 1) * mapped)
     else:
-        runs = image.runs.where(image.runs.kinds == RunKind.DATA)
-        starts = np.maximum(runs.places, piece.offset)
-        ends = np.minimum(runs.places + runs.ends - runs.starts, end)
-        is_hit = ends > starts
-        shift = (runs.starts - runs.places)[is_hit]
-        lost = Runs(starts[is_hit] + shift, ends[is_hit] + shift)
+        lost = _lost_data(image.runs, piece.offset, end)
     lost = merged(lost).between(0, size_bytes)
     return tuple(zip(lost.firsts.tolist(), (lost.ends - lost.firsts).tolist(), strict=True))
+
+
+def _lost_data(runs: MappedRuns, offset: int, end: int) -> Runs:
+    """Return the bytes of the volume of which a part lies in [offset, end) of the file."""
+    data = runs.where(runs.kinds == RunKind.DATA)
+    starts = np.maximum(data.places, offset)
+    ends = np.minimum(data.places + data.ends - data.starts, end)
+    is_hit = ends > starts
+    shift = (data.starts - data.places)[is_hit]
+    packed = runs.where(runs.kinds == RunKind.COMPRESSED)
+    frames, sizes = frame_place(packed.places)
+    packed = packed.where((frames < end) & (frames + sizes > offset))
+    return Runs(
+        np.concatenate((starts[is_hit] + shift, packed.starts)),
+        np.concatenate((ends[is_hit] + shift, packed.ends)),
+    )

@@ -7,6 +7,7 @@ tables of level 2, the data of whole clusters, the data of shared clusters.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 import numpy as np
@@ -30,6 +31,10 @@ from mirrorlog.consumers.backup.qcow2.unit_runs import (
 )
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.range_columns import RangeColumns
+from mirrorlog.errors import BadUse
+
+PACKED_CLUSTERS: Final = 1024
+"""So many clusters are compressed at a time. Together they never get longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +43,8 @@ class ImagePlan:
 
     size_bytes, block_size: of the volume. data: the blocks whose bytes it holds. zeros: the blocks
     that it says are zeros; a block in both sets is data. backing: the name of the image below, in
-    the same folder; None if every other block is zeros.
+    the same folder; None if every other block is zeros. is_compressed: with zstd, in the layout
+    CLUSTERS only: subclusters of a compressed cluster can't be told apart.
     """
 
     size_bytes: int
@@ -48,6 +54,7 @@ class ImagePlan:
     backing: str | None
     layout: ImageLayout
     image_id: UUID
+    is_compressed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +128,11 @@ class LaidOutImage:
 
 def lay_out(plan: ImagePlan) -> LaidOutImage:
     """Return where everything of an image lies. Raise BadUse for a volume too large for it."""
+    if plan.is_compressed and plan.layout is not ImageLayout.CLUSTERS:
+        raise BadUse(
+            f"an image of layout '{plan.layout}' can't be compressed",
+            next=f"Choose the layout '{ImageLayout.CLUSTERS}'.",
+        )
     data, zeros = units_of(
         plan.data, plan.zeros, block_size=plan.block_size, size_bytes=plan.size_bytes
     )
@@ -158,6 +170,7 @@ def lay_out(plan: ImagePlan) -> LaidOutImage:
             l1_offset=plan.layout.cluster_bytes,
             refcount_table_offset=places.refcount_table_start * plan.layout.cluster_bytes,
             refcount_table_clusters=places.refcount_block_start - places.refcount_table_start,
+            is_compressed=plan.is_compressed,
         ),
         volume_bytes=plan.size_bytes,
         whole=whole,

@@ -10,14 +10,16 @@ The steps, after which a crash leaves the file as said:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
+import numpy.typing as npt
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.folders import sync_folder
@@ -31,8 +33,15 @@ from mirrorlog.consumers.backup.qcow2.image_digests import (
     digest,
     piece_bytes,
 )
-from mirrorlog.consumers.backup.qcow2.image_plan import ImagePlan, LaidOutImage, lay_out
+from mirrorlog.consumers.backup.qcow2.image_plan import (
+    PACKED_CLUSTERS,
+    ImagePlan,
+    LaidOutImage,
+    lay_out,
+)
 from mirrorlog.consumers.backup.qcow2.tables import table_pieces
+from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers
+from mirrorlog.consumers.backup.qcow2.zstd_clusters import PackedClusters, pack_clusters
 from mirrorlog.consumers.range_reads import CopySource, PageMemory
 from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.errors import BadUse, DeviceFailed
@@ -68,7 +77,11 @@ def write_image(path: Path, plan: ImagePlan, source: CopySource) -> WrittenImage
     _create(path, image.file_bytes)
     try:
         with FileDevice(path, writable=True) as device:
-            data_digests = _write_body(device, image, source)
+            if plan.is_compressed:
+                image = _write_packed(device, image, source)
+                data_digests = _read_digests(device, image)
+            else:
+                data_digests = _write_body(device, image, source)
             device.flush()
             device.pwrite(0, image.header.pack())
             device.flush()
@@ -123,13 +136,77 @@ def _write_body(device: FileDevice, image: LaidOutImage, source: CopySource) -> 
     with ThreadPoolExecutor(_PIECES_AT_ONCE, "backup-image") as pool:
         digests = pool.map(copy, starts)
         try:
-            for offset, octets in table_pieces(image):
-                for start, end in _used_pages(octets):
-                    device.pwrite(offset + start, octets[start:end].data)
+            _write_tables(device, image)
             return list(digests)
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
+
+
+def _write_packed(device: FileDevice, image: LaidOutImage, source: CopySource) -> LaidOutImage:
+    """Write compressed data and the tables. Return the image with its real length.
+
+    The file is as long as the data would be as it is, until it is known how much is needed.
+    """
+    copies, memories = image.copies(), PageMemory()
+    size = PACKED_CLUSTERS * UNIT_BYTES
+
+    def pack(start: int) -> PackedClusters:
+        end = min(start + size, image.file_bytes)
+        with memories.lent(end - start) as memory:
+            _read_piece(
+                source, memory, _window(copies, start, end, image.volume_bytes), end - start
+            )
+            return pack_clusters(memory[: end - start])
+
+    words: list[npt.NDArray[np.uint64]] = [np.empty(0, np.uint64)]
+    users: list[Numbers] = [np.empty(0, np.int64)]
+    offset = image.data_offset
+    starts = range(image.data_offset, image.file_bytes, size)
+    with ThreadPoolExecutor(_PIECES_AT_ONCE, "backup-image") as pool:
+        for packed in _map_ahead(pool, pack, starts):
+            device.pwrite(offset, packed.octets)
+            words.append(packed.words(offset))
+            users.append(packed.users())
+            offset += len(packed.octets)
+    os.ftruncate(device.fileno(), offset)
+    real = replace(
+        image,
+        host_clusters=offset // image.header.layout.cluster_bytes,
+        shared_users=np.concatenate(users),
+    )
+    _write_tables(device, real, np.concatenate(words))
+    return real
+
+
+def _map_ahead(
+    pool: ThreadPoolExecutor, pack: Callable[[int], PackedClusters], starts: range
+) -> Iterator[PackedClusters]:
+    """Yield the results in order, with few of them in memory at a time."""
+    waiting: deque[Future[PackedClusters]] = deque()
+    for start in starts:
+        waiting.append(pool.submit(pack, start))
+        if len(waiting) > _PIECES_AT_ONCE:
+            yield waiting.popleft().result()
+    for packed in waiting:
+        yield packed.result()
+
+
+def _write_tables(
+    device: FileDevice, image: LaidOutImage, packed: npt.NDArray[np.uint64] | None = None
+) -> None:
+    for offset, octets in table_pieces(image, packed):
+        for start, end in _used_pages(octets):
+            device.pwrite(offset + start, octets[start:end].data)
+
+
+def _read_digests(device: BlockDevice, image: LaidOutImage) -> list[str]:
+    """Return the digests of the pieces of data, which are read back."""
+    size = _data_piece_bytes(image)
+    return [
+        digest(device.pread(offset=start, length=min(size, image.file_bytes - start))).hex()
+        for start in range(image.data_offset, image.file_bytes, size)
+    ]
 
 
 def _copy_piece(
@@ -145,20 +222,30 @@ def _copy_piece(
     What lies between the ranges isn't written: it stays a hole.
     """
     with memories.lent(end - start) as memory:
-        ends = 0
-        pieces = []
-        for first, last in ranges.pieces():
-            padded = -(-last // UNIT_BYTES) * UNIT_BYTES
-            _clear(memory, ends, first)
-            _clear(memory, last, padded)
-            pieces.append((first, padded))
-            ends = padded
-        _clear(memory, ends, end - start)
-        source.pread_ranges(ranges, memory)
+        pieces = _read_piece(source, memory, ranges, end - start)
         for first, last in pieces:
             device.pwrite(start + first, memory[first:last])
         device.start_writeback(offset=start, length=end - start)
         return digest(memory[: end - start]).hex()
+
+
+def _read_piece(
+    source: CopySource, memory: memoryview, ranges: RangeColumns, length: int
+) -> list[tuple[int, int]]:
+    """Read the ranges to their places, with zeros around them up to `length`.
+
+    Return (start, end) of the parts of the memory that are data, in whole units.
+    """
+    pieces, ends = [], 0
+    for first, last in ranges.pieces():
+        padded = -(-last // UNIT_BYTES) * UNIT_BYTES
+        _clear(memory, ends, first)
+        _clear(memory, last, padded)
+        pieces.append((first, padded))
+        ends = padded
+    _clear(memory, ends, length)
+    source.pread_ranges(ranges, memory)
+    return pieces
 
 
 def _clear(memory: memoryview, start: int, end: int) -> None:

@@ -92,6 +92,7 @@ class MappedRuns:
             (self.starts[1:] == self.ends[:-1])
             & (self.kinds[1:] == self.kinds[:-1])
             & (self.layers[1:] == self.layers[:-1])
+            & (self.kinds[1:] != RunKind.COMPRESSED)
             & (self.places[1:] - self.places[:-1] == np.where(is_data, _lengths(self), 0)[:-1])
         )
         is_first = np.concatenate(([True], ~continues))

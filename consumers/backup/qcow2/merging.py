@@ -33,6 +33,7 @@ def merge_images(
     size_bytes: int | None = None,
     below: BlockDevice | None = None,
     layout: ImageLayout | None = None,
+    is_compressed: bool | None = None,
 ) -> WrittenImage:
     """Write an image that reads as `paths[0]` does and stands on what `paths[-1]` stands on.
 
@@ -41,7 +42,7 @@ def merge_images(
     the true size of the volume at the newest point; None for the size of its image. below: reads
     the point on which the oldest of `paths` stands. It is needed only where the volume had a size
     that is no multiple of 4 KiB; where it is given, no zeros are marked behind its end. layout:
-    None for that of the newest image.
+    None for that of the newest image, as for is_compressed.
 
     Raise StateDamaged if the paths aren't neighbours in this order, BadUse where `below` is needed
     and isn't given, or where `out` exists. DeviceFailed.
@@ -55,14 +56,18 @@ def merge_images(
         data = reader.runs.of_kind(RunKind.DATA, RunKind.COMPRESSED)
         if lowest is not None and below is None:
             _check_whole_units(reader.runs, paths)
+        newest = reader.maps[0].header
+        if is_compressed is None:
+            is_compressed = newest.is_compressed and layout is not ImageLayout.SUBCLUSTERS
         plan = ImagePlan(
             size_bytes=size_bytes,
             block_size=_SECTOR_BYTES,
             data=_sectors(data),
             zeros=_sectors(zeros),
             backing=lowest,
-            layout=layout or reader.maps[0].header.layout,
+            layout=layout or newest.layout,
             image_id=image_id,
+            is_compressed=is_compressed,
         )
         return write_image(out, plan, reader)
 

@@ -20,12 +20,16 @@ _TABLES_BYTES: Final = 1 << 20
 _ALL_DATA: Final = 0x00000000FFFFFFFF
 _ALL_ZEROS: Final = 0xFFFFFFFF00000000
 
+Words = npt.NDArray[np.uint64]
 TablePiece = tuple[int, npt.NDArray[np.uint8]]
 """An offset in the file, and the bytes from there on."""
 
 
-def table_pieces(image: LaidOutImage) -> Iterator[TablePiece]:
-    """Yield everything of the file that is neither header nor data, in pieces of whole clusters."""
+def table_pieces(image: LaidOutImage, packed: Words | None = None) -> Iterator[TablePiece]:
+    """Yield everything of the file that is neither header nor data, in pieces of whole clusters.
+
+    packed: the entries of the clusters of `whole`, in their order, if they are compressed.
+    """
     layout = image.header.layout
     hosts = image.table_start + np.arange(len(image.tables))
     l1 = np.zeros(image.header.l1_entries, np.uint64)
@@ -36,7 +40,7 @@ def table_pieces(image: LaidOutImage) -> Iterator[TablePiece]:
     yield from _refcount_pieces(image)
     at_once = max(1, _TABLES_BYTES // layout.cluster_bytes)
     for first in range(0, len(image.tables), at_once):
-        entries = _entries(image, image.tables[first : first + at_once])
+        entries = _entries(image, image.tables[first : first + at_once], packed)
         yield (image.table_start + first) * layout.cluster_bytes, _octets(entries)
 
 
@@ -57,7 +61,7 @@ def _refcount_pieces(image: LaidOutImage) -> Iterator[TablePiece]:
         yield block * layout.cluster_bytes, counts.view(np.uint8)
 
 
-def _entries(image: LaidOutImage, tables: Numbers) -> npt.NDArray[np.uint64]:
+def _entries(image: LaidOutImage, tables: Numbers, packed: Words | None) -> npt.NDArray[np.uint64]:
     """Return the words of some tables of level 2, one after the other."""
     layout = image.header.layout
     entries = np.zeros((len(tables) * layout.table_entries, layout.entry_words), np.uint64)
@@ -70,8 +74,12 @@ def _entries(image: LaidOutImage, tables: Numbers) -> npt.NDArray[np.uint64]:
         return table * layout.table_entries + clusters % layout.table_entries
 
     whole = rows(image.whole.between(first, end).numbers())
-    hosts = image.data_start + _count_below(image, first) + np.arange(len(whole))
-    entries[whole, 0] = _offsets(hosts, layout) | np.uint64(COPIED)
+    below = _count_below(image, first)
+    if packed is not None:
+        entries[whole, 0] = packed[below : below + len(whole)]
+    else:
+        hosts = image.data_start + below + np.arange(len(whole))
+        entries[whole, 0] = _offsets(hosts, layout) | np.uint64(COPIED)
     zeros = rows(image.whole_zeros.between(first, end).numbers())
     if not has_subclusters:
         entries[zeros, 0] = ZERO_FLAG

@@ -17,6 +17,11 @@ from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.qcow2.packing import pack_masks
 from mirrorlog.domain.range_columns import RangeColumns
 
+KINDS = [
+    (ImageLayout.SUBCLUSTERS, False),
+    (ImageLayout.CLUSTERS, False),
+    (ImageLayout.CLUSTERS, True),
+]
 BLOCKS = st.integers(0, 299)
 STEPS = st.one_of(
     st.tuples(st.just("write"), BLOCKS, st.integers(1, 40)),
@@ -43,21 +48,21 @@ def apply(chain: ImageChain, steps: list[tuple[str, int, int]]) -> None:
 
 @settings(deadline=None, max_examples=40)
 @given(
-    layout=st.sampled_from(list(ImageLayout)),
+    kind=st.sampled_from(KINDS),
     block_size=st.sampled_from([512, 4096, 8192]),
     size=st.integers(1, 2400),
     steps=st.lists(STEPS, max_size=25),
     cuts=st.lists(st.integers(0, 1 << 20), min_size=2, max_size=12),
 )
 def test_each_point_of_a_chain_reads_as_the_volume_was(
-    layout: ImageLayout,
+    kind: tuple[ImageLayout, bool],
     block_size: int,
     size: int,
     steps: list[tuple[str, int, int]],
     cuts: list[int],
 ) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        chain = ImageChain(Path(folder), layout, block_size)
+        chain = ImageChain(Path(folder), kind[0], block_size, is_compressed=kind[1])
         chain.resize(size * 512 - 200)
         apply(chain, steps)
         for depth, content in enumerate(chain.contents):
@@ -76,12 +81,12 @@ def test_each_point_of_a_chain_reads_as_the_volume_was(
                 assert allocated == content
 
 
-@pytest.mark.parametrize("layout", list(ImageLayout))
+@pytest.mark.parametrize(("layout", "is_compressed"), KINDS)
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_volume_that_grows_and_shrinks_reads_as_it_was(
-    layout: ImageLayout, seed: int, tmp_path: Path
+    layout: ImageLayout, is_compressed: bool, seed: int, tmp_path: Path
 ) -> None:
-    chain = random_chain(tmp_path, layout, points=8, seed=seed)
+    chain = random_chain(tmp_path, layout, points=8, seed=seed, is_compressed=is_compressed)
     for depth, content in enumerate(chain.contents):
         with ChainReader(chain.paths[depth:], image_ids=chain.image_ids[depth:]) as reader:
             assert reader.pread(offset=0, length=reader.size_bytes) == content

@@ -77,13 +77,16 @@ def test_points_read_the_same_after_a_merge(
                     assert point.pread(offset=0, length=point.size_bytes) == content
 
 
-@pytest.mark.parametrize("layout", list(ImageLayout))
+@pytest.mark.parametrize(
+    ("layout", "is_compressed"),
+    [(ImageLayout.SUBCLUSTERS, False), (ImageLayout.CLUSTERS, False), (ImageLayout.CLUSTERS, True)],
+)
 @pytest.mark.parametrize("seed", [1, 2])
 def test_any_neighbours_of_a_long_chain_merge(
-    layout: ImageLayout, seed: int, tmp_path: Path
+    layout: ImageLayout, is_compressed: bool, seed: int, tmp_path: Path
 ) -> None:
     """The volume grows and shrinks, and what is zeroed lay below, in nearly every point."""
-    chain = random_chain(tmp_path, layout, points=6, seed=seed)
+    chain = random_chain(tmp_path, layout, points=6, seed=seed, is_compressed=is_compressed)
     for newest in range(5):
         for count in (2, 3):
             merged, below = chain.paths[newest : newest + count], chain.paths[newest + count :]

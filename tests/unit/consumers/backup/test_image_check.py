@@ -14,11 +14,16 @@ from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.qcow2.image_check import ImageDamage, ImagePart, check_image
 from mirrorlog.consumers.backup.qcow2.image_digests import ImageDigests
 from mirrorlog.consumers.backup.qcow2.image_map import open_map
+from mirrorlog.consumers.backup.qcow2.mapped_runs import RunKind
+from mirrorlog.consumers.backup.qcow2.zstd_clusters import frame_place
+from mirrorlog.errors import StateDamaged
 
 
-@pytest.fixture(params=list(ImageLayout))
+@pytest.fixture(params=[*ImageLayout, "compressed"])
 def chain(request: pytest.FixtureRequest, tmp_path: Path) -> ImageChain:
-    return random_chain(tmp_path, request.param, points=2)
+    is_compressed = request.param == "compressed"
+    layout = ImageLayout.CLUSTERS if is_compressed else request.param
+    return random_chain(tmp_path, layout, points=2, is_compressed=is_compressed)
 
 
 def check(chain: ImageChain, *, read_data: bool = True) -> list[ImageDamage]:
@@ -127,3 +132,17 @@ def test_a_longer_file_is_found(chain: ImageChain) -> None:
 def test_digests_survive_a_manifest(chain: ImageChain) -> None:
     digests = chain.written[0].digests
     assert ImageDigests.from_json(json.loads(json.dumps(digests.as_json()))) == digests
+
+
+def test_a_flipped_byte_of_a_compressed_cluster_is_named_and_never_read_as_data(
+    tmp_path: Path,
+) -> None:
+    chain = random_chain(tmp_path, ImageLayout.CLUSTERS, points=1, is_compressed=True)
+    runs = open_map(chain.paths[0]).runs
+    run = int((runs.kinds == RunKind.COMPRESSED).nonzero()[0][0])
+    flip(chain.paths[0], int(frame_place(runs.places[run : run + 1])[0][0]))
+    (damage,) = check(chain)
+    start = int(runs.starts[run])
+    assert any(first <= start < first + length for first, length in damage.guest_ranges)
+    with ChainReader(chain.paths) as reader, pytest.raises(StateDamaged, match="compressed"):
+        reader.pread(offset=start, length=1)
