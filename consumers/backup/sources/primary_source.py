@@ -236,7 +236,7 @@ class PrimarySource:
         facts = position_facts(self.volume, position, self.query)
         now = self._position(position, facts.anchor, followed, is_consistent=is_consistent)
         changes = changes_between(base, now, self.volume, self.query, self.wait_s)
-        return within(changes, self.volume), facts.at_us, now
+        return changes, facts.at_us, now
 
     def _position(
         self, position: int, anchor: str | None, followed: FollowedLog, *, is_consistent: bool
@@ -259,14 +259,18 @@ class PrimarySource:
         changes: PointChanges,
         allocated: BlockSet | None,
     ) -> SourcePoint:
+        # The description may be ahead of the log: the volume has grown behind the position.
+        volume = self.volume.as_of(position.position)
+        if allocated is not None:
+            allocated &= BlockSet.of_range(0, volume.blocks)
         return SourcePoint(
-            volume=self.volume,
+            volume=volume,
             position=position,
             at_us=at_us,
             source=PRIMARY,
             reason=reason,
             reader=DeviceReader(device),
-            changes=changes,
+            changes=within(changes, volume),
             allocated=None if isinstance(changes, ChangesKnown) else allocated,
         )
 

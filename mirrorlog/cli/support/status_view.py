@@ -325,7 +325,8 @@ def _backup_text(row: BackupStatus) -> str:
         return "no point yet"
     age = _UNKNOWN if row.point_age_s is None else f"{format_duration(row.point_age_s)} old"
     kind = "" if report.is_consistent else "inconsistent, "
-    return f"{kind}last point {report.point}, {age}, of {_local(report.point_at_us)}"
+    as_of = "" if report.point_at_us is None else f", as of {_local(report.point_at_us)}"
+    return f"{kind}last point {report.point}, {age}{as_of}"
 
 
 def _line(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from notation import GENERATION, volume
 
+from mirrorlog.cli.support.plugin_line import plugin_lines
+from mirrorlog.cli.support.status_view import overview_fields, summary_lines
 from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.reading.present_state import PresentState, Reported
 from mirrorlog.status.backups import BackupStatus, evaluate_backups
@@ -83,6 +85,16 @@ def test_backups_count_for_the_health_of_their_volume(asked: str | None) -> None
         thresholds=Thresholds(),
         volume=asked,
     )
-    assert [row.report.volume for row in overview.backups] == ([] if asked == "w" else ["v"])
-    is_worse = overview.health is Health.WARNING
-    assert is_worse == (asked != "w")
+    is_shown = asked != "w"
+    assert [row.report.volume for row in overview.backups] == (["v"] if is_shown else [])
+    assert (overview.health is Health.WARNING) == is_shown
+    line = "WARNING: backup of v to /backups: the last attempt failed: full"
+    assert (line in plugin_lines(overview, Thresholds())) == is_shown
+    shown = [text for text in summary_lines(overview) if text.startswith("backup of v")]
+    assert [text.partition(": the last")[0] for text in shown] == (
+        ["backup of v to /backups: WARNING, last point 20261128T231501Z-00000000, 30 s old"]
+        if is_shown
+        else []
+    )
+    fields = overview_fields(overview)["backups"]
+    assert [row["point_age_s"] for row in fields] == ([30.0] if is_shown else [])

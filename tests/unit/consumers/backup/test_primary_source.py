@@ -25,7 +25,7 @@ from mirrorlog.consumers.resync.secondaries import FoundDevice, TakenSnapshot
 from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.domain.snapshots import SnapshotExport
-from mirrorlog.domain.volumes import Volume
+from mirrorlog.domain.volumes import EarlierSize, Volume
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.reading.catalog import publish_volume
 from mirrorlog.reading.log_reader import LogReader
@@ -264,6 +264,21 @@ def test_a_promotion_meanwhile_ends_the_backup() -> None:
     )
     with pytest.raises(SourceChanged, match="generation changed"), primary.source().point(None):
         pass
+
+
+@pytest.mark.parametrize("base", [None, at(0)])
+def test_a_point_before_a_growth_has_the_size_of_then(base: BackupPosition | None) -> None:
+    """The node has published the new description, and its log isn't that far yet."""
+    grown = volume(
+        earlier_sizes=(EarlierSize(before_position=5, size_bytes=2 * BLOCK),), described_position=5
+    )
+    primary = Primary(grown)
+    primary.write(0, 1)
+    primary.write(1, 2)
+    primary.device.pwrite(3 * BLOCK, bytes([9]) * BLOCK)
+    with primary.source().point(base) as point:
+        assert (point.position.position, point.volume.size_bytes) == (2, 2 * BLOCK)
+        assert content(point, has_base=base is not None) == [1, 2, None, None]
 
 
 # Snapshots
