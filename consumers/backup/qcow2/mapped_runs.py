@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers, Runs, merged
+from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers, Runs, distinct, merged
 
 BEHIND_ANY_END: Final = 1 << 62
 
@@ -118,7 +118,7 @@ def concatenate(pieces: Sequence[MappedRuns]) -> MappedRuns:
 
 def overlay(upper: MappedRuns, lower: MappedRuns) -> MappedRuns:
     """Return what is seen through both: `upper` where it has a run, otherwise `lower`."""
-    edges = np.unique(np.concatenate((upper.starts, upper.ends, lower.starts, lower.ends)))
+    edges = distinct(upper.starts, upper.ends, lower.starts, lower.ends)
     firsts, ends = edges[:-1], edges[1:]
     by_upper, by_lower = _covering(upper, firsts), _covering(lower, firsts)
     from_upper = by_upper >= 0
