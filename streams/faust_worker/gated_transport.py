@@ -108,7 +108,8 @@ class GatedConsumer(driver.Consumer):
         """Return Faust's message: for commands one for the whole fetch, at its last offset."""
         if not isinstance(record, _FetchedRecords):
             return super()._to_message(tp, record)
-        first, last = record.records[0], record.records[-1]
+        first = record.records[0]
+        last = record.records[-1]
         message: Any = super()._to_message(tp, last)
         message.key = None
         message.value = EventBatch(
