@@ -29,7 +29,7 @@ DURATION_UNITS_S: Final = {
     **dict.fromkeys(("day", "days"), 86400.0),
     **dict.fromkeys(("week", "weeks"), 604800.0),
 }
-_QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
+_QUANTITY: Final = re.compile(r"\s*([0-9]{1,19}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str) -> int:
@@ -66,7 +66,7 @@ def _split(text: str, *, kind: str, examples: str) -> tuple[str, str]:
     """Return the number and the unit in `text`."""
     match = _QUANTITY.fullmatch(text)
     if match is None:
-        raise BadUse(f"'{text}' isn't a {kind}", next=f"Write a {kind} like {examples}.")
+        raise BadUse(f"'{text[:60]}' isn't a {kind}", next=f"Write a {kind} like {examples}.")
     return match.group(1), match.group(2)
 
 

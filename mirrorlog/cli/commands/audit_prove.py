@@ -10,6 +10,7 @@ import typer
 
 from mirrorlog.adapters.folders import replace_files
 from mirrorlog.adapters.os_failures import os_errors_named
+from mirrorlog.changed.points import AtPosition, parse_point
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.log_keys import read_checkpoint
 from mirrorlog.errors import BadUse, DifferenceFound, OutOfRetention
@@ -87,12 +88,13 @@ def prove(
 
 
 def _number_of(position: str) -> int:
-    digits = position.removeprefix("@")
-    if not (digits.isascii() and digits.isdecimal()):
+    point = parse_point("@" + position.removeprefix("@"), now_us=0)
+    if not isinstance(point, AtPosition) or point.position < 0:
         raise BadUse(
-            f"'{position}' is no position", next="Write it as @7. `topics tail` shows positions."
+            f"'{position[:60]}' is no position",
+            next="Write it as @7. `topics tail` shows positions.",
         )
-    return int(digits)
+    return point.position
 
 
 def _leaf(
