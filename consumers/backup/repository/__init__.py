@@ -1,0 +1,15 @@
+"""A repository of backups: the images of points, and what is known of each, in a folder or in S3.
+
+Files in reading order:
+
+- image_files.py: the port to the format of images
+- manifests.py: what is known of a point, and its bytes
+- object_names.py: the names of a repository's objects
+- catalog.py: all points of a volume, and on which image each one stands
+- repository.py: opens repositories, and reads them
+- repository_writer.py: adds points, and removes what killed writers left
+- keep.py: which points are kept, by hour, day, week, month and year
+- prune_plan.py: the steps that remove points and leave all others as they are
+- prune.py: takes these steps
+- check.py: what is damaged, and which points that takes along
+"""

@@ -1,0 +1,157 @@
+"""Manifests: what is known of a point, as a line of JSON with a checksum. Pure.
+
+The bytes are those of adapters/sealed_json.py. A manifest is never replaced: a change writes the
+next revision, and the highest one counts.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from types import NoneType, UnionType
+from typing import Any, Final, get_args, get_type_hints
+from uuid import UUID
+
+from mirrorlog.adapters.sealed_json import sealed_line
+from mirrorlog.consumers.backup.repository.image_files import FileDigests, ImageFacts
+from mirrorlog.consumers.backup.repository.object_names import POINT
+from mirrorlog.consumers.backup.sources.source_point import BackupPosition
+from mirrorlog.domain.site_progress import Rung
+from mirrorlog.errors import StateDamaged
+
+FORMAT: Final = "mirrorlog-backup-point"
+VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointManifest:
+    """What is known of a point.
+
+    at_us: the time as of which it is, by the broker; None if nobody knows. written_at_us: when the
+    backup began, by its machine. source: for people. reason: why it isn't consistent, or None.
+    hooks: what ran before and after. size_bytes: of the volume.
+    rung: how its blocks were chosen. rung_reason: why that rung, or None.
+    image: its file. replacement: a prune is about to put this one in its place; the file tells
+    which of the two it is. is_hidden: the point was dropped, and its image carries others.
+    """
+
+    repository_id: str
+    volume: str
+    point: str
+    position: BackupPosition
+    at_us: int | None
+    written_at_us: int
+    source: str
+    reason: str | None
+    hooks: tuple[str, ...]
+    size_bytes: int
+    block_size: int
+    rung: Rung
+    rung_reason: str | None
+    image: ImageFacts
+    replacement: ImageFacts | None = None
+    is_hidden: bool = False
+    written_by: str = ""
+
+    @property
+    def time_us(self) -> int:
+        """The time by which people know the point: as of when it is, or when it was written."""
+        return self.written_at_us if self.at_us is None else self.at_us
+
+
+def encode_point(manifest: PointManifest) -> bytes:
+    """Return the bytes of a manifest."""
+    return sealed_line({"format": FORMAT, "version": VERSION, **asdict(manifest)})
+
+
+def decode_point(content: bytes, where: str) -> PointManifest:
+    """Return the manifest in `content`.
+
+    where: the name of the object, for errors. Raise StateDamaged, which says why, unless the bytes
+    are a manifest of this version in which every field is there and has its kind.
+    """
+    try:
+        document = unsealed(content)
+        if (name := document.pop("format", None)) != FORMAT:
+            raise ValueError(f"it is no manifest of a point, but '{name}'")
+        if (version := document.pop("version", None)) != VERSION:
+            raise ValueError(f"its version is {version}, and this release reads {VERSION}")
+        return _manifest(document)
+    except (ValueError, TypeError) as error:
+        raise StateDamaged(
+            f"a manifest can't be read: {error}",
+            where=where,
+            next="Run `mirrorlog backup check`: it says which points need it. A newer release may "
+            "have written it.",
+        ) from error
+
+
+def unsealed(content: bytes) -> dict[str, Any]:
+    """Return the fields of a sealed line. Raise ValueError, which says why, if it is damaged."""
+    try:
+        document = json.loads(content)
+    except ValueError:
+        raise ValueError("it isn't a line of JSON") from None
+    if not isinstance(document, dict) or "crc32" not in document:
+        raise ValueError("it has no checksum")
+    del document["crc32"]
+    if sealed_line(document) != content:
+        raise ValueError("it fails its checksum")
+    return document
+
+
+def _manifest(document: dict[str, Any]) -> PointManifest:
+    position = _typed(BackupPosition, document.get("position"), "position")
+    image = _image(document.get("image"), "image")
+    replacement = document.get("replacement")
+    manifest: PointManifest = _typed(
+        PointManifest,
+        {
+            **document,
+            "position": position,
+            "image": image,
+            "replacement": replacement and _image(replacement, "replacement"),
+            "rung": Rung(str(document.get("rung"))),
+            "hooks": tuple(document.get("hooks", ())),
+        },
+        "the manifest",
+    )
+    if not POINT.fullmatch(manifest.point):
+        raise ValueError(f"'{manifest.point}' names no point")
+    return manifest
+
+
+def _image(value: object, what: str) -> ImageFacts:
+    if not isinstance(value, dict) or not isinstance(value.get("digests"), dict):
+        raise ValueError(f"{what} has no digests")
+    digests = _typed(
+        FileDigests,
+        {**value["digests"], "pieces": tuple(value["digests"].get("pieces", ()))},
+        f"the digests of {what}",
+    )
+    image: ImageFacts = _typed(ImageFacts, {**value, "digests": digests}, what)
+    if str(UUID(image.image_id)) != image.image_id:
+        raise ValueError(f"'{image.image_id}' isn't the id of an image")
+    if image.base is not None and not POINT.fullmatch(image.base):
+        raise ValueError(f"'{image.base}' names no point")
+    return image
+
+
+def _typed(kind: Any, value: object, what: str) -> Any:
+    """Return `kind` of the fields. Raise ValueError unless these are its fields, of their kinds."""
+    if not isinstance(value, dict):
+        raise ValueError(f"{what} is missing")
+    hints = get_type_hints(kind)
+    names = {field.name for field in fields(kind)}
+    if unknown := sorted(value.keys() ^ names):
+        raise ValueError(f"{what} has other fields: {', '.join(unknown)}")
+    for name in names:
+        hint = hints[name]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        if type(value[name]) not in {getattr(kind, "__origin__", kind) for kind in kinds} | (
+            {NoneType} if None in kinds else set()
+        ):
+            raise ValueError(f"{name} is '{value[name]}'")
+        if isinstance(value[name], tuple) and any(type(item) is not str for item in value[name]):
+            raise ValueError(f"{name} aren't texts")
+    return kind(**value)

@@ -1,0 +1,245 @@
+"""A repository of backups: opens it, and reads what is known of its points and their images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+from mirrorlog.adapters.sealed_json import sealed_line
+from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
+from mirrorlog.consumers.backup.repository.image_files import (
+    IDENTIFYING_BYTES,
+    ImageFacts,
+    ImageFiles,
+    ImageIdentity,
+)
+from mirrorlog.consumers.backup.repository.manifests import (
+    PointManifest,
+    decode_point,
+    unsealed,
+)
+from mirrorlog.consumers.backup.repository.object_names import (
+    HEADER,
+    VOLUMES,
+    image_name,
+    image_point,
+    manifest_object_name,
+    manifest_parts,
+    volume_prefix,
+)
+from mirrorlog.errors import BadUse, RepositoryFailed, StateDamaged
+from mirrorlog.ports.backup_stores import BackupStore
+
+_FORMAT: Final = "mirrorlog-backups"
+_VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Repository:
+    """The points in a store. Any number of processes may read it. RepositoryFailed if it fails.
+
+    repository_id: a canonical UUID, which each manifest names.
+    """
+
+    store: BackupStore
+    images: ImageFiles
+    repository_id: str
+
+    @classmethod
+    def create(cls, store: BackupStore, images: ImageFiles) -> Repository:
+        """Create an empty repository. Raise BadUse if the store has one."""
+        repository_id = str(uuid4())
+        fields = {"format": _FORMAT, "version": _VERSION, "repository_id": repository_id}
+        if not store.create(HEADER, sealed_line(fields)):
+            raise BadUse(
+                "there is a repository already",
+                where=store.where,
+                next="Use it, or name another place.",
+            )
+        return cls(store, images, repository_id)
+
+    @classmethod
+    def open(cls, store: BackupStore, images: ImageFiles) -> Repository:
+        """Open a repository. Raise BadUse if there is none, StateDamaged if its header is wrong."""
+        content = store.read(HEADER)
+        if content is None:
+            raise BadUse(
+                "there is no repository of backups",
+                where=store.where,
+                next="Check the address. A backup creates the repository.",
+            )
+        try:
+            fields = unsealed(content)
+            if (fields["format"], fields["version"]) != (_FORMAT, _VERSION):
+                raise ValueError(f"it is version {fields['version']} of {fields['format']}")
+            return cls(store, images, str(UUID(fields["repository_id"])))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = str(error) if isinstance(error, ValueError) else "a field is wrong"
+            raise StateDamaged(
+                f"the header of the repository can't be read: {reason}",
+                where=f"{store.where}, {HEADER}",
+                next="A newer release may have written it. The images need no header: qemu-img "
+                "opens them.",
+            ) from error
+
+    def volumes(self) -> tuple[str, ...]:
+        """Return the names of the volumes that have points, sorted."""
+        folders: dict[str, str] = {}
+        for name in self.store.names(VOLUMES):
+            folder = name.removeprefix(VOLUMES).partition("/")[0]
+            if folder not in folders and manifest_parts(name) is not None:
+                try:
+                    folders[folder] = self._manifest(name).volume
+                except StateDamaged:
+                    continue  # the next manifest of the volume names it, too
+        return tuple(sorted(folders.values()))
+
+    def catalog(self, volume: str) -> VolumeCatalog:
+        """Return what the repository has of a volume: nothing, if it doesn't know the volume.
+
+        If a prune ends meanwhile, the catalog may name objects that are gone.
+        """
+        revisions: dict[str, list[int]] = {}
+        files: dict[str, str] = {}
+        leftovers: list[str] = []
+        for name in self.store.names(volume_prefix(volume)):
+            if (parts := manifest_parts(name)) is not None:
+                revisions.setdefault(parts[0], []).append(parts[1])
+            elif (point := image_point(name, self.images.suffix)) is not None:
+                files[point] = name
+            else:
+                leftovers.append(name)
+        records: list[PointRecord] = []
+        unreadable: dict[str, StateDamaged] = {}
+        for point, numbers in revisions.items():
+            try:
+                records.append(self._record(volume, point, sorted(numbers)))
+            except StateDamaged as error:
+                unreadable[point] = error
+        needed = {record.image.base for record in records} | revisions.keys()
+        records.sort(key=lambda record: (record.manifest.written_at_us, record.point))
+        return VolumeCatalog(
+            volume=volume,
+            records={record.point: record for record in records},
+            unreadable=unreadable,
+            bases_of_unreadable=self._bases(volume, unreadable),
+            images=frozenset(files),
+            leftovers=(*leftovers, *(files[point] for point in files if point not in needed)),
+        )
+
+    def identify(self, volume: str, point: str) -> ImageIdentity:
+        """Return what the image of a point says of itself. Raise StateDamaged if it isn't one."""
+        name = image_name(volume, point, self.images.suffix)
+        beginning = self.store.read_range(name, offset=0, length=IDENTIFYING_BYTES)
+        if beginning is None:
+            raise StateDamaged(
+                f"the image of point {point} is missing", where=f"{self.store.where}, {name}"
+            )
+        return self.images.identify(beginning)
+
+    @contextmanager
+    def chain_files(self, catalog: VolumeCatalog, point: str) -> Iterator[tuple[Path, ...]]:
+        """Lend the images of which a point consists as local files, newest first.
+
+        Raise BadUse if there is no such point. Raise StateDamaged if an image is missing, is
+        another one than the manifest says, or stands on another file than the next one.
+        """
+        catalog.point(point)
+        chain = catalog.chain(point)
+        with self.local_files(catalog.volume, chain) as paths:
+            for name, path in zip(chain, paths, strict=True):
+                with path.open("rb") as file:
+                    identity = self.images.identify(file.read(IDENTIFYING_BYTES))
+                if (problem := identity_problem(identity, catalog, name, self.images)) is not None:
+                    raise StateDamaged(
+                        f"point {point} can't be read: {problem}",
+                        where=f"{self.store.where}, {path.name}",
+                        next="Try again if a prune has just ended. Otherwise run `mirrorlog backup "
+                        "check`.",
+                    )
+            yield paths
+
+    @contextmanager
+    def local_files(self, volume: str, points: tuple[str, ...]) -> Iterator[tuple[Path, ...]]:
+        """Lend the images of points as local files, which nobody may change."""
+        names = [image_name(volume, point, self.images.suffix) for point in points]
+        local = [self.store.local_path(name) for name in names]
+        if None not in local:
+            yield tuple(path for path in local if path is not None)
+            return
+        with self.store.work_folder() as folder:
+            paths = tuple(folder / name.rpartition("/")[2] for name in names)
+            for name, path in zip(names, paths, strict=True):
+                if not self.store.download(name, path):
+                    raise StateDamaged(f"image {name} is missing", where=self.store.where)
+            yield paths
+
+    def _record(self, volume: str, point: str, revisions: list[int]) -> PointRecord:
+        manifest = self._manifest(manifest_object_name(volume, point, revisions[-1]))
+        if (manifest.repository_id, manifest.volume, manifest.point) != (
+            self.repository_id,
+            volume,
+            point,
+        ):
+            raise StateDamaged(
+                f"the manifest is that of point {manifest.point} of volume {manifest.volume}, in "
+                f"repository {manifest.repository_id}",
+                where=f"{self.store.where}, {point}",
+            )
+        image = self._current_image(manifest)
+        return PointRecord(manifest=manifest, revisions=tuple(revisions), image=image)
+
+    def _current_image(self, manifest: PointManifest) -> ImageFacts:
+        """Return which of the two images of a manifest the file is."""
+        if manifest.replacement is None:
+            return manifest.image
+        image_id = self.identify(manifest.volume, manifest.point).image_id
+        for image in (manifest.image, manifest.replacement):
+            if image.image_id == image_id:
+                return image
+        raise StateDamaged(
+            f"the image of point {manifest.point} is neither of those that its manifest names",
+            where=self.store.where,
+        )
+
+    def _manifest(self, name: str) -> PointManifest:
+        content = self.store.read(name)
+        if content is None:
+            raise RepositoryFailed(
+                f"object {name} vanished while it was read",
+                where=self.store.where,
+                next="A prune may be running. Try again.",
+            )
+        return decode_point(content, f"{self.store.where}, {name}")
+
+    def _bases(self, volume: str, points: Mapping[str, object]) -> dict[str, str | None]:
+        """Return on which point the images of points stand, by their files."""
+        bases: dict[str, str | None] = {}
+        for point in points:
+            try:
+                backing = self.identify(volume, point).backing
+            except StateDamaged:
+                continue
+            bases[point] = None if backing is None else image_point(backing, self.images.suffix)
+        return bases
+
+
+def identity_problem(
+    identity: ImageIdentity, catalog: VolumeCatalog, point: str, images: ImageFiles
+) -> str | None:
+    """Return how an image differs from what is known of a point; None if it doesn't."""
+    base = catalog.base_of(point)
+    backing = None if base is None else f"{base}{images.suffix}"
+    if identity.backing != backing:
+        return (
+            f"the image of {point} stands on {identity.backing or 'none'}, and should stand on "
+            f"{backing or 'none'}"
+        )
+    record = catalog.records.get(point)
+    if record is not None and identity.image_id != record.image.image_id:
+        return f"the image of {point} is another one than its manifest names"
+    return None

@@ -1,0 +1,174 @@
+"""Writes to a repository, as its only writer: adds points, and removes what killed writers left."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import SystemRandom
+from typing import Final
+from uuid import uuid4
+
+from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
+from mirrorlog.consumers.backup.repository.image_files import ImageFacts
+from mirrorlog.consumers.backup.repository.manifests import PointManifest, encode_point
+from mirrorlog.consumers.backup.repository.object_names import (
+    image_name,
+    manifest_object_name,
+    point_name,
+)
+from mirrorlog.consumers.backup.repository.repository import Repository
+from mirrorlog.errors import RepositoryFailed, StateDamaged
+from mirrorlog.ports.backup_stores import WriterLock
+
+MAX_DEPTH: Final = 30
+"""So many images in a chain are opened by qemu-img in seconds (docs/backup.md)."""
+
+
+class DamagedSource(StateDamaged):
+    """An image from which another one would be made is damaged. point: whose image it is."""
+
+    def __init__(self, point: str, what: str, where: str) -> None:
+        super().__init__(
+            f"the image of point {point} is damaged: {what}",
+            where=where,
+            next="Run `mirrorlog backup check`: it says which points that takes along.",
+        )
+        self.point = point
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryWriter:
+    """The only writer of a repository, until its lock is released.
+
+    work: a local folder for images that are being written. max_depth: of chains.
+    """
+
+    repository: Repository
+    lock: WriterLock
+    work: Path
+    max_depth: int = MAX_DEPTH
+
+    def new_point(self, written_at_us: int) -> str:
+        """Return a name for a point."""
+        return point_name(written_at_us, SystemRandom().getrandbits(32))
+
+    def add_point(self, manifest: PointManifest, path: Path) -> PointManifest:
+        """Add a point whose image is the durable file at `path`. Return its manifest as written.
+
+        1. Remove what killed backups left, if the store lets anybody delete.
+        2. If the chain would become too long, merge all of it with the new image to an image that
+           stands alone. Nothing that exists is changed.
+        3. Upload the image. It doesn't count without a manifest.
+        4. Create the manifest. From here on the point exists.
+
+        Raise StateDamaged if an image on which the new one stands is missing, and DamagedSource if
+        one is damaged when it is to be merged: the caller then takes a full image. After any error
+        or kill the points that were there are as before.
+        """
+        catalog = self.repository.catalog(manifest.volume)
+        self.remove_leftovers(catalog)  # 1
+        base = manifest.image.base
+        chain = () if base is None else catalog.chain(base)
+        suffix = self.repository.images.suffix
+        if len(chain) >= self.max_depth and not catalog.unreadable:  # 2
+            target = self.work / f"{uuid4().hex}{suffix}"
+            sources = tuple(catalog.records[point] for point in chain)
+            image = self.merge(manifest.volume, sources, target, base=None, on_top=(path,))
+            manifest, path = replace(manifest, image=image), target
+        self.lock.check()
+        name = image_name(manifest.volume, manifest.point, suffix)
+        if not self.repository.store.upload(name, path):  # 3
+            raise StateDamaged(
+                "an image of the new point's name exists", where=self.repository.store.where
+            )
+        self.write_revision(manifest, 1)  # 4
+        return manifest
+
+    def remove_leftovers(self, catalog: VolumeCatalog) -> tuple[str, ...]:
+        """Remove objects that no point needs. Return the names of those that stay.
+
+        They stay if the store refuses. While a manifest is unreadable, all stay: it may need them.
+        """
+        if catalog.unreadable:
+            return catalog.leftovers
+        return tuple(name for name in catalog.leftovers if not self._try_delete(name))
+
+    def write_revision(self, manifest: PointManifest, revision: int) -> None:
+        """Create a manifest. Raise RepositoryFailed if there is one of this number."""
+        self.lock.check()
+        name = manifest_object_name(manifest.volume, manifest.point, revision)
+        if not self.repository.store.create(name, encode_point(manifest)):
+            raise RepositoryFailed(
+                f"another writer has written {name}",
+                where=self.repository.store.where,
+                next="Try again when it has ended.",
+            )
+
+    def revise(self, record: PointRecord, manifest: PointManifest) -> PointRecord:
+        """Write the next revision of a manifest, and remove the earlier ones. Return the record.
+
+        The earlier ones are removed from the lowest up: a kill between leaves the newest.
+        """
+        revision = record.revisions[-1] + 1
+        self.write_revision(manifest, revision)
+        self.delete_revisions(manifest, record.revisions)
+        image = record.image if manifest.replacement is not None else manifest.image
+        return PointRecord(manifest=manifest, revisions=(revision,), image=image)
+
+    def delete_revisions(self, manifest: PointManifest, revisions: tuple[int, ...]) -> None:
+        """Delete manifests of a point, from the lowest revision up."""
+        for revision in sorted(revisions):
+            self.delete(manifest_object_name(manifest.volume, manifest.point, revision))
+
+    def delete(self, name: str) -> None:
+        """Delete an object."""
+        self.lock.check()
+        self.repository.store.delete(name)
+
+    def merge(
+        self,
+        volume: str,
+        sources: tuple[PointRecord, ...],
+        target: Path,
+        *,
+        base: str | None,
+        on_top: tuple[Path, ...] = (),
+    ) -> ImageFacts:
+        """Write what images hold together to a new file, and return what is known of it.
+
+        on_top, sources: newest first. base: the point on which the new image stands. Raise
+        DamagedSource, before anything is written, if the file of a source isn't what was written.
+        """
+        images = self.repository.images
+        points = tuple(record.point for record in sources)
+        backing = None if base is None else f"{base}{images.suffix}"
+        with self.repository.local_files(volume, points) as paths:
+            for record, path in zip(sources, paths, strict=True):
+                for damage in images.check(path, record.image):
+                    raise DamagedSource(record.point, damage.what, str(path))
+            chain = (*on_top, *paths)
+            return images.merge(chain, target, backing=backing, base=base, image_id=str(uuid4()))
+
+    def _try_delete(self, name: str) -> bool:
+        try:
+            self.delete(name)
+        except RepositoryFailed:
+            return False
+        return True
+
+
+@contextmanager
+def open_writer(
+    repository: Repository, purpose: str, *, max_depth: int = MAX_DEPTH
+) -> Iterator[RepositoryWriter]:
+    """Become the only writer of a repository, until the `with` block ends.
+
+    purpose: for people, such as `backup of vol1`. Raise BadUse if there is another writer.
+    """
+    with ExitStack() as stack:
+        lock = repository.store.lock(purpose)
+        stack.callback(lock.release)
+        work = stack.enter_context(repository.store.work_folder())
+        yield RepositoryWriter(repository, lock, work, max_depth)
