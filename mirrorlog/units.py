@@ -29,7 +29,7 @@ DURATION_UNITS_S: Final = {
     **dict.fromkeys(("day", "days"), 86400.0),
     **dict.fromkeys(("week", "weeks"), 604800.0),
 }
-_QUANTITY: Final = re.compile(r"\s*([0-9]{1,19}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*")
+_QUANTITY: Final = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([A-Za-z]*)\s*")
 
 
 def parse_size(text: str) -> int:
@@ -44,7 +44,10 @@ def parse_size(text: str) -> int:
         raise BadUse(
             f"'{text}' has an unknown unit of size", next="Write a size like 4KiB, 64M or 1.5GiB."
         )
-    return round(float(number) * factor) if "." in number else int(number) * factor
+    try:
+        return round(float(number) * factor) if "." in number else int(number) * factor
+    except (OverflowError, ValueError) as error:  # int() refuses thousands of digits
+        raise BadUse(f"'{text[:60]}' is more than any size") from error
 
 
 def parse_duration_s(text: str) -> float:
