@@ -358,13 +358,9 @@ def _finish_copy(saved: SecondaryState, cycle_input: CycleInput) -> CycleStep:
 
 def is_settled(cycle_input: CycleInput, watermark: int) -> bool:
     """Return whether the log through `watermark` holds all that the site read (invariant 8)."""
-    if cycle_input.read_end is None or watermark < cycle_input.read_end - 1:
-        return False
-    volume_log = cycle_input.log.volume
-    if volume_log.is_ahead or volume_log.is_replaced:
-        return False
-    head = volume_log.head
-    return head is None or head.settled_after(cycle_input.read_end, cycle_input.beats)
+    return cycle_input.read_end is not None and cycle_input.log.volume.is_settled(
+        cycle_input.read_end, watermark=watermark, beats=cycle_input.beats
+    )
 
 
 def _consistent_at(saved: SecondaryState, position: int) -> SecondaryState:

@@ -64,10 +64,8 @@ class VerificationLog:
 
     def is_settled(self, end_position: int) -> bool:
         """Return whether the log names all that was written before the commands ended there."""
-        if self.watermark < end_position - 1 or self._site_log.volume.is_ahead:
-            return False
         beats = self._log.beats.get(self._volume.partition, {})
-        return self._head is None or self._head.settled_after(end_position, beats)
+        return self._site_log.volume.is_settled(end_position, watermark=self.watermark, beats=beats)
 
     def changed_after(self, position: int) -> BlockSet | None:
         """Return the blocks that the log names behind a position; None if it can't be proved."""

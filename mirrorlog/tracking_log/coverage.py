@@ -6,7 +6,7 @@ Ranges of positions are written `(after, through]`, as in records.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -87,6 +87,16 @@ class VolumeLog:
         """Merge `head` into the volume's head."""
         self.is_replaced = False
         self.head = head if self.head is None else self.head.joined(head)
+
+    def is_settled(self, end_position: int, *, watermark: int, beats: Mapping[str, int]) -> bool:
+        """Return whether the log names all that was written before the commands ended there.
+
+        The log is complete through `watermark`. beats: as VolumeHead.settled_after() takes them
+        (invariant 8). False if nobody knows which sessions were open at the watermark.
+        """
+        if watermark < end_position - 1 or self.is_ahead or self.is_replaced:
+            return False
+        return self.head is None or self.head.settled_after(end_position, beats)
 
     @property
     def generation(self) -> str | None:

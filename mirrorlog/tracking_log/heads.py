@@ -50,6 +50,12 @@ class SessionHead:
         is_late = BEFORE_FIRST < self.acknowledged_position < self.closed_position
         return self.closed_position < self.last_position and not is_late
 
+    def is_settled_after(self, end_position: int, beats: Mapping[str, int]) -> bool:
+        """Return whether the session holds nothing back, as VolumeHead.settled_after() says."""
+        known = max(self.acknowledged_position, beats.get(self.session, BEFORE_FIRST))
+        is_known = self.session != LEFT_OUT_SESSIONS and known >= end_position
+        return is_known or not self.is_open
+
     @property
     def size_bytes(self) -> int:
         """About what the session takes in the bytes of a head, rather more."""
@@ -199,13 +205,7 @@ class VolumeHead:
 
         beats: by session, the acknowledged position of its last heartbeat in the partition.
         """
-        return all(
-            head.session != LEFT_OUT_SESSIONS
-            and max(head.acknowledged_position, beats.get(head.session, BEFORE_FIRST))
-            >= end_position
-            for head in self.sessions
-            if head.is_open
-        )
+        return all(head.is_settled_after(end_position, beats) for head in self.sessions)
 
 
 def updates_session(command: TrackingCommand) -> bool:

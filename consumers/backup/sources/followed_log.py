@@ -6,12 +6,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from mirrorlog.domain.bitmaps import BlockSet
-from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
-from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.tracking_log.coverage import VolumeLog
-from mirrorlog.tracking_log.heads import SessionHead, VolumeHead, complete_through
+from mirrorlog.tracking_log.heads import VolumeHead, complete_through
 from mirrorlog.tracking_log.records import LogRecord
 
 
@@ -58,9 +56,7 @@ class FollowedLog:
 
         Invariant 8: each open session has closed a batch after that.
         """
-        if self.watermark < end_position - 1 or self._log.is_ahead or self._log.is_replaced:
-            return False
-        return self.head is None or self.head.settled_after(end_position, self._beats)
+        return self._log.is_settled(end_position, watermark=self.watermark, beats=self._beats)
 
     def unsettled_reason(self, end_position: int) -> str:
         """Return why is_settled() is false, for people."""
@@ -75,7 +71,7 @@ class FollowedLog:
             else [
                 f"session {session.session} of host {session.host}"
                 for session in self.head.sessions
-                if self._is_silent(session, end_position)
+                if not session.is_settled_after(end_position, self._beats)
             ]
         )
         if not silent:
@@ -91,11 +87,6 @@ class FollowedLog:
             return None
         blocks = self._log.changed(after=after, through=through)
         return blocks & BlockSet.of_range(0, self._volume.blocks)
-
-    def _is_silent(self, session: SessionHead, end_position: int) -> bool:
-        known = max(session.acknowledged_position, self._beats.get(session.session, BEFORE_FIRST))
-        is_left_out = session.session == LEFT_OUT_SESSIONS
-        return session.is_open and (is_left_out or known < end_position)
 
     @property
     def _beats(self) -> Mapping[str, int]:

@@ -9,7 +9,7 @@ from notation import GENERATION, OTHER_GENERATION, record
 
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.tracking_log.coverage import Hole, VolumeLog
-from mirrorlog.tracking_log.heads import VolumeHead
+from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
 from mirrorlog.tracking_log.records import LogRecord
 
 # records | after..through | hole, or none
@@ -152,3 +152,35 @@ def test_only_records_of_one_generation_count() -> None:
     missed.add(record("-1..9", "1"))
     assert missed.hole(after=-1, through=9, chain_end=9) is None
     assert missed.hole(after=-1, through=9, chain_end=9, generation=OTHER_GENERATION) == Hole(-1, 9)
+
+
+# what a reader knows | a question's end and the watermark | whether the log is settled
+SETTLED = """
+no head    | 5 4 | True
+no head    | 5 3 | False
+replaced   | 5 9 | False
+ahead      | 5 9 | False
+behind     | 5 9 | False
+caught up  | 5 9 | True
+beat       | 5 9 | True
+closed     | 5 9 | True
+"""
+
+
+@pytest.mark.parametrize("case", SETTLED.strip("\n").splitlines())
+def test_a_log_is_settled_once_every_open_session_is_known_to_be(case: str) -> None:
+    known, numbers, expected = (part.strip() for part in case.split("|"))
+    end, watermark = map(int, numbers.split())
+    session = SessionHead(
+        "s",
+        "h",
+        last_position=3,
+        acknowledged_position={"caught up": 5, "closed": -1}.get(known, 2),
+        closed_position=7 if known == "closed" else -1,
+    )
+    log = VolumeLog()
+    if known in ("behind", "caught up", "beat", "closed"):
+        log.add_head(VolumeHead("v", GENERATION, through=9, sessions=(session,)))
+    log.is_ahead, log.is_replaced = known == "ahead", known == "replaced"
+    beats = {"s": 5} if known == "beat" else {}
+    assert log.is_settled(end, watermark=watermark, beats=beats) is (expected == "True")
