@@ -31,6 +31,8 @@ from mirrorlog.consumers.resync.cycle_steps import (
 from mirrorlog.consumers.state.secondary_state import SecondaryState
 from mirrorlog.domain.site_progress import Rung, SiteState
 from mirrorlog.domain.snapshots import SnapshotExport
+from mirrorlog.domain.volumes import Volume
+from mirrorlog.tracking_log.heads import VolumeHead
 
 
 def snapshot_step(
@@ -79,10 +81,25 @@ def is_believed(snapshot: SnapshotExport, cycle_input: CycleInput) -> bool:
     The log is complete through the position.
     """
     volume, log = cycle_input.volume, cycle_input.log
-    if (snapshot.generation, snapshot.history_id) != (volume.generation, cycle_input.history_id):
+    if log.fork is not None:
         return False
-    if volume.shared or log.fork is not None or log.volume.head is None:
-        return False
-    return all(
-        head.session == snapshot.session for head in log.volume.head.sessions if head.is_open
-    )
+    return disbelief(snapshot, volume, cycle_input.history_id, log.volume.head) is None
+
+
+def disbelief(
+    snapshot: SnapshotExport, volume: Volume, history_id: str | None, head: VolumeHead | None
+) -> str | None:
+    """Return why the snapshot may not be the volume as of its position; None if it is.
+
+    history_id, head: of the log, which is complete through the position.
+    """
+    if (snapshot.generation, snapshot.history_id) != (volume.generation, history_id):
+        return "its position is of another generation or history"
+    if volume.shared or head is None:
+        return "other hosts may write to the volume"
+    others = [
+        session.host
+        for session in head.sessions
+        if session.is_open and session.session != snapshot.session
+    ]
+    return f"host {others[0]} has an open session, too" if others else None

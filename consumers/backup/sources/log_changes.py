@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import closing, suppress
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from mirrorlog.changed.points import AtPosition
 from mirrorlog.changed.proven_log import ProvenLog, covering_records
@@ -33,8 +33,8 @@ from mirrorlog.errors import OutOfRetention
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.read_through import ReadPatience, read_range
 
-PATIENCE_S = 30.0
-_LOOK_BACK = 100
+PATIENCE_S: Final = 30.0
+_LOOK_BACK: Final = 100
 """How many positions below one without a message the message before it is looked for."""
 
 
@@ -183,6 +183,5 @@ def _rounded(
         return None
     finally:
         log.close()
-    if blocks and blocks.max() >= volume.blocks:
-        blocks.remove_range(volume.blocks, blocks.max() + 1)
+    blocks &= BlockSet.of_range(0, volume.blocks)
     return ChangesKnown(blocks=blocks, zeroed=BlockSet())

@@ -34,6 +34,7 @@ from mirrorlog.consumers.backup.sources.source_point import (
 )
 from mirrorlog.consumers.range_reads import DeviceReader
 from mirrorlog.consumers.resync.secondaries import FoundDevice, TakenSnapshot
+from mirrorlog.consumers.resync.snapshot_step import disbelief
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed, KafkaFailed
@@ -139,7 +140,8 @@ class PrimarySource:
                 followed, lambda: followed.watermark >= position, f"is complete through {position}"
             )
             self._check_same()
-            if (reason := self._disbelief(taken, followed)) is not None:
+            reason = disbelief(taken.export, self.volume, followed.history_id, followed.head)
+            if reason is not None:
                 log.warning("%s: the snapshot isn't used: %s", self.volume.volume, reason)
                 return None
             changes, at_us, now = self._changes(position, followed, base, is_consistent=True)
@@ -156,23 +158,6 @@ class PrimarySource:
                     allocated=allocated,
                 )
         return self._snapshot_point(followed, live, base, opened, lists=True)
-
-    def _disbelief(self, taken: TakenSnapshot, followed: FollowedLog) -> str | None:
-        """Return why the snapshot may not be the volume as of its position; None if it is.
-
-        The log is complete through the position. The rules are those of snapshot_step.is_believed.
-        """
-        export, volume, head = taken.export, self.volume, followed.head
-        if (export.generation, export.history_id) != (volume.generation, followed.history_id):
-            return "its position is of another generation or history"
-        if volume.shared or head is None:
-            return "other hosts may write to the volume"
-        others = [
-            session.host
-            for session in head.sessions
-            if session.is_open and session.session != export.session
-        ]
-        return f"host {others[0]} has an open session, too" if others else None
 
     # Live reads
 
