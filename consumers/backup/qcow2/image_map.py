@@ -22,7 +22,7 @@ from mirrorlog.consumers.backup.qcow2.format import (
     ImageLayout,
 )
 from mirrorlog.consumers.backup.qcow2.mapped_runs import MappedRuns, RunKind, concatenate
-from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers, bit_matrix
+from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers, mask_runs
 from mirrorlog.errors import StateDamaged
 
 _TABLES_AT_ONCE_BYTES: Final = 1 << 20
@@ -155,12 +155,7 @@ class _MapReading:
         ]
         part = ~whole & ~whole_zeros
         for kind, masks in ((RunKind.DATA, data[part]), (RunKind.ZEROS, zeros[part])):
-            edges = np.diff(
-                np.pad(bit_matrix(masks.astype(np.uint32)), ((0, 0), (1, 1))).astype(np.int8),
-                axis=1,
-            )
-            rows, firsts = np.nonzero(edges == 1)
-            ends = np.nonzero(edges == -1)[1]
+            rows, firsts, ends = mask_runs(masks.astype(np.uint32))
             base = starts[part][rows]
             places = offsets[part][rows] + firsts * UNIT_BYTES
             pieces.append(

@@ -24,8 +24,8 @@ from mirrorlog.consumers.backup.qcow2.unit_runs import (
     Masks,
     Numbers,
     Runs,
-    bit_matrix,
     clusters_of,
+    mask_runs,
     merged,
     units_of,
 )
@@ -114,10 +114,7 @@ class LaidOutImage:
 
     def _part_copies(self) -> tuple[Numbers, Numbers, Numbers]:
         """Return offset, length and place of the runs of units in shared clusters, by place."""
-        bits = bit_matrix(self.part_data)
-        edges = np.diff(np.pad(bits, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-        rows, firsts = np.nonzero(edges == 1)
-        _, ends = np.nonzero(edges == -1)
+        rows, firsts, ends = mask_runs(self.part_data)
         cluster_bytes = self.header.layout.cluster_bytes
         places = self.part_hosts[rows] * cluster_bytes + firsts * UNIT_BYTES
         offsets = self.parts[rows] * cluster_bytes + firsts * UNIT_BYTES

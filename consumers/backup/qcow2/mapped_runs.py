@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers, Runs, distinct, merged
+from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers, Runs, covering, distinct, merged
 
 BEHIND_ANY_END: Final = 1 << 62
 
@@ -120,7 +120,8 @@ def overlay(upper: MappedRuns, lower: MappedRuns) -> MappedRuns:
     """Return what is seen through both: `upper` where it has a run, otherwise `lower`."""
     edges = distinct(upper.starts, upper.ends, lower.starts, lower.ends)
     firsts, ends = edges[:-1], edges[1:]
-    by_upper, by_lower = _covering(upper, firsts), _covering(lower, firsts)
+    by_upper = covering(upper.starts, upper.ends, firsts)
+    by_lower = covering(lower.starts, lower.ends, firsts)
     from_upper = by_upper >= 0
     from_lower = ~from_upper & (by_lower >= 0)
     return concatenate(
@@ -152,14 +153,6 @@ def chain_runs(layers: Sequence[MappedRuns], sizes_bytes: Sequence[int]) -> Mapp
 def _zeros(start: int, end: int) -> MappedRuns:
     one = np.zeros(1, np.int64)
     return MappedRuns.of(one + start, one + end, RunKind.ZEROS, one)
-
-
-def _covering(runs: MappedRuns, positions: Numbers) -> Numbers:
-    """Return for each position the index of the run that covers it, or -1."""
-    if not len(runs):
-        return np.full(len(positions), -1, np.int64)
-    at = np.searchsorted(runs.starts, positions, "right") - 1
-    return np.where((at >= 0) & (positions < runs.ends[np.maximum(at, 0)]), at, -1)
 
 
 def _cut(runs: MappedRuns, indexes: Numbers, starts: Numbers, ends: Numbers) -> MappedRuns:

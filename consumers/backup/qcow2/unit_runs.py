@@ -112,7 +112,9 @@ def without(runs: Runs, removed: Runs) -> Runs:
     """Return what is in `runs` and not in `removed`. Both are disjoint and ascending."""
     edges = distinct(runs.firsts, runs.ends, removed.firsts, removed.ends)
     firsts, ends = edges[:-1], edges[1:]
-    kept = _covers(runs, firsts) & ~_covers(removed, firsts)
+    kept = (covering(runs.firsts, runs.ends, firsts) >= 0) & (
+        covering(removed.firsts, removed.ends, firsts) < 0
+    )
     return merged(Runs(firsts[kept], ends[kept]))
 
 
@@ -122,12 +124,15 @@ def distinct(*numbers: Numbers) -> Numbers:
     return ordered[np.concatenate(([True], ordered[1:] != ordered[:-1]))[: len(ordered)]]
 
 
-def _covers(runs: Runs, numbers: Numbers) -> npt.NDArray[np.bool_]:
-    """Return for each number whether it lies in one of the runs."""
-    if not len(runs):
-        return np.zeros(len(numbers), np.bool_)
-    at = np.searchsorted(runs.firsts, numbers, "right") - 1
-    return (at >= 0) & (numbers < runs.ends[np.maximum(at, 0)])
+def covering(firsts: Numbers, ends: Numbers, numbers: Numbers) -> Numbers:
+    """Return for each number the index of the run [first, end) in which it lies, or -1.
+
+    The runs are disjoint and ascending.
+    """
+    if not len(firsts):
+        return np.full(len(numbers), -1, np.int64)
+    at = np.searchsorted(firsts, numbers, "right") - 1
+    return np.where((at >= 0) & (numbers < ends[np.maximum(at, 0)]), at, -1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +192,10 @@ def popcounts(masks: Masks) -> npt.NDArray[np.int64]:
     return counts
 
 
-def bit_matrix(masks: Masks) -> npt.NDArray[np.bool_]:
-    """Return an array of shape (masks, 32): whether the unit is in the mask."""
+def mask_runs(masks: Masks) -> tuple[Numbers, Numbers, Numbers]:
+    """Return the runs [first, end) of units in masks: index of the mask, first, end. Ascending."""
     octets = np.ascontiguousarray(masks.astype("<u4")).view(np.uint8).reshape(-1, 4)
-    return np.unpackbits(octets, axis=1, bitorder="little").astype(np.bool_)
+    bits = np.unpackbits(octets, axis=1, bitorder="little")
+    edges = np.diff(np.pad(bits, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    indexes, firsts = np.nonzero(edges == 1)
+    return indexes, firsts, np.nonzero(edges == -1)[1]
