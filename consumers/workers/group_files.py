@@ -8,7 +8,6 @@ the machine, which ends the group.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any, Final
 
 from mirrorlog.adapters.folders import replace_files
 from mirrorlog.adapters.os_failures import os_errors_named
-from mirrorlog.adapters.sealed_json import sealed_line
+from mirrorlog.adapters.sealed_json import sealed_line, unsealed
 from mirrorlog.consumers.name_fence import TakenName
 
 NO_ACCESS_NEXT: Final = "Give this user access to the site's folder (--dir), and free space there."
@@ -77,11 +76,8 @@ def _sealed(kind: str, document: Mapping[str, object]) -> bytes:
 def _load(path: Path, kind: str) -> dict[str, Any]:
     """Return the document in a file; an empty one if it isn't what mirrorlog writes."""
     try:
-        content = path.read_bytes()
-        document = json.loads(content)
-        del document["crc32"]
-        is_intact = sealed_line(document) == content and document["format"] == kind
-        is_intact = is_intact and document["version"] == 1
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        document = unsealed(path.read_bytes())
+    except (OSError, ValueError):
         return {}
-    return document if is_intact else {}
+    is_known = document.get("format") == kind and document.get("version") == 1
+    return document if is_known else {}

@@ -11,7 +11,7 @@ from typing import Final
 from uuid import uuid4
 
 from mirrorlog.adapters.folders import create_folder, lock_folder, sync_folder
-from mirrorlog.adapters.object_folder import ObjectFolder, link_durably
+from mirrorlog.adapters.object_folder import ObjectFolder, link_durably, remove_left_over
 from mirrorlog.errors import BadUse, RepositoryFailed
 
 _WORK: Final = ".work"
@@ -75,7 +75,7 @@ class FolderBackups(ObjectFolder):
     def work_folder(self) -> Iterator[Path]:
         """Lend a folder in the file system of the repository."""
         with self._reported("the work folder can't be created", "Check the rights of the folder."):
-            _remove_left_over(self._root / _WORK)
+            remove_left_over(self._root / _WORK)
             folder = self._root / _WORK / f"{os.getpid()}-{uuid4().hex}"
             create_folder(folder)
         try:
@@ -125,11 +125,3 @@ class FolderLock:
         if self._fd is not None:
             os.close(self._fd)
         self._fd = None
-
-
-def _remove_left_over(folder: Path) -> None:
-    """Remove the work folders of processes of this machine that have ended."""
-    for path in folder.iterdir() if folder.exists() else ():
-        process = path.name.partition("-")[0]
-        if process.isdigit() and not Path("/proc", process).exists():
-            shutil.rmtree(path, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -55,7 +56,7 @@ class ObjectFolder:
     def _new_temporary(self) -> Path:
         """Return a new path in `.unfinished`, for this process. Raise OSError."""
         create_folder(self._root / _UNFINISHED)
-        self._remove_left_over()
+        remove_left_over(self._root / _UNFINISHED)
         return self._root / _UNFINISHED / f"{os.getpid()}-{uuid4().hex}"
 
     def read(self, name: str) -> bytes | None:
@@ -99,14 +100,6 @@ class ObjectFolder:
             )
         return path
 
-    def _remove_left_over(self) -> None:
-        """Remove what processes of this machine left that have ended."""
-        for path in (self._root / _UNFINISHED).iterdir():
-            process = path.name.partition("-")[0]
-            if process.isdigit() and not Path("/proc", process).exists():
-                with suppress(OSError):
-                    path.unlink()
-
     @contextmanager
     def _reported(self, what: str, next_step: str) -> Iterator[None]:
         try:
@@ -115,6 +108,21 @@ class ObjectFolder:
             raise self._failure(
                 f"{what}: {in_words(error)}", where=str(self._root), next=next_step
             ) from error
+
+
+def remove_left_over(folder: Path) -> None:
+    """Remove what processes of this machine left in a folder that have ended.
+
+    The names of the files and folders in it begin with a process's number and a hyphen.
+    """
+    for path in folder.iterdir() if folder.exists() else ():
+        process = path.name.partition("-")[0]
+        if process.isdigit() and not Path("/proc", process).exists():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+                continue
+            with suppress(OSError):
+                path.unlink()
 
 
 def link_durably(source: Path, target: Path) -> bool:

@@ -11,11 +11,26 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
+from typing import Any
 
 
 def sealed_line(document: Mapping[str, object]) -> bytes:
     """Return the line of a document, which names its `format` and `version`."""
     return _line({**document, "crc32": zlib.crc32(_line(document))})
+
+
+def unsealed(content: bytes) -> dict[str, Any]:
+    """Return the document of a line. Raise ValueError, which says why, if the line is damaged."""
+    try:
+        document = json.loads(content)
+    except (ValueError, RecursionError):
+        raise ValueError("it isn't a line of JSON") from None
+    if not isinstance(document, dict) or "crc32" not in document:
+        raise ValueError("it has no checksum")
+    del document["crc32"]
+    if sealed_line(document) != content:
+        raise ValueError("it fails its checksum")
+    return document
 
 
 def _line(document: Mapping[str, object]) -> bytes:

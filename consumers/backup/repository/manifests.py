@@ -6,13 +6,12 @@ next revision, and the highest one counts.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from types import NoneType, UnionType
 from typing import Any, Final, get_args, get_type_hints
 from uuid import UUID
 
-from mirrorlog.adapters.sealed_json import sealed_line
+from mirrorlog.adapters.sealed_json import sealed_line, unsealed
 from mirrorlog.consumers.backup.repository.image_files import FileDigests, ImageFacts
 from mirrorlog.consumers.backup.repository.object_names import POINT
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition
@@ -84,20 +83,6 @@ def decode_point(content: bytes, where: str) -> PointManifest:
             next="Run `mirrorlog backup check`: it says which points need it. A newer release may "
             "have written it.",
         ) from error
-
-
-def unsealed(content: bytes) -> dict[str, Any]:
-    """Return the fields of a sealed line. Raise ValueError, which says why, if it is damaged."""
-    try:
-        document = json.loads(content)
-    except ValueError:
-        raise ValueError("it isn't a line of JSON") from None
-    if not isinstance(document, dict) or "crc32" not in document:
-        raise ValueError("it has no checksum")
-    del document["crc32"]
-    if sealed_line(document) != content:
-        raise ValueError("it fails its checksum")
-    return document
 
 
 def _manifest(document: dict[str, Any]) -> PointManifest:

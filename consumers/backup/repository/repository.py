@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
-from mirrorlog.adapters.sealed_json import sealed_line
+from mirrorlog.adapters.sealed_json import sealed_line, unsealed
 from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
 from mirrorlog.consumers.backup.repository.image_files import (
     IDENTIFYING_BYTES,
@@ -17,11 +17,7 @@ from mirrorlog.consumers.backup.repository.image_files import (
     ImageFiles,
     ImageIdentity,
 )
-from mirrorlog.consumers.backup.repository.manifests import (
-    PointManifest,
-    decode_point,
-    unsealed,
-)
+from mirrorlog.consumers.backup.repository.manifests import PointManifest, decode_point
 from mirrorlog.consumers.backup.repository.object_names import (
     HEADER,
     VOLUMES,
