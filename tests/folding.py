@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 from confluent_kafka import Consumer, TopicPartition
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from rocksdict import AccessType, Options, Rdict
 from running import run_cli
 
@@ -146,7 +146,8 @@ def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> d
 
 
 def table_rows(path: Path) -> dict[bytes, bytes]:
-    """Return the rows in one partition's RocksDB folder."""
+    """Return the rows in one partition's RocksDB folder, which a worker may be opening anew."""
+    wait_until((path / "CURRENT").exists)
     table = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
     try:
         return {

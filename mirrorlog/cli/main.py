@@ -158,11 +158,22 @@ def main() -> None:
         report_error(error, as_json=given.json, verbose=given.verbose)
         sys.exit(int(exit_code_of(error)))
     except Exception as error:
+        if _is_interruption(error):
+            sys.exit(int(ExitCode.INTERRUPTED))
         if hasattr(error, "format_message"):  # Click raises it for a wrong command line
             _report_usage(error, as_json=given.json)
             sys.exit(int(ExitCode.BAD_USE))
         report_defect(error, as_json=given.json)
         raise
+
+
+def _is_interruption(error: BaseException) -> bool:
+    """Return whether Ctrl-C caused the error.
+
+    Compiled libraries that call Python raise an error of their own from what a call raised.
+    """
+    cause = error.__cause__
+    return isinstance(cause, KeyboardInterrupt) or (cause is not None and _is_interruption(cause))
 
 
 def _report_usage(error: Any, *, as_json: bool) -> None:

@@ -99,3 +99,23 @@ def test_a_wrong_command_is_bad_use_and_says_what_is_there(arguments: str, text:
     )
     assert done.returncode == 2
     assert text in done.stdout + done.stderr
+
+
+RAISED = """
+raise KeyboardInterrupt                                        | 130
+raise ValueError('from a library') from KeyboardInterrupt()    | 130
+raise ValueError('a defect')                                   | 1
+"""
+
+
+@pytest.mark.parametrize("case", RAISED.strip("\n").splitlines())
+def test_an_interruption_is_one_also_if_a_library_wraps_it(case: str) -> None:
+    statement, code = (part.strip() for part in case.split("|"))
+    done = run_python(
+        "import sys; sys.argv = ['mirrorlog', 'config', 'show']\n"
+        "from mirrorlog.cli import main\n"
+        f"def app(**_): {statement}\n"
+        "main.app = app; main.main()"
+    )
+    assert done.returncode == int(code), done.stderr
+    assert ("Traceback" in done.stderr) is (code == "1")
