@@ -22,15 +22,16 @@ from mirrorlog.topics import CLIENT_GROUPS, Topics
 class Role(StrEnum):
     """What a process is, or what a person does.
 
-    archive: `archive run`. reader: `status`, `check`, `changed`, `audit`, `sql`, `topics tail`,
-    `doctor`. admin: `topics create`, `volume`, `site remove`, `command send`, `import`, `verify`,
-    `archive off`.
+    archive: `archive run`. backup: `backup`, `restore`. reader: `status`, `check`, `changed`,
+    `audit`, `sql`, `topics tail`, `doctor`. admin: `topics create`, `volume`, `site remove`,
+    `command send`, `import`, `verify`, `archive off`.
     """
 
     HOST = "host"
     NODE = "node"
     SITE = "site"
     ARCHIVE = "archive"
+    BACKUP = "backup"
     READER = "reader"
     ADMIN = "admin"
 
@@ -133,6 +134,13 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
         _Rule(KafkaOperation.DELETE, "commands that are archived", ("commands",)),
         _Rule(KafkaOperation.WRITE, "the archiver's reports", ("reports",)),
     ),
+    Role.BACKUP: (
+        _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
+        _Rule(KafkaOperation.READ, "the log: what changed since the last point", ("changelog",)),
+        _Rule(KafkaOperation.READ, "whether the log still means the same", ("commands",)),
+        _Rule(KafkaOperation.READ, "what is registered of the repository", ("progress",)),
+        _Rule(KafkaOperation.WRITE, "the repository's registration", ("progress",)),
+    ),
     Role.READER: (
         _Rule(KafkaOperation.READ, "everything"),
         _Rule(KafkaOperation.DESCRIBE_CONFIGS, "the settings of the topics (`doctor`)"),
@@ -163,7 +171,7 @@ def rights_of(role: Role, topics: Topics) -> list[Right]:
         rights += [
             Right(rule.operation, Resource.TOPIC, name, is_prefix, rule.why) for name in names
         ]
-    if role in (Role.NODE, Role.HOST, Role.READER):
+    if role in (Role.NODE, Role.HOST, Role.BACKUP, Role.READER):
         why = "the progress of sites that mirrors bring"
         rights += [
             Right(KafkaOperation.READ, Resource.TOPIC, name, False, why)

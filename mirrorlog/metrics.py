@@ -362,6 +362,53 @@ NODE_TABLE_BYTES: Final = _gauge(
     "The size of the partition's table on the worker's disk, as RocksDB estimates it.",
 )
 
+# The node: of the registered backups of the volumes whose commands the worker folds.
+
+BACKUP_LAST_POINT: Final = _gauge(
+    "backup_last_point_timestamp_seconds",
+    _R.NODE,
+    "volume repository address",
+    "When the newest point of the volume in the repository was finished, in seconds since 1970 by "
+    "the clock of the machine that made it. Now minus this is the age of the newest backup. Absent "
+    "if there is no point.",
+)
+BACKUP_INTERVAL: Final = _gauge(
+    "backup_interval_seconds",
+    _R.NODE,
+    "volume repository address",
+    "The time between two backups, as `backup run --every` promised. Absent if nothing was "
+    "promised.",
+)
+BACKUP_OVERDUE: Final = _gauge(
+    "backup_overdue",
+    _R.NODE,
+    "volume repository address",
+    "1 if two backups were missed of those that were promised, and a minute is over; 0 otherwise.",
+    is_problem=True,
+)
+BACKUP_FAILED: Final = _gauge(
+    "backup_failed",
+    _R.NODE,
+    "volume repository address",
+    "1 if the last attempt failed, 0 if it made a point.",
+    is_problem=True,
+)
+BACKUP_INCONSISTENT: Final = _gauge(
+    "backup_inconsistent",
+    _R.NODE,
+    "volume repository address",
+    "1 if it isn't proved that the newest point equals the volume as of its position, 0 if it is. "
+    "Absent if there is no point.",
+    is_problem=True,
+)
+BACKUPS_UNLISTED: Final = _gauge(
+    "backups_unlisted",
+    _R.NODE,
+    "node",
+    "The number of backups that have no series of their own, because the worker knows of more than "
+    "`metrics_volumes`. Those that are a problem come first.",
+)
+
 # A host: of one process. `volume` is a volume that it has open.
 
 HOST_WRITES: Final = _counter(

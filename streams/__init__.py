@@ -6,6 +6,7 @@ package imports neither Faust nor a Kafka client.
     wiring.py      puts a node together from the settings and runs it
     node_figures.py, node_metrics.py  what a worker is doing now, as numbers
     node_reporting.py publishes these numbers as reports
+    backup_watch.py  what registered backups report, for their metrics
     node_folder.py the folder of a worker's state, which one process at a time uses
     engine.py      the port to the engine: partitions, batches, commits, messages, the table
     faust_worker/  the engine on Faust: the app, its transport, assignment, recovery, store

@@ -5,11 +5,12 @@ Everything is read on the event loop from what the worker knows anyway; nothing 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from mirrorlog.domain.reports import NodePartitionState, PartitionReport
 from mirrorlog.ports.clock import Clock
+from mirrorlog.status.backups import BackupStatus
 from mirrorlog.streams.engine import Engine, EngineHealth
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.history.partition_histories import PartitionHistories
@@ -22,7 +23,8 @@ class NodeFigures:
     """The numbers of one worker. Call it on the event loop.
 
     counters: what it has written since its start. is_settled: asks whether the worker has its place
-    in the group, and its tables are complete.
+    in the group, and its tables are complete. backups: returns the registered backups of the
+    volumes in the worker's partitions.
     """
 
     engine: Engine
@@ -32,6 +34,7 @@ class NodeFigures:
     counters: FlushCounters
     clock: Clock
     is_settled: Callable[[], bool] = lambda: True
+    backups: Callable[[], Sequence[BackupStatus]] = tuple
 
     def partitions(self) -> tuple[PartitionReport, ...]:
         """Return a report of each partition whose commands the worker folds."""

@@ -8,12 +8,16 @@ from mirrorlog import metrics
 from mirrorlog.domain.commands import StatusCode
 from mirrorlog.domain.reports import NodePartitionState, PartitionReport
 from mirrorlog.metric_samples import MetricSample, MetricSamples
+from mirrorlog.status.backups import BackupStatus
 from mirrorlog.streams.node_figures import NodeFigures
 from mirrorlog.tracking_log.tiers import TIERS
 
 
-def node_samples(node: str, figures: NodeFigures) -> MetricSamples:
-    """Yield the metrics of the worker `node`. Call it on the event loop."""
+def node_samples(node: str, figures: NodeFigures, backup_limit: int) -> MetricSamples:
+    """Yield the metrics of the worker `node`. Call it on the event loop.
+
+    backup_limit: so many backups have series of their own.
+    """
     labels, counters = (node,), figures.counters
     for code in StatusCode:
         if code is not StatusCode.UNKNOWN:
@@ -30,6 +34,10 @@ def node_samples(node: str, figures: NodeFigures) -> MetricSamples:
     yield MetricSample(metrics.NODE_PARTITIONS, len(partitions), labels)
     for partition in partitions:
         yield from _partition_samples(node, partition)
+    backups = sorted(figures.backups(), key=lambda backup: -backup.health.severity)
+    yield MetricSample(metrics.BACKUPS_UNLISTED, len(backups[backup_limit:]), labels)
+    for backup in backups[:backup_limit]:
+        yield from _backup_samples(backup)
 
 
 def _partition_samples(node: str, report: PartitionReport) -> Iterator[MetricSample]:
@@ -42,3 +50,17 @@ def _partition_samples(node: str, report: PartitionReport) -> Iterator[MetricSam
         yield MetricSample(metrics.NODE_PARTITION_LAG, report.lag_s, labels)
     if report.table_bytes is not None:
         yield MetricSample(metrics.NODE_TABLE_BYTES, report.table_bytes, labels)
+
+
+def _backup_samples(backup: BackupStatus) -> Iterator[MetricSample]:
+    report = backup.report
+    labels = (report.volume, report.repository, report.address)
+    yield MetricSample(metrics.BACKUP_FAILED, report.failure is not None, labels)
+    if backup.is_overdue is not None:
+        yield MetricSample(metrics.BACKUP_OVERDUE, backup.is_overdue, labels)
+    if report.every_s is not None:
+        yield MetricSample(metrics.BACKUP_INTERVAL, report.every_s, labels)
+    if report.written_at_us is not None:
+        yield MetricSample(metrics.BACKUP_LAST_POINT, report.written_at_us / 1e6, labels)
+    if report.is_consistent is not None:
+        yield MetricSample(metrics.BACKUP_INCONSISTENT, not report.is_consistent, labels)

@@ -24,10 +24,12 @@ from mirrorlog.metric_samples import MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.ports.reports import NoReports, ReportSink
 from mirrorlog.ports.tracing import Tracer
+from mirrorlog.reading.backup_reports import BackupReports
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.partition_counts import partition_count
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
+from mirrorlog.streams.backup_watch import BackupWatch, backups_in
 from mirrorlog.streams.chain.builder_process import BuilderProcess
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.engine import (
@@ -200,6 +202,7 @@ def _open_ports(
         questions=question_topics(
             settings.topics, admin, partial(KafkaReader, settings.kafka_client())
         ),
+        open_backup_reports=partial(_open_backup_reports, settings, admin),
     )
     return settings.model_copy(update={"partitions": partitions}), ports
 
@@ -214,6 +217,7 @@ class NodePorts:
     reports:      takes the worker's reports. The node closes it when it stops in order.
     tracer:       takes a span for each batch of commands; None: nothing is traced.
     questions:    where the questions of mirrored sites arrive; None: there are no such sites.
+    open_backup_reports: opens the reports of backups, for metrics; None: there are no backups.
     """
 
     catalog: Catalog
@@ -229,6 +233,7 @@ class NodePorts:
     reports: ReportSink = field(default_factory=NoReports)
     tracer: Tracer | None = None
     questions: QuestionTopics | None = None
+    open_backup_reports: Callable[[], BackupReports] | None = None
 
 
 def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
@@ -289,6 +294,7 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     listeners: list[PartitionListener] = [handover, OwnershipListener(ownership)]
     if answers is not None:
         listeners.insert(0, answers.folder)
+    watch = BackupWatch(ports.open_backup_reports, ports.clock)
     figures = NodeFigures(
         engine,
         loops,
@@ -297,13 +303,21 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
         table.counters,
         ports.clock,
         is_settled=lambda: ownership.is_settled,
+        backups=lambda: backups_in(
+            loops.partitions,
+            watch.reports,
+            ports.catalog,
+            partition_count=settings.partitions,
+            now_us=ports.clock.now_us(),
+        ),
     )
     recovery = WatchedRecovery(ChangelogFollower(store, ports.changelog, ports.on_recovery))
     services: list[EngineService] = [_reporter(settings, ports, figures, recovery)]
     if answers is not None:
         services.append(answers.reader)
     if ports.endpoint:
-        samples = partial(node_samples, settings.node_name, figures)
+        samples = partial(node_samples, settings.node_name, figures, settings.metrics_volumes)
+        services.append(watch)
         services.append(_http_server(settings, ports, ownership, store.open_view, samples))
     engine.connect(
         EngineWork(
@@ -412,6 +426,11 @@ def _changelog_source(settings: Settings, admin: KafkaAdmin) -> ChangelogSource:
 def _open_reports(settings: Settings, admin: KafkaAdmin) -> SiteReports:
     reader = KafkaReader(settings.kafka_client())
     return SiteReports(reader, admin, settings.topics, SystemClock(), settings.patience_s)
+
+
+def _open_backup_reports(settings: Settings, admin: KafkaAdmin) -> BackupReports:
+    reader = KafkaReader(settings.kafka_client())
+    return BackupReports(reader, admin, settings.topics, SystemClock(), _QUERY_PATIENCE_S)
 
 
 def _open_query_clients(settings: Settings, clock: Clock) -> QueryClients:

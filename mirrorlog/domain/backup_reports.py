@@ -8,10 +8,14 @@ isn't registered, and the log forgets what it wants.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import check_volume_name
+
+BACKUP_KEYS: Final = b"@backup:"
+"""The beginning of the keys of all reports of backups. No site can have a name that begins so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,10 +67,10 @@ class BackupReport:
 
     @property
     def key(self) -> bytes:
-        """The key of the message. No site can have a name that begins so."""
+        """The key of the message."""
         return backup_key(self.repository, self.volume)
 
 
 def backup_key(repository: str, volume: str) -> bytes:
     """Return the key of the reports of a repository on a volume."""
-    return f"@backup:{repository}/{volume}".encode()
+    return BACKUP_KEYS + f"{repository}/{volume}".encode()

@@ -14,6 +14,8 @@ In reading order:
 - log_reader.py: the tracking log, as sites and questions read it
 - open_sessions.py: the sessions of a volume, and which of them are open
 - changes_after.py: the blocks that changed after a position, for a host that recovers
-- site_reports.py: what sites last reported
+- progress_topics.py: the topics to which sites and backups report
+- site_reports.py: what sites and backups last reported
 - present_state.py: everything at once, as `mirrorlog status` shows it
+- backup_reports.py: what backups last reported, with the broker's times
 """

@@ -18,7 +18,8 @@ from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, TopicAdmin, TopicReader
-from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
+from mirrorlog.reading.progress_topics import ProgressTopics
+from mirrorlog.reading.read_through import ReadPatience
 from mirrorlog.topics import Topics
 
 log = logging.getLogger("mirrorlog.reading")
@@ -43,10 +44,8 @@ class SiteReports:
         clock: Clock,
         patience_s: float = 30.0,
     ) -> None:
-        self._reader, self._admin = reader, admin
-        self._patience = ReadPatience(clock, patience_s, "reading the sites' reports")
-        own, *self._awaited = topics.all_progress
-        self._topics = [CompactedTopic(reader, admin, own, self._patience)]
+        patience = ReadPatience(clock, patience_s, "reading the sites' reports")
+        self._topics = ProgressTopics(reader, admin, topics, patience)
         self._volumes: dict[_Address, str] = {}
         self._reports: dict[str, dict[_Address, LogUser]] = defaultdict(dict)
 
@@ -55,21 +54,13 @@ class SiteReports:
 
         A topic that a mirror is to make, and hasn't made yet, holds no report.
         """
-        self._look_for_mirrored()
-        for topic in self._topics:  # they share the reader, which returns messages of all
-            for message in topic.read_to_end():
-                self._take_message(message)
+        for message in self._topics.read_to_end():
+            self._take_message(message)
 
     def poll(self, timeout_s: float = 0) -> None:
         """Take the reports that have arrived; wait up to `timeout_s` for one."""
-        for message in self._topics[0].poll(timeout_s):
+        for message in self._topics.poll(timeout_s):
             self._take_message(message)
-
-    def _look_for_mirrored(self) -> None:
-        existing = self._admin.names("") if self._awaited else set[str]()
-        for name in [topic for topic in self._awaited if topic in existing]:
-            self._topics.append(CompactedTopic(self._reader, self._admin, name, self._patience))
-            self._awaited.remove(name)
 
     def _take_message(self, message: Message) -> None:
         if message.key is not None:

@@ -28,6 +28,7 @@ class BackupStatus:
     health: Health
     point_age_s: float | None
     report_age_s: float | None
+    is_overdue: bool | None
     reason: str | None
     next_action: str | None
 
@@ -51,32 +52,42 @@ def _status(heard: Heard[BackupReport], volume: Volume | None, now_us: int) -> B
     if heard_s is not None and report.written_at_us is not None:
         # Both differences are of one clock each: the broker's, and that of the backup's machine.
         point_age_s = heard_s + max(0.0, (report.at_us - report.written_at_us) / 1e6)
-    health, reason, next_action = _judge(report, volume, heard_s, point_age_s)
+    idle_s = heard_s if point_age_s is None else point_age_s
+    health, reason, next_action = _judge(report, volume, idle_s)
     return BackupStatus(
         report=report,
         health=health,
         point_age_s=point_age_s,
         report_age_s=heard_s,
+        is_overdue=_is_overdue(report, idle_s),
         reason=reason,
         next_action=next_action,
     )
 
 
+def _is_overdue(report: BackupReport, idle_s: float | None) -> bool | None:
+    if report.every_s is None:
+        return False
+    return None if idle_s is None else idle_s > _MISSED * report.every_s + _GRACE_S
+
+
 def _judge(
-    report: BackupReport, volume: Volume | None, heard_s: float | None, point_age_s: float | None
+    report: BackupReport, volume: Volume | None, idle_s: float | None
 ) -> tuple[Health, str | None, str | None]:
-    """Return the health of a backup, why it isn't better, and what to do."""
+    """Return the health of a backup, why it isn't better, and what to do.
+
+    idle_s: the time since the last point, or the registration; None if nobody knows.
+    """
     again = f"Run `mirrorlog backup` on {report.host} again."
     if volume is None:
         next_action = "End the registration (`mirrorlog backup forget`): it is of no use."
         return Health.WARNING, "there is no such volume any more", next_action
     if report.failure is not None:
         return Health.WARNING, f"the last attempt failed: {report.failure}", again
-    if heard_s is None:
+    if idle_s is None:
         return AGE_UNKNOWN
-    age_s = heard_s if point_age_s is None else point_age_s
-    if report.every_s is not None and age_s > _MISSED * report.every_s + _GRACE_S:
-        text = f"there was no new point for {format_duration(age_s)}"
+    if _is_overdue(report, idle_s):
+        text = f"there was no new point for {format_duration(idle_s)}"
         return Health.WARNING, f"{text}, and the log keeps what the next one needs", again
     if report.is_consistent is False:
         why = report.reason or "nobody says why"

@@ -16,6 +16,7 @@ WRITERS = {
     Role.NODE: {"log", "status", "quarantine", "volumes", "reports"},
     Role.SITE: {"progress", "digests"},
     Role.ARCHIVE: {"reports"},
+    Role.BACKUP: {"progress"},
     Role.READER: set(),
     Role.ADMIN: {"volumes", "commands", "progress", "digests", "verifications"},
 }

@@ -21,6 +21,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 LABELS = {
     *("volume", "group", "site", "state", "rung", "worker"),
     *("node", "partition", "code", "tier", "role", "version"),
+    *("repository", "address"),
 }
 """All labels. Each has few values, or one a volume or group. None names a host or a block."""
 

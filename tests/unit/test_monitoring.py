@@ -32,6 +32,8 @@ TARGET_LABELS = {"job", "instance", "le"}
 
 LAST_CONSISTENT: Final = 'mirrorlog_replica_last_consistent_timestamp_seconds{site="a",volume="v"}'
 GROUP_POINT: Final = 'mirrorlog_group_common_point_timestamp_seconds{site="a",group="g"}'
+BACKUP: Final = 'volume="v",repository="r",address="/b"'
+LAST_POINT: Final = f"mirrorlog_backup_last_point_timestamp_seconds{{{BACKUP}}}"
 # alert | the series, and its value, that make it fire
 CASES: Final = """
 MirrorlogReplicaStopped         | mirrorlog_replica_state{site="a",volume="v",state="STOPPED"} 1
@@ -57,8 +59,17 @@ MirrorlogSpoolFills             | mirrorlog_host_spool_bytes 51
 MirrorlogWholeVolumeDirty       | mirrorlog_host_whole_volume_hot{volume="v"} 1
 MirrorlogHostVolumeFailed       | mirrorlog_host_volume_failed{volume="v"} 1
 MirrorlogForkOut                | mirrorlog_host_fork_state{volume="v",site="a",state="IN"} 0
+MirrorlogBackupOverdue          | mirrorlog_backup_overdue{BACKUP} 1
+MirrorlogBackupOld              | LAST_POINT -172800
+MirrorlogBackupFailed           | mirrorlog_backup_failed{BACKUP} 1
+MirrorlogBackupInconsistent     | mirrorlog_backup_inconsistent{BACKUP} 1
 MirrorlogDown                   | up{job="mirrorlog-node",instance="x"} 0
 """
+NAMED: Final = {
+    "LAST_CONSISTENT": LAST_CONSISTENT,
+    "GROUP_POINT": GROUP_POINT,
+    "LAST_POINT": LAST_POINT,
+}
 
 HEALTHY: Final = {
     'mirrorlog_replica_may_promote{site="a",volume="v"}': "1",
@@ -87,6 +98,10 @@ HEALTHY: Final = {
     'mirrorlog_host_whole_volume_hot{volume="v"}': "0",
     'mirrorlog_host_volume_failed{volume="v"}': "0",
     'mirrorlog_host_fork_state{volume="v",site="a",state="IN"}': "1",
+    f"mirrorlog_backup_overdue{{{BACKUP}}}": "0",
+    f"mirrorlog_backup_failed{{{BACKUP}}}": "0",
+    f"mirrorlog_backup_inconsistent{{{BACKUP}}}": "0",
+    LAST_POINT: "now",
     'up{job="mirrorlog-node",instance="x"}': "1",
 }
 VALUES: Final = {"now": f"0+{STEP_S}x{9 * HOUR}", "grows": f"0+1x{9 * HOUR}"}
@@ -109,9 +124,7 @@ def alert_cases() -> Iterator[tuple[str, str, str]]:
     for line in CASES.strip().splitlines():
         alert, sample = (part.strip() for part in line.split("|", 1))
         series, _, value = sample.rpartition(" ")
-        for name, known in (("LAST_CONSISTENT", LAST_CONSISTENT), ("GROUP_POINT", GROUP_POINT)):
-            series = known if series == name else series
-        yield alert, series, value
+        yield alert, NAMED.get(series, series).replace("{BACKUP}", f"{{{BACKUP}}}"), value
 
 
 def rule_test(

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaTimeoutError
-from notation import command, message, volume
+from notation import GENERATION, command, message, volume
 from scraping import exported_names, scrape
 
 from mirrorlog.codec.events import encode
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.commands import StatusCode, TrackingCommand
 from mirrorlog.domain.reports import NodePartitionState
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.metrics import METRICS
+from mirrorlog.reading.present_state import Reported
 from mirrorlog.simulation.manual_clock import ManualClock
+from mirrorlog.status.backups import evaluate_backups
 from mirrorlog.streams.engine import EngineHealth
 from mirrorlog.streams.faust_worker.acknowledged_sends import SendReports
 from mirrorlog.streams.fold.flush_plan import FlushPlan, FlushRange, plan_flush
@@ -42,6 +45,7 @@ class Worker:
     health: EngineHealth = field(default_factory=lambda: EngineHealth({}, 0.0, None))
     is_settled: bool = True
     clock: ManualClock = field(default_factory=lambda: ManualClock(now_s=100.0))
+    backups: list[BackupReport] = field(default_factory=lambda: [backup_report()])
 
     def __post_init__(self) -> None:
         self.counters, self.histories = FlushCounters(), SimpleNamespace(renewals=0)
@@ -56,12 +60,39 @@ class Worker:
         )
         gate: Any = SimpleNamespace(expected_position=lambda number: self.ends[number][0])
         histories: Any = self.histories
+        heard = [Reported(report, self.clock.now_us()) for report in self.backups]
         return NodeFigures(
-            engine, loops, gate, histories, self.counters, self.clock, lambda: self.is_settled
+            engine,
+            loops,
+            gate,
+            histories,
+            self.counters,
+            self.clock,
+            lambda: self.is_settled,
+            lambda: evaluate_backups(heard, {"v": volume()}, self.clock.now_us()),
         )
 
-    def page(self) -> Page:
-        return scrape(ExportingRole.NODE, lambda: node_samples("n", self.figures()))
+    def page(self, backup_limit: int = 10) -> Page:
+        return scrape(ExportingRole.NODE, lambda: node_samples("n", self.figures(), backup_limit))
+
+
+def backup_report(**more: object) -> BackupReport:
+    """Return the report of a backup of the volume v that was made 10 s ago, each hour."""
+    fields: dict[str, object] = {
+        "repository": GENERATION,
+        "address": "/backups",
+        "volume": "v",
+        "generation": GENERATION,
+        "history_id": None,
+        "position": 7,
+        "host": "machine",
+        "at_us": 100_000_000,
+        "point": "20261128T231501Z-00000000",
+        "written_at_us": 90_000_000,
+        "is_consistent": True,
+        "every_s": 3600.0,
+    }
+    return BackupReport(**(fields | more))  # type: ignore[arg-type]
 
 
 def flush_plan(*values: bytes) -> FlushPlan:
@@ -135,6 +166,50 @@ def test_answers_records_and_refused_events_are_counted() -> None:
     assert (tiers["n", "second"], tiers["n", "minute"], tiers["n", "day"]) == (1, 1, 0)
     buckets = page["mirrorlog_node_flush_duration_seconds_bucket"]
     assert (buckets["n", "0.01"], buckets["n", "0.025"]) == (0, 1)
+
+
+BACKUP = ("v", GENERATION, "/backups")
+OTHER = "99999999-9999-4999-8999-999999999999"
+
+
+def test_a_backup_has_its_time_and_what_was_promised() -> None:
+    page = Worker().page()
+    assert page["mirrorlog_backup_last_point_timestamp_seconds"] == {BACKUP: 90}
+    assert page["mirrorlog_backup_interval_seconds"] == {BACKUP: 3600}
+
+
+@pytest.mark.parametrize(
+    ("report", "problem"),
+    [
+        (backup_report(at_us=100_000_000 + 7_251_000_000), "overdue"),
+        (backup_report(failure="the disk is full"), "failed"),
+        (backup_report(is_consistent=False), "inconsistent"),
+    ],
+)
+def test_each_problem_of_a_backup_shows_alone(report: BackupReport, problem: str) -> None:
+    page = Worker(backups=[report]).page()
+    values = {name: page[f"mirrorlog_backup_{name}"][BACKUP] for name in PROBLEMS}
+    assert values == {name: float(name == problem) for name in PROBLEMS}
+
+
+PROBLEMS = ("overdue", "failed", "inconsistent")
+
+
+def test_what_isnt_known_of_a_backup_has_no_series() -> None:
+    never = backup_report(point=None, written_at_us=None, is_consistent=None, every_s=None)
+    page = Worker(backups=[never]).page()
+    assert {name for name in page if "_backup_" in name} == {
+        "mirrorlog_backup_overdue",
+        "mirrorlog_backup_failed",
+    }
+    assert page["mirrorlog_backup_overdue"] == {BACKUP: 0}
+
+
+def test_beyond_the_limit_the_backups_with_problems_have_series() -> None:
+    bad = backup_report(repository=OTHER, failure="the disk is full")
+    page = Worker(backups=[backup_report(), bad]).page(backup_limit=1)
+    assert page["mirrorlog_backup_failed"] == {("v", OTHER, "/backups"): 1}
+    assert page["mirrorlog_backups_unlisted"] == {("n",): 1}
 
 
 def test_messages_that_arent_acknowledged_hold_the_node_back() -> None:
