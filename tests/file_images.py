@@ -6,6 +6,7 @@ import os
 import random
 import re
 import shutil
+import struct
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -86,6 +87,77 @@ def make_ext(image: Path, tree: Path, *options: str, size_bytes: int = 48 * MIB)
     """Make an ext file system with the files of a tree. options: of mke2fs."""
     new_image(image, size_bytes)
     run_tool("mke2fs", "-q", "-F", *options, "-d", tree, image)
+    return image
+
+
+_SOME_DAY = (46 << 9 | 1 << 5 | 1) << 16
+
+
+def exfat_entries(
+    name: str, first_cluster: int, length: int, *, is_folder: bool, valid: int | None = None
+) -> bytes:
+    """Return the entries of a file whose clusters follow each other.
+
+    valid: bytes of it were written; None for all.
+
+    Source: "exFAT file system specification", 7.4, 7.6 and 7.7.
+    """
+    text = name.encode("utf-16-le").ljust(30, b"\0")
+    attributes = 0x10 if is_folder else 0x20
+    file = struct.pack("<BBHHHIII", 0x85, 2, 0, attributes, 0, *[_SOME_DAY] * 3).ljust(32, b"\0")
+    stream = struct.pack(
+        "<BBBBHHQIIQ",
+        0xC0,
+        3,
+        0,
+        len(name),
+        0,
+        0,
+        length if valid is None else valid,
+        0,
+        first_cluster,
+        length,
+    )
+    entries = bytearray(file + stream + b"\xc1\0" + text)
+    checksum = 0
+    for at, byte in enumerate(entries):
+        if at not in (2, 3):
+            checksum = ((checksum << 15 | checksum >> 1) + byte) & 0xFFFF
+    entries[2:4] = checksum.to_bytes(2, "little")
+    return bytes(entries)
+
+
+def make_exfat(image: Path, one: bytes, two: bytes, *, valid: int | None = None) -> Path:
+    """Make an exFAT file system with the files `file one` and `folder/file two`.
+
+    valid: so many bytes of `file one` count as written; None for all.
+    """
+    new_image(image, 16 * MIB)
+    run_tool("mkfs.exfat", image)
+    data = bytearray(image.read_bytes())
+    heap = int.from_bytes(data[88:92], "little") * SECTOR
+    root = int.from_bytes(data[96:100], "little")
+    cluster = SECTOR << data[109]
+    folder, first = root + 1, root + 2
+    second = first + -(-len(one) // cluster)
+
+    def at(number: int) -> int:
+        return heap + (number - 2) * cluster
+
+    def place(number: int, content: bytes) -> None:
+        data[at(number) : at(number) + len(content)] = content
+        for used in range(number, number + -(-len(content) // cluster)):
+            data[heap + (used - 2) // 8] |= 1 << (used - 2) % 8  # the bitmap is the first cluster
+
+    end = next(empty for empty in range(at(root), len(data), 32) if not data[empty])
+    entries = exfat_entries("folder", folder, cluster, is_folder=True)
+    entries += exfat_entries("file one", first, len(one), is_folder=False, valid=valid)
+    data[end : end + len(entries)] = entries
+    place(folder, exfat_entries("file two", second, len(two), is_folder=False).ljust(cluster))
+    data[at(folder) + 96 : at(folder) + cluster] = bytes(cluster - 96)
+    place(first, one)
+    place(second, two)
+    image.write_bytes(data)
     return image
 
 

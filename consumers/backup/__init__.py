@@ -5,4 +5,5 @@ Packages in reading order:
 - sources/: where the bytes of a point come from, what changed, and what is proved of it
 - qcow2/: the images of points, written, read, merged and checked
 - repository/: points in a folder or in S3, and what becomes of them
+- files/: files and folders out of a point
 """

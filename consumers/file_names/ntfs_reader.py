@@ -19,7 +19,7 @@ from mirrorlog.consumers.file_names.owners import Area, Owner, OwnerKind
 from mirrorlog.consumers.file_names.tsk_walk import IN_USE, READ_FAILED, TskWalk
 
 _MFT, _LOG, _VOLUME, _BITMAP = 0, 2, 3, 6
-_METADATA: Final = frozenset({*range(12), *range(24, 28)}) - {5}
+METADATA_INODES: Final = frozenset({*range(12), *range(24, 28)}) - {5}
 """The inodes of metadata files: below 12 and in $Extend. 5 is the root folder."""
 _DATA: Final = 128
 _VOLUME_INFORMATION: Final = 0x70
@@ -45,7 +45,7 @@ def map_ntfs(fs: Any, read: ReadAt, area: AreaMap, bare: Area) -> None:
         area=area,
         has_block_zero=True,
         journals=frozenset({_LOG}),
-        metadata=_METADATA,
+        metadata=METADATA_INODES,
         seen={_MFT},
     )
     walk.run()

@@ -41,7 +41,7 @@ class ScanRequest:
 def main() -> int:
     """Answer one request. Return the exit code."""
     request = ScanRequest(**json.loads(sys.stdin.buffer.readline()))
-    _limit(request)
+    limit_process(memory_bytes=request.memory_bytes, cpu_s=request.cpu_s)
     try:
         answer = _scan(request.address)
     except MirrorlogError as error:
@@ -52,11 +52,14 @@ def main() -> int:
     return 0
 
 
-def _limit(request: ScanRequest) -> None:
-    """Limit memory and time, and forbid core dumps and files. A lower limit stays as it is."""
+def limit_process(*, memory_bytes: int, cpu_s: int) -> None:
+    """Limit this process: its memory and time, and it may write no file and dump no core.
+
+    memory_bytes, cpu_s: as in ScanRequest. A lower limit that it has stays as it is.
+    """
     limits = (
-        (resource.RLIMIT_AS, request.memory_bytes, 0),
-        (resource.RLIMIT_CPU, request.cpu_s, _CPU_GRACE_S),
+        (resource.RLIMIT_AS, memory_bytes, 0),
+        (resource.RLIMIT_CPU, cpu_s, _CPU_GRACE_S),
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_FSIZE, 0, 0),
     )

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import pytsk3
 
-from mirrorlog.consumers.file_names.ext_layout import read_superblock
+from mirrorlog.consumers.file_names.ext_layout import ExtSuperblock, read_superblock
 from mirrorlog.consumers.file_names.ext_reader import map_ext
 from mirrorlog.consumers.file_names.fat_reader import map_exfat, map_fat
 from mirrorlog.consumers.file_names.hfs_reader import map_hfs
@@ -44,6 +44,25 @@ TYPE_NAMES: Final = {
 """The file systems that are mapped, as people write them."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenedArea:
+    """A partition, or the whole device, as it is to be read.
+
+    number: of the partition; 0 for the whole device. start: its first byte. image: must live as
+    long as `fs` is used. fs: the file system, as pytsk3 opened it; None if it can't be read here,
+    and `what` says what is there. superblock: of ext2, ext3 and ext4. type_name: of the file
+    system, as people write it.
+    """
+
+    number: int
+    start: int
+    image: DeviceImage
+    fs: Any | None
+    type_name: str | None
+    superblock: ExtSuperblock | None
+    what: str
+
+
 @dataclass(frozen=True, slots=True)
 class _Partition:
     """A range of a device, in bytes.
@@ -63,12 +82,7 @@ def map_device(device: CachedDevice, builder: MapBuilder, path: str | None = Non
     path: of the device, if it is a file or block device of this machine.
     """
     image = DeviceImage(device)
-    partitions = _partitions(image, device.size_bytes)
-    whole = _Partition(0, 0, device.size_bytes)
-    parts = [part for part in partitions if not part.is_table]
-    if not any(_opens(image, part) for part in parts) and (not parts or _opens(image, whole)):
-        partitions = [whole]
-    for part in partitions:
+    for part in _parts(image, device.size_bytes):
         if part.is_table:
             owner = Owner(kind=OwnerKind.PARTITION_TABLE)
             builder.claim(Tier.TABLE, part.start, part.length, owner)
@@ -76,6 +90,49 @@ def map_device(device: CachedDevice, builder: MapBuilder, path: str | None = Non
             _map_partition(image, device, builder, part, path)
     if device.failure is not None:
         raise device.failure
+
+
+def open_areas(device: CachedDevice) -> list[OpenedArea]:
+    """Return the partitions of a device, or the whole of it, with their file systems opened.
+
+    Raise DeviceFailed if the device can't be read.
+    """
+    image = DeviceImage(device)
+    parts = [part for part in _parts(image, device.size_bytes) if not part.is_table]
+    areas = [_opened(image, device, part) for part in parts]
+    if device.failure is not None:
+        raise device.failure
+    return areas
+
+
+def _opened(image: DeviceImage, device: CachedDevice, part: _Partition) -> OpenedArea:
+    read = _reading(device, part)
+    fs, superblock = _open_fs(image, part), None
+    try:
+        superblock = read_superblock(read)
+        what = "XFS" if read(0, len(MAGIC)) == MAGIC else what_is_there(read)
+    except UnsupportedLayout as error:
+        fs, what = None, str(error)
+    type_name = None if fs is None else TYPE_NAMES[int(fs.info.ftype)]
+    return OpenedArea(
+        number=part.number,
+        start=part.start,
+        image=image,
+        fs=fs,
+        type_name=type_name,
+        superblock=superblock,
+        what=what,
+    )
+
+
+def _parts(image: DeviceImage, size_bytes: int) -> list[_Partition]:
+    """Return the partitions with their tables, or the whole device as one."""
+    partitions = _partitions(image, size_bytes)
+    whole = _Partition(0, 0, size_bytes)
+    parts = [part for part in partitions if not part.is_table]
+    if not any(_opens(image, part) for part in parts) and (not parts or _opens(image, whole)):
+        return [whole]
+    return partitions
 
 
 def _partitions(image: DeviceImage, size_bytes: int) -> list[_Partition]:

@@ -17,7 +17,8 @@ from mirrorlog.consumers.file_names.owners import Owner, OwnerKind
 
 READ_FAILED: Final = (OSError, RuntimeError, ValueError)
 """What pytsk3 raises for a damaged file system."""
-_ALLOCATED: Final = 0x01
+ALLOCATED: Final = 0x01
+"""The flag of names and of inodes that are in use."""
 _NOT_STORED: Final = 0x01 | 0x02
 """The flags of a run that no block holds: filler, and a hole (TSK_FS_ATTR_RUN_FLAG_ENUM)."""
 _MAPS: Final = frozenset({0x1001, 0x1002})
@@ -73,7 +74,7 @@ class TskWalk:
         try:
             for entry in self.fs.open_dir(inode=folder):
                 name = entry.info.name
-                if not int(name.flags) & _ALLOCATED or name.name in _SKIPPED:
+                if not int(name.flags) & ALLOCATED or name.name in _SKIPPED:
                     continue
                 inode = int(name.meta_addr)
                 text = name.name
@@ -83,7 +84,7 @@ class TskWalk:
                     text, area=self.area.place, inode=inode, parent=row
                 )
                 meta = entry.info.meta
-                if meta is None or not int(meta.flags) & _ALLOCATED:
+                if meta is None or not int(meta.flags) & ALLOCATED:
                     continue
                 self._claim_file(entry, inode)
                 if int(meta.type) == int(pytsk3.TSK_FS_META_TYPE_DIR):
@@ -106,7 +107,7 @@ class TskWalk:
         except READ_FAILED:
             self.unread += 1
             return
-        if file.info.meta is not None and int(file.info.meta.flags) & _ALLOCATED:
+        if file.info.meta is not None and int(file.info.meta.flags) & ALLOCATED:
             self._claim_file(file, inode, known_as)
 
     def _claim_file(

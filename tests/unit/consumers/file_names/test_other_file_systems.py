@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import struct
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from file_images import (
     MIB,
     SECTOR,
     files_by_sector,
+    make_exfat,
     make_ext,
     make_tree,
     map_of,
@@ -107,56 +107,9 @@ def test_ntfs(tmp_path: Path) -> None:
     assert OwnerKind.JOURNAL in {owner.kind for owner in index.all_owners}
 
 
-_SOME_DAY = (46 << 9 | 1 << 5 | 1) << 16
-
-
-def exfat_entries(name: str, first_cluster: int, length: int, *, is_folder: bool) -> bytes:
-    """Return the entries of a file whose clusters follow each other.
-
-    Source: "exFAT file system specification", 7.4, 7.6 and 7.7.
-    """
-    text = name.encode("utf-16-le").ljust(30, b"\0")
-    attributes = 0x10 if is_folder else 0x20
-    file = struct.pack("<BBHHHIII", 0x85, 2, 0, attributes, 0, *[_SOME_DAY] * 3).ljust(32, b"\0")
-    stream = struct.pack(
-        "<BBBBHHQIIQ", 0xC0, 3, 0, len(name), 0, 0, length, 0, first_cluster, length
-    )
-    entries = bytearray(file + stream + b"\xc1\0" + text)
-    checksum = 0
-    for at, byte in enumerate(entries):
-        if at not in (2, 3):
-            checksum = ((checksum << 15 | checksum >> 1) + byte) & 0xFFFF
-    entries[2:4] = checksum.to_bytes(2, "little")
-    return bytes(entries)
-
-
 def test_exfat(tmp_path: Path) -> None:
     need("mkfs.exfat")
-    image = new_image(tmp_path / "image", 16 * MIB)
-    run_tool("mkfs.exfat", image)
-    data = bytearray(image.read_bytes())
-    heap = int.from_bytes(data[88:92], "little") * SECTOR
-    root = int.from_bytes(data[96:100], "little")
-    cluster = SECTOR << data[109]
-    folder, first, second = root + 1, root + 2, root + 4
-
-    def at(number: int) -> int:
-        return heap + (number - 2) * cluster
-
-    def place(number: int, content: bytes) -> None:
-        data[at(number) : at(number) + len(content)] = content
-        for used in range(number, number + -(-len(content) // cluster)):
-            data[heap + (used - 2) // 8] |= 1 << (used - 2) % 8  # the bitmap is the first cluster
-
-    end = next(empty for empty in range(at(root), len(data), 32) if not data[empty])
-    entries = exfat_entries("folder", folder, cluster, is_folder=True)
-    entries += exfat_entries("file one", first, cluster + 700, is_folder=False)
-    data[end : end + len(entries)] = entries
-    place(folder, exfat_entries("file two", second, 3 * cluster, is_folder=False).ljust(cluster))
-    data[at(folder) + 96 : at(folder) + cluster] = bytes(cluster - 96)
-    place(first, tagged(1, cluster + 700))
-    place(second, tagged(2, 3 * cluster))
-    image.write_bytes(data)
+    image = make_exfat(tmp_path / "image", tagged(1, 5000), tagged(2, 12_000))
     index = map_of(image)
     check_files(index, image, {1: b"/file one", 2: b"/folder/file two"})
     assert index.areas[0].type_name == "exFAT"
