@@ -26,9 +26,10 @@ from mirrorlog.domain.snapshots import SnapshotExport, parse_description, snapsh
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.processes.nbd_server import NbdAddress
 from mirrorlog.producers.nbd.export import FilterExport
 from mirrorlog.producers.nbd.native import NativeLibraries, build_libraries
-from mirrorlog.producers.nbd.nbdkit_process import NbdAddress, NbdkitProcess, TlsOptions
+from mirrorlog.producers.nbd.nbdkit_process import NbdkitProcess, TlsOptions
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.settings import Settings

@@ -1,5 +1,6 @@
 """Child processes.
 
 - dies_with_parent.py: a child that dies with its parent, even by kill -9
+- nbd_server.py: an NBD server as such a child
 - child_processes.py: `mirrorlog …` processes of a run, with their JSON messages
 """

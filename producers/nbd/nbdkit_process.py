@@ -3,33 +3,18 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import socket
-import stat
-import subprocess
-import time
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
-from urllib.parse import quote
 
-from mirrorlog.errors import BadUse, PartFailed
-from mirrorlog.processes.dies_with_parent import dies_with_parent
+from mirrorlog.errors import BadUse
+from mirrorlog.processes.nbd_server import NbdAddress, NbdServerProcess
 
 INSTALL_HINT: Final = (
     "On Debian and Ubuntu: apt install nbdkit nbdkit-plugin-python nbdkit-plugin-dev gcc"
 )
-READY_S: Final = 30.0
-"""nbdkit must be ready within this time after its start."""
-STOP_S: Final = 20.0
-"""nbdkit may take this long to finish requests before it is killed."""
-_GREETING: Final = b"NBDMAGIC"
-_GREETING_S: Final = 1.0
-SUN_PATH_BYTES: Final = 107
-"""The longest path that Linux takes for a Unix socket (unix(7), sun_path)."""
 
 
 class TlsMode(StrEnum):
@@ -62,57 +47,6 @@ class TlsOptions:
         return [*options, "--tls-verify-peer"] if self.verify_peer else options
 
 
-@dataclass(frozen=True, slots=True)
-class NbdAddress:
-    """The place where clients connect: a Unix socket if there is one, or an address and port.
-
-    Without TLS, use a loopback address.
-    """
-
-    socket: Path | None = None
-    address: str = "127.0.0.1"
-    port: int = 10809
-
-    def options(self) -> list[str]:
-        """Return the options of nbdkit's command line."""
-        if self.socket is not None:
-            return ["--unix", str(self.socket.absolute())]
-        return ["--ipaddr", self.address, "--port", str(self.port)]
-
-    def uri(self, *, tls: bool) -> str:
-        """Return the URI with which clients connect (NetworkBlockDevice/nbd, doc/uri.md)."""
-        scheme = "nbds" if tls else "nbd"
-        if self.socket is not None:
-            return f"{scheme}+unix:///?socket={quote(str(self.socket.absolute()))}"
-        host = f"[{self.address}]" if ":" in self.address else self.address
-        return f"{scheme}://{host}:{self.port}"
-
-    def greets(self) -> bool:
-        """Return whether a server sends the first eight bytes of its greeting in time.
-
-        (NetworkBlockDevice/nbd, doc/proto.md, "Newstyle negotiation".)
-        """
-        family, place = self._place()
-        with socket.socket(family) as probe, suppress(OSError):
-            probe.settimeout(_GREETING_S)
-            probe.connect(place)
-            return probe.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING
-        return False
-
-    def _place(self) -> tuple[int, str | tuple[str, int]]:
-        if self.socket is not None:
-            return socket.AF_UNIX, str(self.socket.absolute())
-        family = socket.AF_INET6 if ":" in self.address else socket.AF_INET
-        return family, (self.address, self.port)
-
-
-def free_port(address: str) -> int:
-    """Return a TCP port of the address at which nobody listens."""
-    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
-        probe.bind((address, 0))
-        return int(probe.getsockname()[1])
-
-
 def nbdkit_path() -> str:
     """Return the path of nbdkit's program. BadUse, naming what to install, if there is none."""
     path = shutil.which("nbdkit")
@@ -121,7 +55,7 @@ def nbdkit_path() -> str:
     return path
 
 
-class NbdkitProcess:
+class NbdkitProcess(NbdServerProcess):
     """One nbdkit process in the foreground.
 
     It dies with the thread that started it (processes/dies_with_parent.py).
@@ -146,8 +80,6 @@ class NbdkitProcess:
         Raise BadUse if another server listens at the address. Raise PartFailed if nbdkit ends or
         isn't ready in time; it has then printed the reason on stderr.
         """
-        if listen.socket is not None:
-            remove_stale_socket(listen.socket.absolute())
         pid_file.unlink(missing_ok=True)
         command = [
             nbdkit_path(),
@@ -160,89 +92,12 @@ class NbdkitProcess:
             *tls.options(),
             *arguments,
         ]
-        # A session of its own keeps Ctrl-C from nbdkit: the host stops nbdkit in order.
-        self._process: Final = subprocess.Popen(
-            dies_with_parent(command),
-            stdin=subprocess.DEVNULL,
-            stdout=2,
-            pass_fds=pass_fds,
-            start_new_session=True,
-        )
-        self._listen: Final = listen
-        until = time.monotonic() + READY_S
         # The pid file is written before a plugin's last step: `nbd` then connects to its server.
-        while not (pid_file.exists() and listen.greets()):
-            if self._process.poll() is not None or time.monotonic() > until:
-                self.kill()
-                raise PartFailed(
-                    f"nbdkit didn't start to serve (exit code {self._process.returncode})",
-                    where=listen.uri(tls=False),
-                    next=f"Its own message above has the reason. {INSTALL_HINT}.",
-                )
-            time.sleep(0.01)
-
-    @property
-    def pid(self) -> int:
-        """Return the process id."""
-        return self._process.pid
-
-    def check(self) -> None:
-        """Raise PartFailed if nbdkit has ended by itself."""
-        code = self._process.poll()
-        if code is not None:
-            raise PartFailed(
-                f"nbdkit ended with exit code {code}",
-                next="Read its message above, then start this command again.",
-            )
-
-    def stop(self) -> None:
-        """Let nbdkit finish its running requests, take no more, and end.
-
-        Kill nbdkit if it hasn't ended after STOP_S.
-        """
-        if self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(STOP_S)
-        self.kill()
-        if self._listen.socket is not None:
-            self._listen.socket.unlink(missing_ok=True)
-
-    def kill(self) -> None:
-        """Kill nbdkit, and wait until it has ended. None of its writes is running afterwards."""
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.wait()
-
-
-def remove_stale_socket(path: Path) -> None:
-    """Remove the socket of a server that has ended, and create the socket's folder.
-
-    Raise BadUse if a server listens there, if something other than a socket is there, or if the
-    path is too long.
-    """
-    if len(str(path).encode()) > SUN_PATH_BYTES:
-        raise BadUse(
-            f"the path of a socket can have {SUN_PATH_BYTES} bytes at most",
-            where=str(path),
-            next="Name a shorter path with --socket.",
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError):
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise BadUse(
-                "the path exists and isn't a socket",
-                where=str(path),
-                next="Name another path with --socket.",
-            )
-        with socket.socket(socket.AF_UNIX) as probe:
-            try:
-                probe.connect(str(path))
-            except ConnectionRefusedError:
-                path.unlink()
-                return
-        raise BadUse(
-            "another server listens at this socket",
-            where=str(path),
-            next="Stop that server, or name another path with --socket.",
+        super().__init__(
+            "nbdkit",
+            command,
+            listen,
+            hint=INSTALL_HINT,
+            is_ready=pid_file.exists,
+            pass_fds=pass_fds,
         )

@@ -27,12 +27,12 @@ from mirrorlog.cli.support.metrics_option import (
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
+from mirrorlog.processes.nbd_server import NbdAddress
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
 from mirrorlog.producers.host_metrics import export_samples
 from mirrorlog.producers.nbd.export import DataPath, Export, FilterExport, RelayExport
 from mirrorlog.producers.nbd.native import build_libraries
 from mirrorlog.producers.nbd.nbdkit_process import (
-    NbdAddress,
     NbdkitProcess,
     TlsMode,
     TlsOptions,

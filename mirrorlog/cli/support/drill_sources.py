@@ -33,7 +33,7 @@ from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.clock import Clock
 
 if TYPE_CHECKING:
-    from mirrorlog.producers.nbd.nbdkit_process import NbdAddress
+    from mirrorlog.processes.nbd_server import NbdAddress
 
 _PING_S: Final = 2.0
 

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from mirrorlog.errors import BadUse
-
-if TYPE_CHECKING:
-    from mirrorlog.producers.nbd.nbdkit_process import NbdAddress
+from mirrorlog.processes.nbd_server import NbdAddress, free_port
 
 PortOption = Annotated[
     int | None,
@@ -26,8 +24,6 @@ def listen_at(socket: Path | None, port: int | None, address: str, *, default: P
 
     Raise BadUse if both a socket and a port are named.
     """
-    from mirrorlog.producers.nbd.nbdkit_process import NbdAddress, free_port
-
     if socket is not None and port is not None:
         raise BadUse("--socket and --port exclude each other", next="Name one.")
     if port is not None:

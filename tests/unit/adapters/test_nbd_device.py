@@ -21,7 +21,7 @@ from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.nbd.nbdkit_process import free_port
+from mirrorlog.processes.nbd_server import free_port
 
 SIZE = 1 << 20
 

@@ -13,7 +13,8 @@ from mirrorlog.adapters.addresses import open_nbd
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
 from mirrorlog.cli.support.drill_sources import _checking, nbdkit_client
 from mirrorlog.errors import BadUse, DeviceFailed
-from mirrorlog.producers.nbd.nbdkit_process import NbdAddress, NbdkitProcess, TlsOptions
+from mirrorlog.processes.nbd_server import NbdAddress
+from mirrorlog.producers.nbd.nbdkit_process import NbdkitProcess, TlsOptions
 
 CONTENT = b"as it was" + bytes(8192 - 9)
 

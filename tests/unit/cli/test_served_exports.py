@@ -18,7 +18,7 @@ from mirrorlog.cli.support.drill_sources import DrillOptions
 from mirrorlog.cli.support.output import Output
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.producers.nbd.nbdkit_process import NbdAddress
+from mirrorlog.processes.nbd_server import NbdAddress
 from mirrorlog.settings import Settings
 
 

@@ -9,14 +9,12 @@ from pathlib import Path
 import pytest
 
 from mirrorlog.errors import BadUse, PartFailed
+from mirrorlog.processes.nbd_server import NbdAddress, free_port, remove_stale_socket
 from mirrorlog.producers.nbd.native import build_libraries
 from mirrorlog.producers.nbd.nbdkit_process import (
-    NbdAddress,
     NbdkitProcess,
     TlsMode,
     TlsOptions,
-    free_port,
-    remove_stale_socket,
 )
 from mirrorlog.producers.nbd.relay import allocation_extents
 from mirrorlog.simulation.memory_devices import PAGE_BYTES, MemoryDevice
