@@ -6,4 +6,5 @@ Packages in reading order:
 - qcow2/: the images of points, written, read, merged and checked
 - repository/: points in a folder or in S3, and what becomes of them
 - files/: files and folders out of a point
+- serving/: a point over NBD, or mounted
 """

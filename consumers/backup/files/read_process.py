@@ -26,12 +26,13 @@ class ReadRequest:
     """What to read, and how much it may cost.
 
     images: paths of the images of a point, the newest first. image_ids: their ids, as the manifests
-    name them. size_bytes: of the volume. paths: what is wanted, with a character for each byte
-    (Latin-1). partition: its number, or None. memory_bytes, cpu_s: as in ScanRequest.
+    name them; None if one is missing. size_bytes: of the volume. paths: what is wanted, with a
+    character for each byte (Latin-1). partition: its number, or None. memory_bytes, cpu_s: as in
+    ScanRequest.
     """
 
     images: Sequence[str]
-    image_ids: Sequence[str]
+    image_ids: Sequence[str] | None
     size_bytes: int
     paths: Sequence[str]
     partition: int | None
@@ -60,9 +61,10 @@ def _answer(request: ReadRequest) -> None:
     from mirrorlog.consumers.backup.qcow2.chain_reader import ChainReader
     from mirrorlog.consumers.file_names.image_reading import CachedDevice
 
+    image_ids = request.image_ids
     with ChainReader(
         [Path(path) for path in request.images],
-        image_ids=[UUID(text) for text in request.image_ids],
+        image_ids=None if image_ids is None else [UUID(text) for text in image_ids],
         size_bytes=request.size_bytes,
     ) as device:
         paths = [path.encode("latin-1") for path in request.paths]

@@ -34,10 +34,11 @@ def restore_files(
     """
     need_library()
     with repository.chain_files(catalog, point) as images:
-        chain = catalog.chain(point)
+        records = [catalog.records.get(name) for name in catalog.chain(point)]
+        image_ids = [record.image.image_id for record in records if record is not None]
         request = ReadRequest(
             images=[str(path) for path in images],
-            image_ids=[catalog.records[name].image.image_id for name in chain],
+            image_ids=image_ids if len(image_ids) == len(images) else None,
             size_bytes=catalog.point(point).manifest.size_bytes,
             paths=[path.decode("latin-1") for path in paths],
             partition=partition,

@@ -41,6 +41,8 @@ In reading order:
 - waiting: until the secondaries of a volume hold all that was written to it.
 - detaching: a part that goes on in the background once it is ready.
 - drill_sources: what a drill serves, by the address of a secondary.
+- point_at: which point of a backup repository an option names.
+- point_exports: serves a point over NBD, at its true size.
 - present: the overview of everything, read for one command.
 - status_view: the overview as JSON, and as tables.
 - verify_view: the report of a verification.
