@@ -9,9 +9,9 @@ it takes beside the fold, and with a first page made of the answer (`node_…`),
 writes, and another a third of the days. `hour_from_half_past`: from half past an hour to half past
 the next, whose halves are replayed from their commands. `kafka_day_1`: the question for an hour as
 the command line asks it without --node, of a changelog in memory that has one day of records.
-`writers`: who wrote a block in all of these days, asked of an archive of 100 million rows, and of a
-tenth of them, in one file a day and in 24 (audit_writers.py). The last line of stdout is one JSON
-object.
+`writers`: who wrote a block in all of these days, asked of an archive of all rows of them
+(audit_writers.py), of a tenth of the days, and of these without merges. The last line of stdout is
+one JSON object.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import asyncio
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -31,7 +31,7 @@ from typing import Any, Final
 
 import faust
 from audit_state import BEGAN_US, DAY_S, HOUR_S, AuditState, SimulatedCommands
-from audit_writers import WRITES_A_DAY, ask_writers, row_groups, written_files
+from audit_writers import RangeFile, WritersArchive, range_files, ranges_of
 from results import machine, report_result
 
 from mirrorlog.changed.fold import ChangedBlocks
@@ -52,11 +52,11 @@ from mirrorlog.topics import Topics
 _ROWS_A_WRITE: Final = 64
 _PAGE: Final = 1000
 _WRITERS: Final = (
-    ("", 100_000_000, 1),
-    ("_tenth_of_rows", 10_000_000, 1),
-    ("_tenth_of_rows_in_24_files_a_day", 10_000_000, 24),
+    ("", 1, True),
+    ("_tenth_of_days", 10, True),
+    ("_tenth_of_days_without_merges", 10, False),
 )
-"""Suffixes of the case `writers`: its rows, and its files a day."""
+"""Suffixes of the case `writers`: the part of the days, and whether their rows are merged."""
 LIMIT_HOUR_S: Final = 0.3
 LIMIT_WRITERS_S: Final = 1.0
 TOPICS: Final = Topics()
@@ -194,24 +194,23 @@ def kafka_way(state: AuditState, points: tuple[Point, Point], repeat: int) -> tu
 
 
 def writers(
-    folder: Path, state: AuditState, rows: int, files_a_day: int, repeat: int
+    folder: Path, state: AuditState, made: Sequence[RangeFile], days: int, repeat: int, merged: bool
 ) -> dict[str, Any]:
-    """Ask an archive of so many rows who wrote a block. Return the case."""
+    """Ask an archive of so many days who wrote a block. Return the case."""
     with tempfile.TemporaryDirectory(dir=folder) as own:
-        files = written_files(state, Path(own), rows // state.days, files_a_day)
-        groups, groups_read = row_groups(files)
-        asked = [ask_writers(state, files) for _ in range(repeat)]
-        if {count for _, count in asked} != {WRITES_A_DAY * state.days}:
-            raise AssertionError(f"the answer has {asked[0][1]} writes of the block")
+        ranges = ranges_of(days, state)
+        archive = WritersArchive(state, made, Path(own), ranges, is_merged=merged)
+        asked = [archive.ask(is_merged=merged) for _ in range(repeat)]
         return {
-            "median": round(median(seconds for seconds, _ in asked), 3),
+            "median": round(median(run["s"] for run in asked), 3),
             "unit": "s",
-            "runs": [round(seconds, 3) for seconds, _ in asked],
-            "rows": sum(file.file.rows for file in files),
-            "bytes": sum(file.file.size_bytes for file in files),
-            "files": len(files),
-            "row_groups": groups,
-            "row_groups_read": groups_read,
+            "runs": [round(run["s"], 3) for run in asked],
+            "cpu_runs": [round(run["cpu_s"], 3) for run in asked],
+            "files_chosen_s": round(median(run["files_chosen_s"] for run in asked), 3),
+            "rows": archive.rows,
+            "ranges": ranges,
+            "files": asked[0]["files"],
+            "writes_of_block": archive.writes,
         }
 
 
@@ -236,9 +235,7 @@ def main() -> int:
     parser.add_argument("--days", type=int, default=30)
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--dir", type=Path, help="the folder for all data; it is removed")
-    parser.add_argument(
-        "--short", action="store_true", help="three days, and a hundredth of the rows"
-    )
+    parser.add_argument("--short", action="store_true", help="six days instead of thirty")
     parser.add_argument("--save", action="store_true", help="keep the result for the page")
     arguments = parser.parse_args()
     days, repeat = 6 if arguments.short else arguments.days, arguments.repeat
@@ -253,9 +250,10 @@ def main() -> int:
             with built(state, Path(folder)) as table:
                 for name, measured in _questions(table, repeat, is_main=not suffix):
                     _add(cases, f"{name}{suffix}", measured.case())
-        for suffix, rows, files_a_day in _WRITERS:
-            scale = 100 if arguments.short else 1
-            case = writers(Path(folder), states[""], rows // scale, files_a_day, repeat)
+        made = range_files(states[""], Path(folder))
+        for suffix, part, merged in _WRITERS:
+            share = max(days // part, 1)
+            case = writers(Path(folder), states[""], made, share, repeat, merged)
             _add(cases, f"writers{suffix}", case)
         day = AuditState(1, 10_000)
         measured, size = kafka_way(day, by_position(day, 7 * HOUR_S, 8 * HOUR_S), repeat)
@@ -264,7 +262,7 @@ def main() -> int:
         "node_hour_of_limit": round(cases["node_hour"]["median"] / LIMIT_HOUR_S, 3),
         "node_hour_by_time_of_limit": round(cases["node_hour_by_time"]["median"] / LIMIT_HOUR_S, 3),
         "writers_of_limit": round(cases["writers"]["median"] / LIMIT_WRITERS_S, 3),
-        "writers_to_writers_of_a_tenth_of_the_rows": _ratio(cases, "writers", "_tenth_of_rows"),
+        "writers_to_writers_of_a_tenth_of_the_days": _ratio(cases, "writers", "_tenth_of_days"),
         "hour_to_hour_of_a_tenth_of_the_writes": _ratio(cases, "table_hour", "_tenth_of_writes"),
         "hour_to_hour_of_a_third_of_the_days": _ratio(cases, "table_hour", "_third_of_days"),
         "whole_to_whole_of_a_third_of_the_days": _ratio(cases, "table_whole", "_third_of_days"),

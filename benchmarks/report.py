@@ -201,9 +201,9 @@ _AUDIT_ROWS: Final = {
     "table_whole": "all whole days",
     "table_whole_third_of_days": "all whole days, a third of them",
     "kafka_day_1": "an hour of one day, without the node",
-    "writers": "who wrote a block, 100 million rows",
-    "writers_tenth_of_rows": "who wrote a block, 10 million rows",
-    "writers_tenth_of_rows_in_24_files_a_day": "the same in 24 files a day",
+    "writers": "who wrote a block in 30 days",
+    "writers_tenth_of_days": "who wrote a block in 3 days",
+    "writers_tenth_of_days_without_merges": "the same in an archive without merges",
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +10,10 @@ from mirrorlog.archive.archive import Archive, damage_of
 from mirrorlog.archive.chains import Chain
 from mirrorlog.archive.command_files import decode_commands
 from mirrorlog.archive.manifests import ArchivedFile, FileKind, Manifest
+from mirrorlog.archive.merges import MergedFile
 from mirrorlog.archive.parquet import read_parquet
+from mirrorlog.consumers.archive.merged_files import RowFacts
+from mirrorlog.consumers.archive.sorted_rows import is_in_order
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import DifferenceFound, StateDamaged
 from mirrorlog.ports.streams import Message
@@ -42,8 +46,9 @@ def verify_archive(archive: Archive) -> Iterator[CheckedPartition]:
     Checked are: the chain of manifests; size and SHA-256 of each file; the number of messages, and
     that their positions ascend and lie in the range; that each command file's messages are those
     that the manifest counts; that each file of rows is of its volume and day, and its rows are of
-    commands of the range. Raise DifferenceFound at the first thing that is wrong, which names the
-    file and the first position that it concerns; ArchiveFailed if the store doesn't answer.
+    commands of the range; what check_merged_rows() says. Raise DifferenceFound at the first thing
+    that is wrong, which names the file and the first position that it concerns; ArchiveFailed if
+    the store doesn't answer.
     """
     for partition in archive.partitions():
         yield _checked_partition(archive, partition)
@@ -59,9 +64,65 @@ def _checked_partition(archive: Archive, partition: int) -> CheckedPartition:
                 _check_manifest(archive, manifest, checked)
         checked.through = max((chain.through for chain in chains), default=BEFORE_FIRST)
         checked.superseded = _superseded(chains)
+        for chain in chains:
+            check_merged_rows(archive, chain, checked)
     except StateDamaged as damage:
         raise DifferenceFound(damage.what, where=damage.where, next=damage.next) from damage
     return checked
+
+
+def check_merged_rows(archive: Archive, chain: Chain, checked: CheckedPartition) -> None:
+    """Check that the merges of a chain hold as many rows of each volume as what they merge.
+
+    Also checked: the size and SHA-256 of each file, that its rows are of its volume, and that their
+    order and their bytes are what its entry says. Raise as verify_archive().
+    """
+    ends = {stored.manifest.through: stored.sha256 for stored in chain.stored}
+    merged = archive.merged_chains(chain.last.partition)
+    for merge in next(item.merges for item in merged if item.chain.history == chain.history):
+        if ends.get(merge.through) != merge.last_manifest_sha256:
+            raise DifferenceFound(
+                "a merge of the archive names another manifest than its chain has",
+                where=f"partition {merge.partition}, positions ({merge.after}, {merge.through}]",
+                next="Restore the objects below merges/ from a copy of the archive.",
+            )
+        rows: Counter[str | None] = Counter()
+        for manifest in chain.manifests:
+            if merge.after <= manifest.after < merge.through:
+                for file in manifest.files_of(FileKind.ROWS):
+                    rows[file.volume] += file.rows
+        for file in merge.files:
+            checked.files, checked.size_bytes = (
+                checked.files + 1,
+                checked.size_bytes + (_check_merged_file(archive, file)),
+            )
+            rows[file.volume] -= file.rows
+        if any(rows.values()):
+            raise DifferenceFound(
+                "a merge of the archive has other rows than the files that it merges",
+                where=f"partition {merge.partition}, positions ({merge.after}, {merge.through}]",
+            )
+
+
+def _check_merged_file(archive: Archive, file: MergedFile) -> int:
+    """Return the size of a merged file. Raise DifferenceFound if it isn't what its entry says."""
+    content = archive.store.read(file.name)
+    if (damage := damage_of(file, content)) is not None:
+        raise _failed(file, damage)
+    assert content is not None
+    columns = ("position", "offset", "length", "extent", "volume", "appended_at_us")
+    table = read_parquet(
+        content, after=BEFORE_FIRST, through=_TO_THE_END, columns=columns, where=file.name
+    )
+    facts = RowFacts()
+    facts.add(table)
+    if any(getattr(file, name) != value for name, value in facts.fields().items()):
+        raise _failed(file, "its rows aren't those of its entry")
+    if table.column("volume").unique().to_pylist() != [file.volume]:
+        raise _failed(file, "its rows are of another volume")
+    if not is_in_order(table):
+        raise _failed(file, "its rows aren't in order")
+    return len(content)
 
 
 def _check_manifest(archive: Archive, manifest: Manifest, checked: CheckedPartition) -> None:

@@ -19,6 +19,7 @@ from mirrorlog.consumers.archive.archiver import Archiver, ArchiverPorts, Writte
 from mirrorlog.consumers.archive.held_retention import HeldRetention, release
 from mirrorlog.consumers.archive.progress import ArchiveProgress
 from mirrorlog.consumers.archive.row_files import RowFiles
+from mirrorlog.consumers.archive.row_merger import RowMerger
 from mirrorlog.errors import ArchiveFailed, BadUse, KafkaFailed, MirrorlogError, StateDamaged
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.archive_stores import ArchiveStore
@@ -41,7 +42,7 @@ class ArchiveOptions:
     accepts_hole: commands that Kafka dropped before they were archived don't stop it.
     keep_s: how long the commands topic keeps what is archived; None: its retention is left alone.
     volumes: rows are made of the volumes whose names match one of these patterns; without any, of
-        all.
+        all. merges_rows: the rows of many ranges are merged (row_merger.py).
     """
 
     address: str
@@ -49,6 +50,7 @@ class ArchiveOptions:
     accepts_hole: bool = False
     keep_s: float | None = None
     volumes: tuple[str, ...] = ()
+    merges_rows: bool = True
 
 
 def open_store(settings: Settings, address: str, *, for_writing: bool = False) -> ArchiveStore:
@@ -114,7 +116,11 @@ def run_archiver(
                 admin, settings.topics.commands, archiver.archive, clock, options.keep_s
             )
         progress = ArchiveProgress(store.where, options.every_s, options.keep_s, clock)
-        rounds = ArchiveRounds(archiver, held, admin, settings.topics.commands, calls, progress)
+        merger = None
+        if options.merges_rows:
+            merger = RowMerger(archiver.archive, stopped, written_by=__version__)
+        topic = settings.topics.commands
+        rounds = ArchiveRounds(archiver, held, admin, topic, calls, progress, merger)
         client = settings.kafka_client()
         with (
             closing(ReportPublisher(client, settings.topics.reports)) as sink,
@@ -151,7 +157,10 @@ class ArchiveCalls:
 
 
 class ArchiveRounds:
-    """Rounds over all partitions. held: the topic's retention; None: it is left alone."""
+    """Rounds over all partitions.
+
+    held: the topic's retention; None: it is left alone. merger: None: no rows are merged.
+    """
 
     def __init__(
         self,
@@ -161,8 +170,9 @@ class ArchiveRounds:
         topic: str,
         calls: ArchiveCalls,
         progress: ArchiveProgress,
+        merger: RowMerger | None = None,
     ) -> None:
-        self._progress = progress
+        self._progress, self._merger = progress, merger
         self._archiver, self._held, self._admin = archiver, held, admin
         self._topic, self._calls = topic, calls
 
@@ -200,6 +210,8 @@ class ArchiveRounds:
             if first is not None:
                 self._calls.on_deleted(partition, first)
         self._progress.note_written(written, first)
+        if self._merger is not None:
+            self._merger.merge_partition(partition)
 
 
 def release_retention(settings: Settings, keep_s: float) -> None:

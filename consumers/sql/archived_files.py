@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mirrorlog.adapters.archive_folder import FolderArchive
-from mirrorlog.archive.archive import Archive
+from mirrorlog.archive.archive import Archive, MergedChain
 from mirrorlog.archive.archived_topic import ArchivedTopic
 from mirrorlog.archive.chains import ClippedChain, line_of
 from mirrorlog.archive.manifests import ArchivedFile, FileKind
@@ -19,7 +19,7 @@ class RowFile:
     """A file of rows. through: rows above this position are superseded; None: all count."""
 
     file: ArchivedFile
-    path: Path
+    path: str
     through: int | None
 
 
@@ -45,6 +45,43 @@ def row_files_for(
                         yield RowFile(file, _path(archive, file, cache), through)
 
 
+def byte_files_for(
+    archived: ArchivedTopic, question: SqlQuestion, seams: Mapping[int, int], cache: Path
+) -> Iterator[RowFile]:
+    """Yield the files for questions for a byte: merged ones, and the others behind the last merge.
+
+    Arguments and errors: those of row_files_for(). In a bucket merged files are left alone: all of
+    them would be fetched.
+    """
+    archive = archived.archive
+    if not isinstance(archive.store, FolderArchive):
+        yield from row_files_for(archived, question, seams, cache)
+        return
+    for partition in archive.partitions():
+        merged = archive.merged_chains(partition)
+        merges = {item.chain.history: item for item in merged}
+        for topic in dict.fromkeys(item.chain.history.topic for item in merged):
+            seam = seams.get(partition) if topic == archived.topic_id else None
+            for part in line_of([item.chain for item in merged], topic):
+                for file, through in _byte_files_of(merges[part.chain.history], part, seam):
+                    if _may_answer(file, question):
+                        yield RowFile(file, _path(archive, file, cache), through)
+
+
+def _byte_files_of(
+    merged: MergedChain, part: ClippedChain, seam: int | None
+) -> Iterator[tuple[ArchivedFile, int | None]]:
+    """Yield the files of a chain as _files_of() does, merged ones where there are."""
+    limit = part.through if seam is None else min(part.through, seam)
+    for merge in merged.merges:
+        if merge.after < limit:
+            through = limit if merge.through > limit else None
+            yield from ((file, through) for file in merge.files)
+    for file, through in _files_of(part, seam):
+        if file.first_position > merged.merged_through:
+            yield file, through
+
+
 def _files_of(part: ClippedChain, seam: int | None) -> Iterator[tuple[ArchivedFile, int | None]]:
     """Yield the files of rows of a chain below the seam, and RowFile.through of each."""
     for manifest in part.chain.manifests:
@@ -66,10 +103,10 @@ def _may_answer(file: ArchivedFile, question: SqlQuestion) -> bool:
     return not (is_before or is_behind)
 
 
-def _path(archive: Archive, file: ArchivedFile, cache: Path) -> Path:
+def _path(archive: Archive, file: ArchivedFile, cache: Path) -> str:
     if isinstance(archive.store, FolderArchive):
         return archive.store.path_of(file.name)
     path = cache / f"{file.sha256}.parquet"
     if not path.exists():
         path.write_bytes(archive.content(file))
-    return path
+    return str(path)

@@ -16,7 +16,7 @@ from typing import Any
 
 from mirrorlog.changed.ask import query_ports
 from mirrorlog.changed.volume_commands import QueryPorts
-from mirrorlog.consumers.sql.archived_files import RowFile, row_files_for
+from mirrorlog.consumers.sql.archived_files import RowFile, byte_files_for, row_files_for
 from mirrorlog.consumers.sql.database import SqlDatabase
 from mirrorlog.consumers.sql.entity_tables import records_table, sites_table, volumes_table
 from mirrorlog.consumers.sql.question import ROW_VIEWS, SqlQuestion
@@ -108,14 +108,18 @@ def _add_rows(
     """Add the rows of archive and topic. What is archived meanwhile is read from the topic."""
     wanted = {v.partition for name, v in volumes.items() if question.is_wanted(name)}
     parts = [topic_part(reads, partition) for partition in sorted(wanted)]
-    files: list[RowFile] = []
+    files, byte_files = list[RowFile](), list[RowFile]()
     if reads.archived is not None:
         seams = {part.partition: part.archived_through for part in parts}
-        files = list(row_files_for(reads.archived, question, seams, fetched))
+        chosen = reads.archived, question, seams, fetched
+        if question.names("writes", "history"):
+            files = list(row_files_for(*chosen))
+        if question.names("writes_at"):
+            byte_files = list(byte_files_for(*chosen))
     for part in parts:
         for positions in part.missing:
             on_missing(part.partition, positions)
     database.add_topic_rows(
         table for part in parts for table in topic_tables(reads, part, volumes, question)
     )
-    database.add_row_views(files, question.since_us, question.until_us)
+    database.add_row_views(files, question.since_us, question.until_us, byte_files)

@@ -2,8 +2,9 @@
 
 1. A database in memory is opened, with a limit of memory and without extensions.
 2. The tables are made of what was read, and the views over them and over the archive's files.
-3. The files of the archive that were chosen are allowed by name. All other access to files and to
-   the network is switched off, and the configuration is locked.
+3. The files of the archive that were chosen are allowed by name; merged ones by their folder,
+   because there are thousands. All other access to files and to the network is switched off, and
+   the configuration is locked.
 4. One statement is run, if it is a SELECT: none that writes, attaches or sets anything.
 """
 
@@ -14,6 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirrorlog.archive.manifests import longest_of
+from mirrorlog.archive.merges import MergedFile, bytes_named
+from mirrorlog.archive.names import MERGED
 from mirrorlog.consumers.sql.archived_files import RowFile
 from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.extras import require_module
@@ -21,7 +24,11 @@ from mirrorlog.history.arrow_tables import arrow_schema
 from mirrorlog.history.definition import CHANGES
 
 _TOPIC_ROWS: Final = "topic_rows"
-_TIMES: Final = ("appended", "first", "last")
+_TIMES: Final = "".join(
+    f", make_timestamp({name}_at_us) AS {name}_at" for name in ("appended", "first", "last")
+)
+_IS_CHANGE: Final = f"kind IN ({', '.join(repr(kind.value) for kind in CHANGES)})"
+_LARGEST: Final = (1 << 64) - 1
 
 
 class QueryFailed(MirrorlogError):
@@ -49,6 +56,7 @@ class SqlDatabase:
             },
         )
         self._files: list[RowFile] = []
+        self._no_rows = folder / "no-rows.parquet"
 
     def add_table(self, name: str, table: Any) -> None:
         """Add a table (pyarrow.Table)."""
@@ -67,13 +75,19 @@ class SqlDatabase:
         self._database.unregister("given")
 
     def add_row_views(
-        self, files: Sequence[RowFile], since_us: int | None, until_us: int | None
+        self,
+        files: Sequence[RowFile],
+        since_us: int | None,
+        until_us: int | None,
+        byte_files: Sequence[RowFile] | None = None,
     ) -> None:
         """Make the views of rows, over files of the archive and the rows from the topic.
 
         since_us, until_us: only rows that were appended between them count; None: no limit.
+        byte_files: what writes_at() reads instead of `files`: the same rows, in other files.
         """
-        self._files = list(files)
+        byte_files = files if byte_files is None else byte_files
+        self._files = list({file.path: file for file in (*files, *byte_files)}.values())
         sources = [f"SELECT * FROM {_TOPIC_ROWS}"]
         whole = [file.path for file in files if file.through is None]
         if whole:
@@ -81,44 +95,92 @@ class SqlDatabase:
         for through in sorted({file.through for file in files if file.through is not None}):
             clipped = [file.path for file in files if file.through == through]
             sources.append(f"SELECT * FROM {_read(clipped)} WHERE position <= {through}")
-        limits = [
-            f"appended_at_us {sign} {limit}"
-            for sign, limit in ((">=", since_us), ("<=", until_us))
-            if limit is not None
-        ]
-        where = f" WHERE {' AND '.join(limits)}" if limits else ""
-        times = "".join(f", make_timestamp({name}_at_us) AS {name}_at" for name in _TIMES)
+        where = _conditions(since_us, until_us)
         union = " UNION ALL BY NAME ".join(sources)
-        changes = ", ".join(f"'{kind.value}'" for kind in CHANGES)
-        self._database.execute(f"CREATE VIEW history AS SELECT *{times} FROM ({union}){where}")
-        self._database.execute(
-            f"CREATE VIEW writes AS SELECT * FROM history WHERE kind IN ({changes})"
-        )
-        self._add_writes_at()
+        self._database.execute(f"CREATE VIEW history AS SELECT *{_TIMES} FROM ({union}){where}")
+        self._database.execute(f"CREATE VIEW writes AS SELECT * FROM history WHERE {_IS_CHANGE}")
+        self._add_writes_at(byte_files, where)
 
-    def _add_writes_at(self) -> None:
+    def _add_writes_at(self, files: Sequence[RowFile], where: str) -> None:
         """Make writes_at(volume, byte): the writes of one byte, read from few row groups.
 
         An extent that holds the byte begins at it at the latest, and before it by less than the
-        longest extent there is.
+        longest extent there is. Files whose bytes don't reach the byte aren't opened: the variables
+        hold what is known of each, and DuckDB chooses when it plans the query.
         """
-        (in_topic,) = self._database.execute(
+        ((in_topic,),) = self._database.execute(
             f"SELECT coalesce(max(length), 0) FROM {_TOPIC_ROWS}"
-        ).fetchone()
-        longest = max(int(in_topic), longest_of(file.file for file in self._files))
+        ).fetchall()
+        longest = max(int(in_topic), longest_of(file.file for file in files))
+        pq = require_module("pyarrow.parquet", extra="archive", purpose="`mirrorlog sql`")
+        pq.write_table(_no_rows(), self._no_rows)
+        sources = [f"SELECT * FROM {_TOPIC_ROWS}"]
+        throughs = dict.fromkeys(file.through for file in files)
+        for number, through in enumerate(throughs):
+            name = f"byte_files_{number}"
+            self._set_variable(name, [file for file in files if file.through == through])
+            clip = "" if through is None else f" WHERE position <= {through}"
+            sources.append(f"SELECT * FROM {self._read_reaching(name)}{clip}")
+        union = " UNION ALL BY NAME ".join(sources)
+        condition = f"{where} AND" if where else " WHERE"
         self._database.execute(
-            "CREATE MACRO writes_at(of_volume, byte) AS TABLE SELECT * FROM writes "
-            'WHERE volume = of_volume AND "offset" <= byte '
+            f"CREATE MACRO writes_at(of_volume, byte) AS TABLE SELECT *{_TIMES} FROM ({union})"
+            f'{condition} {_IS_CHANGE} AND volume = of_volume AND "offset" <= byte '
             f'AND "offset" >= greatest(byte::HUGEINT - {longest}, 0)::UBIGINT '
             'AND "offset"::HUGEINT + length > byte'
         )
 
+    def _set_variable(self, name: str, files: Sequence[RowFile]) -> None:
+        """Let a variable hold paths, volumes and bytes of files that have extents."""
+        known = [(file, named) for file in files if (named := bytes_named(file.file)) is not None]
+        given = {
+            "path": [file.path for file, _ in known],
+            "volume": [file.file.volume for file, _ in known],
+            "first": [first for _, (first, _) in known],
+            "behind": [min(behind, _LARGEST) for _, (_, behind) in known],
+        }
+        pa = require_module("pyarrow", extra="archive", purpose="`mirrorlog sql`")
+        types = (pa.string(), pa.string(), pa.uint64(), pa.uint64())
+        arrays = [
+            pa.array(values, kind) for values, kind in zip(given.values(), types, strict=True)
+        ]
+        self._execute_with(
+            pa.Table.from_arrays(arrays, names=list(given)),
+            f"SET VARIABLE {name} = (SELECT coalesce(list(given), []) FROM given)",
+        )
+
+    def _read_reaching(self, name: str) -> str:
+        """Return what reads the files in a variable that may have writes of the macro's byte.
+
+        A file without rows is always among them: a list without files is an error.
+        """
+        reaches = (
+            "lambda file: file['volume'] = of_volume AND file['first'] <= byte "
+            "AND file['behind'] >= byte"
+        )
+        chosen = f"list_filter(getvariable('{name}'), {reaches})"
+        paths = f"list_transform({chosen}, lambda file: file['path'])"
+        return (
+            f"read_parquet([{_quoted(str(self._no_rows))}] || {paths}, "
+            "hive_partitioning = false, union_by_name = true)"
+        )
+
     def lock(self) -> None:
         """Switch off what a query doesn't need (step 3)."""
-        paths = ", ".join(_quoted(str(file.path)) for file in self._files)
-        self._database.execute(f"SET allowed_paths = [{paths}]")
+        merged = {
+            file.path.removesuffix(file.file.name) + MERGED
+            for file in self._files
+            if isinstance(file.file, MergedFile)
+        }
+        paths = [file.path for file in self._files if not isinstance(file.file, MergedFile)]
+        self._allow("paths", [*paths, str(self._no_rows)])
+        self._allow("directories", sorted(merged))
         self._database.execute("SET enable_external_access = false")
         self._database.execute("SET lock_configuration = true")
+
+    def _allow(self, what: str, names: Sequence[str]) -> None:
+        listed = ", ".join(map(_quoted, names))
+        self._database.execute(f"SET allowed_{what} = [{listed}]")
 
     def run(self, query: str) -> Any:
         """Run a query; return its result (duckdb's, with description, fetchmany and fetch_record_
@@ -154,6 +216,16 @@ class SqlDatabase:
         self._database.close()
 
 
+def _conditions(since_us: int | None, until_us: int | None) -> str:
+    """Return the WHERE of rows that were appended between two times; nothing without limits."""
+    limits = [
+        f"appended_at_us {sign} {limit}"
+        for sign, limit in ((">=", since_us), ("<=", until_us))
+        if limit is not None
+    ]
+    return f" WHERE {' AND '.join(limits)}" if limits else ""
+
+
 def query_failed(error: Exception) -> QueryFailed:
     """Return DuckDB's error as one of ours."""
     return QueryFailed(
@@ -166,8 +238,8 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0][:300]
 
 
-def _read(paths: Sequence[Path]) -> str:
-    names = ", ".join(_quoted(str(path)) for path in paths)
+def _read(paths: Sequence[str]) -> str:
+    names = ", ".join(_quoted(path) for path in paths)
     return f"read_parquet([{names}], hive_partitioning = false, union_by_name = true)"
 
 

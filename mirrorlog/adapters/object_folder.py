@@ -78,16 +78,19 @@ class ObjectFolder:
     def names(self, prefix: str) -> Iterator[str]:
         """Yield the names of the files below a folder, sorted."""
         with self._reported("the folder can't be listed", "Check its rights."):
+            below = len(str(self._root)) + 1
             names = [
-                str(Path(folder, name).relative_to(self._root))
+                f"{folder}/{name}"[below:]
                 for folder, _, names in os.walk(self._path(prefix), onerror=_raise_unless_missing)
                 for name in names
             ]
         yield from sorted(names, key=str.encode)
 
-    def path_of(self, name: str) -> Path:
-        """Return the path at which other programs read an object."""
-        return self._path(name)
+    def path_of(self, name: str) -> str:
+        """Return the path at which other programs read an object, or the objects of a prefix."""
+        if ".." in name.split("/"):
+            raise self._leads_out(name)
+        return f"{self._root}/{name}"
 
     def close(self) -> None:
         """Do nothing: no file stays open."""
@@ -95,10 +98,11 @@ class ObjectFolder:
     def _path(self, name: str) -> Path:
         path = self._root / name
         if ".." in path.parts:
-            raise self._failure(
-                f"a name leads out of the {self._noun}", where=f"{self._root}, {name}"
-            )
+            raise self._leads_out(name)
         return path
+
+    def _leads_out(self, name: str) -> Exception:
+        return self._failure(f"a name leads out of the {self._noun}", where=f"{self._root}, {name}")
 
     @contextmanager
     def _reported(self, what: str, next_step: str) -> Iterator[None]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from mirrorlog.archive.chains import Chain, ClippedChain, StoredManifest, line_of
 from mirrorlog.archive.command_files import decode_commands
 from mirrorlog.archive.manifests import ArchivedFile, FileKind, decode_manifest, digest_of
-from mirrorlog.archive.names import MANIFESTS, first_position_of, partition_prefix
+from mirrorlog.archive.merges import RowMerge, check_merges, decode_merge
+from mirrorlog.archive.names import MANIFESTS, first_position_of, merges_prefix, partition_prefix
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import StateDamaged
 from mirrorlog.ports.archive_stores import ArchiveStore
@@ -32,6 +33,22 @@ class CommandsWanted:
     volumes: frozenset[str] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class MergedChain:
+    """A chain, and the merges of its rows, in the order of positions.
+
+    chain: has at least the manifests behind the last merge.
+    """
+
+    chain: Chain
+    merges: tuple[RowMerge, ...]
+
+    @property
+    def merged_through(self) -> int:
+        """The position through which the chain's rows are merged."""
+        return self.merges[-1].through if self.merges else self.chain.after
+
+
 class Archive:
     """Reads one store. Manifests are read once and kept, because none ever changes.
 
@@ -41,6 +58,7 @@ class Archive:
     def __init__(self, store: ArchiveStore, checkpoint: Callable[[], None] = _do_nothing) -> None:
         self.store, self._checkpoint = store, checkpoint
         self._known: dict[str, StoredManifest] = {}
+        self._merges: dict[str, RowMerge] = {}
 
     def partitions(self) -> list[int]:
         """Return the partitions of which there is a manifest."""
@@ -54,16 +72,41 @@ class Archive:
         least the last. Raise StateDamaged if a chain is broken, or a manifest can't be read;
         ArchiveFailed.
         """
-        histories: dict[str, list[str]] = {}
-        for name in self.store.names(partition_prefix(partition)):
-            histories.setdefault(name.rpartition("/")[0], []).append(name)
-        chains: list[Chain] = []
-        for names in histories.values():
-            begins = [first_position_of(name) for name in names]
-            skipped = max(bisect_right(begins, above + 1) - 1, 0)
-            stored = [self._stored(name) for name in names[skipped:]]
-            chains.append(Chain.of(stored, is_whole=skipped == 0))
+        histories = self._names_by_history(partition_prefix(partition))
+        chains = [self._chain(names, above) for names in histories.values()]
         return sorted(chains, key=lambda chain: chain.history.epoch)
+
+    def merged_chains(self, partition: int) -> list[MergedChain]:
+        """Return the chains of a partition, by epoch, with the merges of their rows.
+
+        Of each chain, only the manifests behind the last merge are read, and at least the last.
+        Errors: those of chains(), also for the merges.
+        """
+        merges = {
+            history: [self._merge(name) for name in names]
+            for history, names in self._names_by_history(merges_prefix(partition)).items()
+        }
+        merged: list[MergedChain] = []
+        for history, names in self._names_by_history(partition_prefix(partition)).items():
+            mine = tuple(merges.get(history, ()))
+            chain = self._chain(names, mine[-1].through if mine else BEFORE_FIRST)
+            check_merges(mine, after=chain.after)
+            merged.append(MergedChain(chain, mine))
+        return sorted(merged, key=lambda item: item.chain.history.epoch)
+
+    def _names_by_history(self, prefix: str) -> dict[str, list[str]]:
+        """Return the names of objects below a prefix, in order, by the folder of their history."""
+        histories: dict[str, list[str]] = {}
+        for name in self.store.names(prefix):
+            histories.setdefault(name.split("/")[-2], []).append(name)
+        return histories
+
+    def _chain(self, names: Sequence[str], above: int) -> Chain:
+        """Return the chain of the manifests of these names. above: as for chains()."""
+        begins = [first_position_of(name) for name in names]
+        skipped = max(bisect_right(begins, above + 1) - 1, 0)
+        stored = [self._stored(name) for name in names[skipped:]]
+        return Chain.of(stored, begins_after=begins[0] - 1 if skipped else None)
 
     def line(
         self, partition: int, topic: str | None, *, above: int = BEFORE_FIRST
@@ -82,6 +125,15 @@ class Archive:
                 raise StateDamaged("a manifest of the archive has vanished", where=name)
             self._known[name] = StoredManifest.of(name, content, decode_manifest(content, name))
         return self._known[name]
+
+    def _merge(self, name: str) -> RowMerge:
+        if name not in self._merges:
+            self._checkpoint()
+            content = self.store.read(name)
+            if content is None:
+                raise StateDamaged("a merge of the archive has vanished", where=name)
+            self._merges[name] = decode_merge(content, name)
+        return self._merges[name]
 
     def content(self, file: ArchivedFile) -> bytes:
         """Return the content of a file. Raise StateDamaged if it isn't what was written."""

@@ -34,18 +34,22 @@ class StoredManifest:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """The manifests of one partition in one history, in the order of positions; at least one."""
+    """The manifests of one partition in one history, in the order of positions; at least one.
+
+    after: the position behind which the chain begins, whether its first manifests are here or not.
+    """
 
     stored: tuple[StoredManifest, ...]
+    after: int
 
     @classmethod
-    def of(cls, stored: Sequence[StoredManifest], *, is_whole: bool = True) -> Chain:
+    def of(cls, stored: Sequence[StoredManifest], *, begins_after: int | None = None) -> Chain:
         """Return the chain of these manifests, which are in order.
 
-        is_whole: the first of them is the first of the history. Raise StateDamaged if they don't
-        form a chain: one is missing or was replaced.
+        begins_after: where the chain begins, if its first manifests aren't among them. Raise
+        StateDamaged if they don't form a chain: one is missing or was replaced.
         """
-        if is_whole and stored[0].manifest.previous_sha256 is not None:
+        if begins_after is None and stored[0].manifest.previous_sha256 is not None:
             raise _broken(stored[0], "the manifest before it is missing")
         for before, item in pairwise(stored):
             if item.manifest.after != before.manifest.through:
@@ -53,7 +57,8 @@ class Chain:
                 raise _broken(item, f"{reason}ends at {before.manifest.through}")
             if item.manifest.previous_sha256 != before.sha256:
                 raise _broken(item, "the manifest before it was replaced")
-        return cls(tuple(stored))
+        after = stored[0].manifest.after if begins_after is None else begins_after
+        return cls(tuple(stored), after)
 
     @property
     def manifests(self) -> Iterator[Manifest]:
@@ -74,11 +79,6 @@ class Chain:
     def history(self) -> History:
         """The history to which the chain's positions belong."""
         return self.first.history
-
-    @property
-    def after(self) -> int:
-        """The position behind which the chain begins."""
-        return self.first.after
 
     @property
     def through(self) -> int:

@@ -9,18 +9,21 @@ history form a chain: each says where the one before ended, and names the SHA-25
 from __future__ import annotations
 
 import json
+import re
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from mirrorlog.domain.histories import History
 from mirrorlog.errors import StateDamaged
 
 FORMAT: Final = "mirrorlog-archive"
 VERSION: Final = 1
+Decoded = TypeVar("Decoded")
+_CHECKSUM: Final = re.compile(rb'"crc32":([0-9]+),')
 
 
 class FileKind(StrEnum):
@@ -104,8 +107,13 @@ class Manifest:
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """Return the bytes of a manifest."""
-    fields = {"format": FORMAT, "version": VERSION, **asdict(manifest)}
-    return _line({**fields, "crc32": zlib.crc32(_line(fields))})
+    return encode_fields(FORMAT, VERSION, asdict(manifest))
+
+
+def encode_fields(form: str, version: int, fields: Mapping[str, object]) -> bytes:
+    """Return the line with these fields, its format, its version and its checksum."""
+    sealed = {**fields, "format": form, "version": version}
+    return _line({**sealed, "crc32": zlib.crc32(_line(sealed))})
 
 
 def decode_manifest(content: bytes, where: str) -> Manifest:
@@ -114,16 +122,33 @@ def decode_manifest(content: bytes, where: str) -> Manifest:
     where: the name of the object, for errors. Raise StateDamaged if the bytes are no manifest of a
     known version, or fail the checksum.
     """
+    return decode_fields(content, FORMAT, VERSION, _manifest, where)
+
+
+def decode_fields(
+    content: bytes,
+    form: str,
+    version: int,
+    build: Callable[[dict[str, Any]], Decoded],
+    where: str,
+) -> Decoded:
+    """Return what `build` makes of the fields of a line of encode_fields.
+
+    where: as for decode_manifest, and so are the errors.
+    """
     try:
-        fields = json.loads(content)
-        checksum = fields.pop("crc32")
-        if zlib.crc32(_line(fields)) != checksum or content != _line({**fields, "crc32": checksum}):
+        checksum = _CHECKSUM.search(content)  # the first one: what comes before it is no text
+        if checksum is None:
+            raise ValueError("it has no checksum")
+        rest = content[: checksum.start()] + content[checksum.end() :]
+        if zlib.crc32(rest) != int(checksum[1]):
             raise ValueError("it fails its checksum")
-        if fields.pop("format") != FORMAT:
+        fields = json.loads(rest)
+        if fields.pop("format") != form:
             raise ValueError("it is no manifest")
-        if (version := fields.pop("version")) != VERSION:
-            raise ValueError(f"its version is {version}, and this release reads {VERSION}")
-        return _manifest(fields)
+        if (its_version := fields.pop("version")) != version:
+            raise ValueError(f"its version is {its_version}, and this release reads {version}")
+        return build(fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = str(error) if isinstance(error, ValueError) else "a field is wrong"
         raise StateDamaged(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from random import Random
 
@@ -10,7 +11,9 @@ from archiving import ArchiveWorld, described
 
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.manifests import decode_manifest, digest_of, encode_manifest
+from mirrorlog.archive.merges import RowMerge, decode_merge, encode_merge
 from mirrorlog.consumers.archive.row_files import RowFiles
+from mirrorlog.consumers.archive.row_merger import RowMerger
 from mirrorlog.consumers.archive.verify import CheckedPartition, verify_archive
 from mirrorlog.errors import DifferenceFound
 
@@ -22,7 +25,12 @@ def _world() -> ArchiveWorld:
             world.write("v", [(number * 4096, 4096)])
         world.record()
         world.archiver(make_rows=RowFiles({"v": described("v")}), range_bytes=500).run_partition(0)
+    RowMerger(Archive(world.store), ranges=2, file_rows=4, group_rows=2).merge_partition(0)
+    assert len([name for name in world.store.objects if name.startswith("merges/")]) == 2
     return world
+
+
+_CHAINS = ("manifests/", "merges/")
 
 
 def _verify(world: ArchiveWorld) -> list[CheckedPartition]:
@@ -51,10 +59,11 @@ def test_one_flipped_bit_anywhere_is_named_by_its_object() -> None:
 def test_one_object_that_is_missing_is_named_by_position() -> None:
     world = _world()
     names = list(world.store.objects)
-    last = max(name for name in names if name.startswith("manifests/"))
+    # The archive, or its merges, end earlier then: only Kafka, or a checkpoint, shows that.
+    last = [max(name for name in names if name.startswith(kind)) for kind in _CHAINS]
     for name in names:
-        if name == last:
-            continue  # the archive ends earlier then: only Kafka, or a checkpoint, shows that
+        if name in last:
+            continue
         content = world.store.objects.pop(name)
         with pytest.raises(DifferenceFound, match="position"):
             _verify(world)
@@ -86,4 +95,36 @@ def test_a_file_that_repeats_a_message_is_found_behind_valid_checksums() -> None
     world.store.objects[file.name] = content
     world.store.objects[manifest_name] = encode_manifest(replace(manifest, files=(file,)))
     with pytest.raises(DifferenceFound, match="position 1 is there twice"):
+        _verify(world)
+
+
+def _change_merge(world: ArchiveWorld, change: Callable[[RowMerge], RowMerge]) -> None:
+    name = min(name for name in world.store.objects if name.startswith("merges/"))
+    merge = decode_merge(world.store.objects[name], name)
+    world.store.objects[name] = encode_merge(change(merge))
+
+
+def test_a_merge_of_other_manifests_is_found_behind_valid_checksums() -> None:
+    world = _world()
+    _change_merge(world, lambda merge: replace(merge, last_manifest_sha256="0" * 64))
+    with pytest.raises(DifferenceFound, match="names another manifest"):
+        _verify(world)
+
+
+def test_a_merge_that_lacks_a_file_is_found_behind_valid_checksums() -> None:
+    world = _world()
+    _change_merge(world, lambda merge: replace(merge, files=merge.files[1:]))
+    with pytest.raises(DifferenceFound, match="other rows than the files"):
+        _verify(world)
+
+
+def test_an_entry_with_other_offsets_is_found_behind_valid_checksums() -> None:
+    world = _world()
+
+    def shift(merge: RowMerge) -> RowMerge:
+        first = replace(merge.files[0], first_offset=512)
+        return replace(merge, files=(first, *merge.files[1:]))
+
+    _change_merge(world, shift)
+    with pytest.raises(DifferenceFound, match="aren't those of its entry"):
         _verify(world)

@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from archiving import ArchiveWorld, described
 
+from mirrorlog.adapters.archive_folder import FolderArchive
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.archived_topic import ArchivedTopic
+from mirrorlog.archive.merges import MergedFile
 from mirrorlog.consumers.archive.row_files import RowFiles
-from mirrorlog.consumers.sql.archived_files import row_files_for
+from mirrorlog.consumers.archive.row_merger import RowMerger
+from mirrorlog.consumers.sql.archived_files import RowFile, byte_files_for, row_files_for
 from mirrorlog.consumers.sql.database import QueryFailed, SqlDatabase
 from mirrorlog.consumers.sql.entity_tables import volumes_table
 from mirrorlog.consumers.sql.question import SqlQuestion
@@ -32,11 +35,22 @@ _DAY_S = 86_400.0
 VOLUMES = {name: described(name, (1 << 63) - 1, epoch=1) for name in ("12", "012", "v")}
 
 
+class _FolderStore(FolderArchive):
+    """A folder whose objects are the store of a world, as of when it is opened."""
+
+    def __init__(self, world: ArchiveWorld, root: Path) -> None:
+        super().__init__(root)
+        for name, content in world.store.objects.items():
+            if self.size_bytes(name) is None:
+                self.create(name, content)
+
+
 class _Sql:
-    """Asks as ask_sql does, in memory."""
+    """Asks as ask_sql does, in memory, and of a folder."""
 
     def __init__(self, world: ArchiveWorld, folder: Path) -> None:
         self._world, self._folder, self._count = world, folder, 0
+        self.opened: list[RowFile] = []
 
     def ask(self, query: str, **limits: Any) -> list[tuple[Any, ...]]:
         """Return the rows of a query."""
@@ -47,16 +61,21 @@ class _Sql:
         ports = TopicPorts(world.broker.reader, world.broker, topic, patience, archived)
         part = topic_part(ports, 0)
         self.meanwhile()
+        store = _FolderStore(world, self._folder / "archive")
+        archived = ArchivedTopic(Archive(store), archived.topic_id)
         self._count += 1
         folder = self._folder / str(self._count)
         folder.mkdir()
-        files = list(row_files_for(archived, question, {0: part.archived_through}, folder))
+        seams = {0: part.archived_through}
+        files = list(row_files_for(archived, question, seams, folder))
+        byte_files = list(byte_files_for(archived, question, seams, folder))
         database = SqlDatabase(question.memory_bytes, folder)
         try:
             database.add_table("volumes", volumes_table(VOLUMES.values()))
             database.add_topic_rows(topic_tables(ports, part, VOLUMES, question))
-            database.add_row_views(files, question.since_us, question.until_us)
+            database.add_row_views(files, question.since_us, question.until_us, byte_files)
             database.lock()
+            self.opened = byte_files
             rows: list[tuple[Any, ...]] = database.run(query).fetchall()
             return rows
         finally:
@@ -69,6 +88,10 @@ class _Sql:
 def _round(world: ArchiveWorld) -> None:
     world.record()
     world.archiver(make_rows=RowFiles(VOLUMES), range_bytes=600).run_partition(0)
+
+
+def _merge(world: ArchiveWorld, ranges: int) -> None:
+    RowMerger(Archive(world.store), ranges=ranges, file_rows=12, group_rows=6).merge_partition(0)
 
 
 @pytest.fixture
@@ -131,6 +154,53 @@ def test_writes_at_names_the_writes_of_a_byte(world: ArchiveWorld, sql: _Sql) ->
         asked = f"SELECT position FROM writes_at('v', {byte}) ORDER BY 1"
         assert sql.ask(asked) == sql.ask(plain)
     assert [row[0] for row in sql.ask("SELECT position FROM writes_at('v', 4100)")][-2:]
+
+
+_AT = "SELECT position, extent, host, history_epoch FROM writes_at('v', {}) ORDER BY ALL"
+
+
+def _byte_questions(world: ArchiveWorld, sql: _Sql, limits: dict[str, Any]) -> list[Any]:
+    return [sql.ask(_AT.format(byte), **limits) for byte in (0, 511, 4096, 1 << 20, 200 << 20)]
+
+
+@pytest.mark.parametrize("limits", [{}, {"volumes": ("v",)}, {"since_us": 86_400_000_000}])
+def test_merges_change_no_answer_about_a_byte(
+    world: ArchiveWorld, sql: _Sql, limits: dict[str, Any]
+) -> None:
+    random = Random(5)
+    for seed in range(3):
+        for _ in range(20):
+            world.clock.now_s += 3600.0
+            place = random.choice((0, 4096, 1 << 20, 200 << 20))
+            world.write("v", [(place, 512), (0, 1 << random.randrange(9, 29))])
+        if seed < 2:
+            _round(world)
+    before = _byte_questions(world, sql, limits)
+    assert sum(map(len, before)) > 60
+    for ranges in (5, 2, 1):
+        _merge(world, ranges)
+        assert _byte_questions(world, sql, limits) == before
+    assert any(isinstance(file.file, MergedFile) for file in sql.opened)
+
+
+def test_what_a_later_history_lost_is_in_no_answer_of_merges(
+    world: ArchiveWorld, sql: _Sql
+) -> None:
+    for number in range(30):
+        world.write("v", [(0, 512 + number)])
+    _round(world)
+    _merge(world, 2)
+    world.broker.rewind(world.topics.commands, 0, 75)
+    for _ in range(20):
+        world.write("v", [(0, 512)])
+    world.renew()
+    _round(world)
+    before = sql.ask(_AT.format(0))
+    _merge(world, 2)
+    assert sql.ask(_AT.format(0)) == before
+    assert {row[3] for row in before if row[0] >= 75} == {2}
+    query = "SELECT count(*), count(DISTINCT position) FROM writes_at('v', 0) WHERE position > 59"
+    assert sql.ask(query) == [(35, 35)]
 
 
 def test_only_the_volumes_and_times_of_the_question_are_read(
