@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
+from typing import Protocol
 from uuid import UUID, uuid4
 
 from mirrorlog.consumers.backup.repository.image_files import (
     FileDamage,
     FileDigests,
     ImageFacts,
+    ImageFiles,
     ImageIdentity,
+    LendsBelow,
+    PartDigests,
     Ranges,
 )
 from mirrorlog.consumers.backup.repository.manifests import PointManifest
@@ -26,9 +30,35 @@ from mirrorlog.errors import StateDamaged
 from mirrorlog.ports.backup_stores import BackupStore
 
 BLOCK = 4096
+BEHIND_ANY_END = 1 << 62
 GENERATION = str(UUID(int=1))
 _ENTRY = 16
 _PIECE = 4 * _ENTRY
+
+
+class WritableImages(ImageFiles, Protocol):
+    """A format of images, and what tests need to write and read its files."""
+
+    @property
+    def block(self) -> int:
+        """The size of a block in bytes."""
+        ...
+
+    def write(
+        self,
+        path: Path,
+        content: Sequence[int],
+        blocks: set[int],
+        *,
+        base: str | None,
+        image_id: str,
+    ) -> ImageFacts:
+        """Write an image of these blocks. content: the versions of all blocks of the volume."""
+        ...
+
+    def read_chain(self, paths: Sequence[Path]) -> list[int]:
+        """Return the versions of all blocks of the newest of these images, as QEMU reads them."""
+        ...
 
 
 class TinyImages:
@@ -39,11 +69,24 @@ class TinyImages:
     """
 
     suffix = ".tiny"
+    block = BLOCK
 
     def write(
+        self,
+        path: Path,
+        content: Sequence[int],
+        blocks: set[int],
+        *,
+        base: str | None,
+        image_id: str,
+    ) -> ImageFacts:
+        """Write an image of these blocks. content: the versions of all blocks of the volume."""
+        held = {block: content[block] for block in blocks}
+        return self._write(path, held, size=len(content), base=base, image_id=image_id)
+
+    def _write(
         self, path: Path, blocks: Mapping[int, int], *, size: int, base: str | None, image_id: str
     ) -> ImageFacts:
-        """Write an image. blocks: versions by block."""
         backing = None if base is None else f"{base}{self.suffix}"
         header = {"id": image_id, "backing": backing, "size": size, "blocks": sorted(blocks)}
         line = json.dumps(header).encode() + b"\n"
@@ -52,17 +95,18 @@ class TinyImages:
         pieces = [data[first : first + _PIECE] for first in range(0, len(data), _PIECE)]
         digests = FileDigests(
             algorithm="blake2b",
-            piece_bytes=_PIECE,
-            pieces=tuple(map(_digest, pieces)),
-            tables=_digest(line),
+            parts=(
+                _part("tables", 0, len(line), len(line), [line]),
+                _part("data", len(line), len(data), _PIECE, pieces),
+            ),
         )
         return ImageFacts(
             image_id=image_id,
             base=base,
             layout="tiny",
             file_bytes=len(line + data),
-            changed_blocks=len(blocks),
-            stored_bytes=len(data),
+            data_bytes=len(blocks) * BLOCK,
+            stored_bytes=len(line + data),
             digests=digests,
         )
 
@@ -83,20 +127,22 @@ class TinyImages:
                 content[block] = version
         return content
 
-    def identify(self, beginning: bytes) -> ImageIdentity:
+    def identify(self, beginning: bytes, where: str) -> ImageIdentity:
         try:
             header = json.loads(beginning.partition(b"\n")[0])
             return ImageIdentity(header["id"], header["backing"])
         except (ValueError, KeyError, TypeError):
-            raise StateDamaged("the file is no image") from None
+            raise StateDamaged("the file is no image", where=where) from None
 
-    def check(self, path: Path, image: ImageFacts) -> list[FileDamage]:
+    def check(self, path: Path, image: ImageFacts, *, size_bytes: int) -> list[FileDamage]:
         line, _, data = path.read_bytes().partition(b"\n")
-        if _digest(line + b"\n") != image.digests.tables:
+        tables, pieces = (part.digests for part in image.digests.parts)
+        if _digest(line + b"\n") != tables:
             return [FileDamage("the tables are damaged", None)]
         blocks = json.loads(line)["blocks"]
         damages = []
-        for number, expected in enumerate(image.digests.pieces):
+        for number in range(len(pieces) // 64):
+            expected = pieces[number * 64 : number * 64 + 64]
             if _digest(data[number * _PIECE : (number + 1) * _PIECE]) != expected:
                 held = blocks[number * 4 : number * 4 + 4]
                 damages.append(FileDamage(f"piece {number} is damaged", _ranges(held)))
@@ -105,18 +151,22 @@ class TinyImages:
         return damages
 
     def held_ranges(self, path: Path) -> Ranges:
-        return _ranges(list(self.read(path)[1]))
+        size, blocks = self.read(path)
+        held = _ranges(list(blocks))
+        if held and held[-1][1] == size * BLOCK:
+            return (*held[:-1], (held[-1][0], BEHIND_ANY_END))
+        return (*held, (size * BLOCK, BEHIND_ANY_END))
 
     def merge(
         self,
         paths: Sequence[Path],
         target: Path,
         *,
-        backing: str | None,
         base: str | None,
         image_id: str,
+        size_bytes: int,
+        below: LendsBelow,
     ) -> ImageFacts:
-        assert backing == (None if base is None else f"{base}{self.suffix}")
         merged: dict[int, int] = {}
         smallest = 0
         for path in reversed(paths):
@@ -125,15 +175,28 @@ class TinyImages:
             merged = {block: version for block, version in merged.items() if block < size}
             merged.update(blocks)
         size = self.read(paths[0])[0]
+        assert size * BLOCK == size_bytes
         for block in range(smallest, size):  # the images in between end here: zeros
             merged.setdefault(block, 0)
         if base is None:
             merged = {block: version for block, version in merged.items() if version}
-        return self.write(target, merged, size=size, base=base, image_id=image_id)
+        return self._write(target, merged, size=size, base=base, image_id=image_id)
 
 
 def _digest(data: bytes) -> str:
     return blake2b(data, digest_size=32).hexdigest()
+
+
+def _part(
+    name: str, offset: int, length: int, piece_bytes: int, pieces: Sequence[bytes]
+) -> PartDigests:
+    return PartDigests(
+        part=name,
+        offset=offset,
+        length=length,
+        piece_bytes=piece_bytes,
+        digests="".join(map(_digest, pieces)),
+    )
 
 
 def _ranges(blocks: Sequence[int]) -> Ranges:
@@ -150,7 +213,8 @@ def _ranges(blocks: Sequence[int]) -> Ranges:
 class BackupWorld:
     """A volume that is written to, its points, and what each of them must read as.
 
-    seconds: the time, by which points are named.
+    seconds: the time, by which points are named. least: the blocks that the volume has had at least
+    since the last point.
     """
 
     store: BackupStore
@@ -161,13 +225,15 @@ class BackupWorld:
     seconds: int = 1_700_000_000
     content: list[int] = field(default_factory=list)
     points: dict[str, list[int]] = field(default_factory=dict)
-    images: TinyImages = field(default_factory=TinyImages)
+    images: WritableImages = field(default_factory=TinyImages)
     written: int = 0
+    least: int = 0
     changed: set[int] = field(default_factory=set)
     last: str | None = None
 
     def __post_init__(self) -> None:
         self.content = [0] * self.blocks
+        self.least = self.blocks
         self.repository = Repository.create(self.store, self.images)
 
     def write(self, *blocks: int) -> None:
@@ -185,9 +251,18 @@ class BackupWorld:
             if self.random.random() < 0.2:
                 self.content[block] = 0
         if self.random.random() < 0.15:
-            size = self.random.randrange(self.blocks // 2, self.blocks * 2)
-            self.changed = {block for block in self.changed if block < size}
-            self.content = [*self.content[:size], *([0] * (size - len(self.content)))]
+            self.resize(self.random.randrange(self.blocks // 2, self.blocks * 2))
+
+    def resize(self, size: int) -> None:
+        """Change the size to so many blocks. What is added is zeros.
+
+        A block of it counts as changed if the last point may hold something there.
+        """
+        last = len(self.points[self.last]) if self.last else 0
+        self.least = min(self.least, size)
+        self.changed |= set(range(self.least, min(size, last)))
+        self.changed = {block for block in self.changed if block < size}
+        self.content = [*self.content[:size], *([0] * (size - len(self.content)))]
 
     def backup(self, base: str | None = "", *, seconds: int = 60) -> str:
         """Add a point. base: on which it stands; empty: on the last one. Return its name."""
@@ -201,15 +276,10 @@ class BackupWorld:
                 blocks = set(range(len(self.content)))
             point = writer.new_point(self.seconds * 1_000_000)
             path = writer.work / "new"
-            image = self.images.write(
-                path,
-                {block: self.content[block] for block in blocks},
-                size=len(self.content),
-                base=base,
-                image_id=str(uuid4()),
-            )
+            image = self.images.write(path, self.content, blocks, base=base, image_id=str(uuid4()))
             writer.add_point(self.manifest(point, image), path)
         self.points[point], self.last, self.changed = list(self.content), point, set()
+        self.least = len(self.content)
         return point
 
     def manifest(self, point: str, image: ImageFacts) -> PointManifest:
@@ -230,8 +300,8 @@ class BackupWorld:
             source="site east",
             reason=None,
             hooks=(),
-            size_bytes=len(self.content) * BLOCK,
-            block_size=BLOCK,
+            size_bytes=len(self.content) * self.images.block,
+            block_size=self.images.block,
             rung=Rung.CHANGED if image.base else Rung.ALLOCATED,
             rung_reason=None,
             image=image,

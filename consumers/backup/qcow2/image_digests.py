@@ -10,13 +10,11 @@ from typing import Final
 
 from mirrorlog.consumers.verify.range_digests import digest_function
 from mirrorlog.domain.verifications import DigestAlgorithm
-from mirrorlog.errors import BadInput
 
 DATA_PIECE_BYTES: Final = 4 << 20
 TABLE_PIECE_BYTES: Final = 128 << 10
 MAX_DATA_PIECES: Final = 1 << 14
 MAX_TABLE_PIECES: Final = 1 << 10
-_HEX_CHARACTERS: Final = 32
 
 digest: Final = digest_function(DigestAlgorithm.XXH3_128)
 """Returns the 16 bytes of a piece: it finds damage, and no forgery."""
@@ -39,53 +37,6 @@ class ImageDigests:
     head: str
     tables: tuple[str, ...]
     data: tuple[str, ...]
-
-    def as_json(self) -> dict[str, object]:
-        """Return what a manifest keeps. The digests of many pieces are one string."""
-        return {
-            "algorithm": DigestAlgorithm.XXH3_128.value,
-            "file_bytes": self.file_bytes,
-            "head_bytes": self.head_bytes,
-            "data_offset": self.data_offset,
-            "table_piece_bytes": self.table_piece_bytes,
-            "data_piece_bytes": self.data_piece_bytes,
-            "head": self.head,
-            "tables": "".join(self.tables),
-            "data": "".join(self.data),
-        }
-
-    @classmethod
-    def from_json(cls, fields: dict[str, object]) -> ImageDigests:
-        """Return the digests that as_json() gave. Raise BadInput for anything else."""
-        numbers = {
-            name: fields.get(name)
-            for name in (
-                "file_bytes",
-                "head_bytes",
-                "data_offset",
-                "table_piece_bytes",
-                "data_piece_bytes",
-            )
-        }
-        texts = {name: fields.get(name) for name in ("head", "tables", "data")}
-        if (
-            fields.get("algorithm") != DigestAlgorithm.XXH3_128.value
-            or not all(isinstance(number, int) for number in numbers.values())
-            or not all(isinstance(text, str) for text in texts.values())
-        ):
-            raise BadInput("the digests of an image aren't in a known form")
-        return cls(
-            **numbers,  # type: ignore[arg-type]
-            head=str(texts["head"]),
-            tables=_split(str(texts["tables"])),
-            data=_split(str(texts["data"])),
-        )
-
-
-def _split(text: str) -> tuple[str, ...]:
-    return tuple(
-        text[start : start + _HEX_CHARACTERS] for start in range(0, len(text), _HEX_CHARACTERS)
-    )
 
 
 def piece_bytes(total_bytes: int, *, least_bytes: int, max_pieces: int) -> int:

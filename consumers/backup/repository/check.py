@@ -108,7 +108,9 @@ def _image_damages(
         return
     if read_data:
         with repository.local_files(catalog.volume, (record.point,)) as (path,):
-            yield from repository.images.check(path, record.image)
+            yield from repository.images.check(
+                path, record.image, size_bytes=record.manifest.size_bytes
+            )
 
 
 def _affected(

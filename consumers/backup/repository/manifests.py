@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from types import NoneType, UnionType
-from typing import Any, Final, get_args, get_type_hints
+from typing import Any, Final, get_args, get_origin, get_type_hints
 from uuid import UUID
 
 from mirrorlog.adapters.sealed_json import sealed_line, unsealed
-from mirrorlog.consumers.backup.repository.image_files import FileDigests, ImageFacts
+from mirrorlog.consumers.backup.repository.image_files import (
+    FileDigests,
+    ImageFacts,
+    PartDigests,
+)
 from mirrorlog.consumers.backup.repository.object_names import POINT
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.domain.site_progress import Rung
@@ -109,9 +113,17 @@ def _manifest(document: dict[str, Any]) -> PointManifest:
 def _image(value: object, what: str) -> ImageFacts:
     if not isinstance(value, dict) or not isinstance(value.get("digests"), dict):
         raise ValueError(f"{what} has no digests")
+    parts = value["digests"].get("parts")
+    if not isinstance(parts, list):
+        raise ValueError(f"the digests of {what} have no parts")
     digests = _typed(
         FileDigests,
-        {**value["digests"], "pieces": tuple(value["digests"].get("pieces", ()))},
+        {
+            **value["digests"],
+            "parts": tuple(
+                _typed(PartDigests, part, f"a part of the digests of {what}") for part in parts
+            ),
+        },
         f"the digests of {what}",
     )
     image: ImageFacts = _typed(ImageFacts, {**value, "digests": digests}, what)
@@ -137,6 +149,8 @@ def _typed(kind: Any, value: object, what: str) -> Any:
             {NoneType} if None in kinds else set()
         ):
             raise ValueError(f"{name} is '{value[name]}'")
-        if isinstance(value[name], tuple) and any(type(item) is not str for item in value[name]):
-            raise ValueError(f"{name} aren't texts")
+        if get_origin(hint) is tuple:
+            item_kind = get_args(hint)[0]
+            if any(type(item) is not item_kind for item in value[name]):
+                raise ValueError(f"{name} aren't texts")
     return kind(**value)

@@ -102,7 +102,13 @@ class _Execution:
         sources = (record, *(self.records[name] for name in step.sources))
         target = self.writer.work / f"{uuid4().hex}{suffix}"
         try:
-            image = self.writer.merge(self.volume, sources, target, base=step.base)  # 4
+            image = self.writer.merge(  # 4
+                self.volume,
+                sources,
+                target,
+                size_bytes=record.manifest.size_bytes,
+                below=self._chain(step.base),
+            )
         except DamagedSource as error:
             self.report.damaged.append(str(error))
             self.needed |= set(step.sources)
@@ -114,6 +120,14 @@ class _Execution:
         manifest = replace(record.manifest, image=image, replacement=None)
         self.records[step.point] = self.writer.revise(record, manifest)  # 7
         self.report.merged.append(step.point)
+
+    def _chain(self, point: str | None) -> tuple[PointRecord, ...]:
+        """Return the points of which a point consists, newest first; none for None."""
+        chain: list[PointRecord] = []
+        while point is not None:
+            chain.append(self.records[point])
+            point = chain[-1].image.base
+        return tuple(chain)
 
     def _remove(self, point: str) -> None:  # 8
         record = self.records.pop(point)

@@ -130,12 +130,11 @@ class Repository:
     def identify(self, volume: str, point: str) -> ImageIdentity:
         """Return what the image of a point says of itself. Raise StateDamaged if it isn't one."""
         name = image_name(volume, point, self.images.suffix)
+        where = f"{self.store.where}, {name}"
         beginning = self.store.read_range(name, offset=0, length=IDENTIFYING_BYTES)
         if beginning is None:
-            raise StateDamaged(
-                f"the image of point {point} is missing", where=f"{self.store.where}, {name}"
-            )
-        return self.images.identify(beginning)
+            raise StateDamaged(f"the image of point {point} is missing", where=where)
+        return self.images.identify(beginning, where)
 
     @contextmanager
     def chain_files(self, catalog: VolumeCatalog, point: str) -> Iterator[tuple[Path, ...]]:
@@ -149,7 +148,8 @@ class Repository:
         with self.local_files(catalog.volume, chain) as paths:
             for name, path in zip(chain, paths, strict=True):
                 with path.open("rb") as file:
-                    identity = self.images.identify(file.read(IDENTIFYING_BYTES))
+                    beginning = file.read(IDENTIFYING_BYTES)
+                identity = self.images.identify(beginning, f"{self.store.where}, {path.name}")
                 if (problem := identity_problem(identity, catalog, name, self.images)) is not None:
                     raise StateDamaged(
                         f"point {point} can't be read: {problem}",

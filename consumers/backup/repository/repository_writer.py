@@ -75,7 +75,9 @@ class RepositoryWriter:
         if len(chain) >= self.max_depth and not catalog.unreadable:  # 2
             target = self.work / f"{uuid4().hex}{suffix}"
             sources = tuple(catalog.records[point] for point in chain)
-            image = self.merge(manifest.volume, sources, target, base=None, on_top=(path,))
+            image = self.merge(
+                manifest.volume, sources, target, size_bytes=manifest.size_bytes, on_top=(path,)
+            )
             manifest, path = replace(manifest, image=image), target
         self.lock.check()
         name = image_name(manifest.volume, manifest.point, suffix)
@@ -133,23 +135,41 @@ class RepositoryWriter:
         sources: tuple[PointRecord, ...],
         target: Path,
         *,
-        base: str | None,
+        size_bytes: int,
+        below: tuple[PointRecord, ...] = (),
         on_top: tuple[Path, ...] = (),
     ) -> ImageFacts:
         """Write what images hold together to a new file, and return what is known of it.
 
-        on_top, sources: newest first. base: the point on which the new image stands. Raise
-        DamagedSource, before anything is written, if the file of a source isn't what was written.
+        on_top, sources, below: newest first. below: the points on which the new image stands; empty
+        if it stands alone. size_bytes: of the volume at the newest of the merged points. Raise
+        DamagedSource, before anything is written, if the file of a point that is read isn't what
+        was written.
         """
-        images = self.repository.images
-        points = tuple(record.point for record in sources)
-        backing = None if base is None else f"{base}{images.suffix}"
+        with self._sound_files(volume, sources) as paths:
+            return self.repository.images.merge(
+                (*on_top, *paths),
+                target,
+                base=below[0].point if below else None,
+                image_id=str(uuid4()),
+                size_bytes=size_bytes,
+                below=lambda: self._sound_files(volume, below),
+            )
+
+    @contextmanager
+    def _sound_files(
+        self, volume: str, records: tuple[PointRecord, ...]
+    ) -> Iterator[tuple[Path, ...]]:
+        """Lend the images of points, of which all bytes were compared with their digests."""
+        points = tuple(record.point for record in records)
         with self.repository.local_files(volume, points) as paths:
-            for record, path in zip(sources, paths, strict=True):
-                for damage in images.check(path, record.image):
+            for record, path in zip(records, paths, strict=True):
+                size_bytes = record.manifest.size_bytes
+                for damage in self.repository.images.check(
+                    path, record.image, size_bytes=size_bytes
+                ):
                     raise DamagedSource(record.point, damage.what, str(path))
-            chain = (*on_top, *paths)
-            return images.merge(chain, target, backing=backing, base=base, image_id=str(uuid4()))
+            yield paths
 
     def _try_delete(self, name: str) -> bool:
         try:
