@@ -7,4 +7,6 @@ Packages in reading order:
 - repository/: points in a folder or in S3, and what becomes of them
 - files/: files and folders out of a point
 - serving/: a point over NBD, or mounted
+- taking/: takes one point: from the lock to the registration
+- wiring.py: puts that together from the settings
 """

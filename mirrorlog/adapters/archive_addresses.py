@@ -21,20 +21,18 @@ _FROM_FILE = {
 
 def open_archive_store(
     address: str,
-    s3_options: Mapping[str, str] | None = None,
+    options: Mapping[str, str] | None = None,
     credentials_file: Path | None = None,
     *,
     for_writing: bool = False,
 ) -> ArchiveStore:
     """Return the store at `address`.
 
-    s3_options: as for open_bucket(). credentials_file: in the form of ~/.aws/credentials, whose
-    profile `default` is used. for_writing: check that the store lets two archivers work at once.
-    Raise BadUse for an address of another kind, and as the adapters do.
+    options, credentials_file: as for s3_options(). for_writing: check that the store lets two
+    archivers work at once. Raise BadUse for an address of another kind, and as the adapters do.
     """
     if address.startswith(_SCHEME):
-        options = {**_credentials(credentials_file), **(s3_options or {})}
-        bucket = open_bucket(address, options)
+        bucket = open_bucket(address, s3_options(options or {}, credentials_file))
         if for_writing:
             bucket.check()
         return bucket
@@ -45,6 +43,15 @@ def open_archive_store(
             next="Name a folder, or s3://BUCKET/PREFIX.",
         )
     return FolderArchive(Path(address).expanduser())
+
+
+def s3_options(options: Mapping[str, str], credentials_file: Path | None) -> dict[str, str]:
+    """Return options as for open_bucket(): those given, and the credentials of a file.
+
+    credentials_file: in the form of ~/.aws/credentials, whose profile `default` is used. Raise
+    BadUse if it can't be used.
+    """
+    return {**_credentials(credentials_file), **options}
 
 
 def _refusal(error: Exception) -> str:

@@ -94,6 +94,11 @@ COMMANDS = (
         "Track a volume from recordings and dirty maps of other tools (docs/import.md).",
     ),
     LazyCommand(
+        "backup",
+        f"{_PACKAGE}.backup",
+        "Keep points in time of volumes, apart from them, each restorable alone.",
+    ),
+    LazyCommand(
         "archive",
         f"{_PACKAGE}.archive",
         "Archive history in Parquet files, before Kafka drops it.",

@@ -111,7 +111,7 @@ class _Guard:
 
     def __init__(self, hooks: Hooks) -> None:
         self._hooks = hooks
-        self._is_over = False
+        self._is_over = self._has_run_before = False
         arguments = [f"{hooks.timeout_s:f}", hooks.before or "", hooks.after or ""]
         path = Path(hook_guard.__file__)
         try:
@@ -133,6 +133,7 @@ class _Guard:
     def await_frozen(self) -> None:
         """Return when `before` has ended well. Otherwise thaw, and raise HookFailed."""
         said = self._lines.next(self._hooks.timeout_s + _START_S)
+        self._has_run_before = True
         if said is not None and said["code"] == 0:
             return
         self._finish()
@@ -190,6 +191,8 @@ class _Guard:
         with suppress(OSError):  # it has thawed by itself, and ended
             self._process.stdin.write(b"\n")
             self._process.stdin.close()
+        if not self._has_run_before:  # this process was interrupted, and the guard says that first
+            self._lines.next(_AFTER_S)
         return self._lines.next(_AFTER_S)
 
 

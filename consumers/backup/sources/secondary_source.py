@@ -39,7 +39,7 @@ class SecondarySource:
     volume: its description as of now. hold, query: what holding, and asking the log, needs.
     copy_folder: where a reflink is made, on the secondary's file system; None: none is tried.
     wait_s: how long to wait for a consistent position. force: after that, take an inconsistent one
-    if nobody writes to it.
+    if nobody writes to it. on_held: called once the point is fixed, as by PrimarySource.
     """
 
     volume: Volume
@@ -49,6 +49,7 @@ class SecondarySource:
     copy_folder: Path | None
     wait_s: float
     force: bool = False
+    on_held: Callable[[], None] = lambda: None
 
     @contextmanager
     def point(self, base: BackupPosition | None) -> Iterator[SourcePoint]:
@@ -69,6 +70,7 @@ class SecondarySource:
                 opened.callback(reflink.close)
                 device = opened.enter_context(FileDevice(reflink.path, writable=False))
                 still.close()
+            self.on_held()
             facts = position_facts(self.volume, position.position, self.query)
             if position.anchor is None:
                 position = replace(position, anchor=facts.anchor)

@@ -49,7 +49,7 @@ In reading order:
 - asked_points: the options --since and --until, and the points that they name.
 - audit_rows, audit_view: where the rows of an audit go, and what is said of them.
 - audit_summary_view, audit_heat_view: what a history amounts to, and where and when it was hot.
-- row_progress: how far the reading of rows came.
+- row_progress, byte_progress: how far a reading of rows, or a copy of bytes, came.
 - command_logs: the Merkle trees of the commands on this machine.
 - archive_trees: the trees of commands on this machine, to hold an archive against.
 - kept_commands: the commands that are kept, for what compares them with a tree.
@@ -57,5 +57,7 @@ In reading order:
 - file_names: where the names of files are read.
 - changed_files: the files that changed, and how far their names can be trusted.
 - audit_files: the files of an audit, and the bytes of a path.
+- backup_options, keep_options: the options of what takes points, and of which ones are kept.
+- backup_view: the points of backups, for people and as JSON.
 - plugin_line: the overview as a monitoring plug-in prints it.
 """

@@ -6,28 +6,17 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mirrorlog.adapters.addresses import path_of
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
-from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri, is_nbd, parse_nbd_uri
-from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.adapters.nbd_client.nbd_uri import NbdUri
 from mirrorlog.cli.support.context import Invocation
 from mirrorlog.consumers.drills.drill_copy import copy_still
 from mirrorlog.consumers.drills.holding import DrillHold, HoldPorts, StillSecondary
-from mirrorlog.consumers.drills.still_secondaries import (
-    look_at_export,
-    open_still_export,
-    open_still_file,
-)
-from mirrorlog.consumers.failover.held_secondary import meet_saved
-from mirrorlog.consumers.secondary_files import SecondaryFiles
-from mirrorlog.consumers.site_addresses import SiteAddresses
-from mirrorlog.consumers.site_primaries import SitePrimaries
-from mirrorlog.consumers.state.drill_holds import DrillHolds
+from mirrorlog.consumers.drills.wiring import ports_to_hold, still_address
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.clock import Clock
@@ -74,44 +63,21 @@ class DrillSource:
 
 def secondary_address(call: Invocation, volume: Volume, site: str, folder: Path) -> str:
     """Return the address of a secondary. Raise BadUse if there is none to serve."""
-    if not volume.is_followed_by(site):
-        raise BadUse(
-            f"{volume.volume} is retired, or its primary is at site {site}: there is no secondary",
-            where=f"volume {volume.volume} at {site}",
-            next="`mirrorlog volume show` has its description.",
-        )
-    address = SiteAddresses.from_settings(site, folder, call.settings).secondary(volume)
-    if is_nbd(address):
-        return address
-    path = path_of(address)
-    if not path.exists():
-        raise BadUse("there is no secondary", where=str(path), next="Name its site's folder.")
-    return address
+    return still_address(call.settings, volume, site, folder)
 
 
 def hold_ports(
     call: Invocation, options: DrillOptions, clock: Clock, stopped: Callable[[], bool]
 ) -> HoldPorts:
     """Return what it takes to hold the secondary still."""
-    site, folder, volume = options.site, options.folder, options.volume
-    ports = partial(
-        HoldPorts, holds=DrillHolds(folder), clock=clock, sleep=time.sleep, stopped=stopped
-    )
-    if is_nbd(options.address):
-        uri = parse_nbd_uri(options.address)
-        return ports(
-            where=str(uri),
-            open_still=lambda: open_still_export(folder, volume, uri),
-            look=lambda device: look_at_export(site, folder, volume, device),
-        )
-    path = path_of(options.address)
-    addresses = SiteAddresses.from_settings(site, folder, call.settings)
-    marks = PrimaryMarkFiles(call.settings.primary_marks_dir)
-    files = SecondaryFiles(addresses, SitePrimaries(addresses, marks))
-    return ports(
-        where=str(path),
-        open_still=lambda: open_still_file(path),
-        look=lambda _: meet_saved(site, folder, volume, files.find),
+    return ports_to_hold(
+        call.settings,
+        options.volume,
+        options.address,
+        site=options.site,
+        folder=options.folder,
+        clock=clock,
+        stopped=stopped,
     )
 
 

@@ -1,0 +1,34 @@
+"""`mirrorlog backup`: points in time of volumes, kept apart from them."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import typer
+
+from mirrorlog.cli.support.lazy_commands import LazyCommand, lazy_group
+
+_PACKAGE = "mirrorlog.cli.commands"
+BACKUP_COMMANDS: Final = (
+    LazyCommand(
+        "volume",
+        f"{_PACKAGE}.backup_volume",
+        "Take a point of a volume into a repository: what changed since its last point.",
+    ),
+    LazyCommand(
+        "run",
+        f"{_PACKAGE}.backup_run",
+        "Take points of volumes again and again, until stopped.",
+    ),
+)
+
+app = typer.Typer(cls=lazy_group(BACKUP_COMMANDS, default="volume"), no_args_is_help=True)
+
+
+@app.callback()
+def backup() -> None:
+    """Keep points in time of volumes, apart from them, each restorable alone.
+
+    `mirrorlog backup VOLUME` is short for `mirrorlog backup volume VOLUME`. A volume that has the
+    name of a command below needs the long form.
+    """
