@@ -134,7 +134,7 @@ def _between_appends(
         after, began_us = _since(since, volume, commands, last)
     if through is None:
         assert isinstance(until, AtTime)
-        appended = commands.append_times().through(until.at_us)
+        appended = commands.append_times().through(until.at_us, watermark=last)
         through = last if appended is None else min(appended, last)
         if isinstance(since, AtTime):
             through = max(through, after)  # nothing was appended between the two times

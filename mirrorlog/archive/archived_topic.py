@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from mirrorlog.archive.archive import Archive, CommandsWanted
 from mirrorlog.archive.chains import ClippedChain, missing_in
-from mirrorlog.archive.manifests import LastMessage
+from mirrorlog.archive.manifests import ArchivedFile, FileKind, LastMessage
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.ports.streams import Message
+
+_MS: Final = 1000
+"""Kafka's times are milliseconds, rounded down."""
 
 
 class ArchivedTopic:
@@ -62,5 +66,29 @@ class ArchivedTopic:
         wanted = CommandsWanted(after, through, None if volume is None else frozenset([volume]))
         return self.archive.commands(self._line(partition, above=after), wanted)
 
+    def appended_from(self, partition: int, at_us: int, *, after: int, below: int) -> int | None:
+        """Return the position of the first message above `after` and below `below` that was
+        appended at a time or later, in Kafka's milliseconds; None if none was.
+
+        Only files with such a message are read. Raise StateDamaged for a damaged one.
+        """
+        for part in self._line(partition, above=after):
+            for manifest in part.chain.manifests:
+                through = min(manifest.through, part.through, below - 1)
+                files = manifest.files_of(FileKind.COMMANDS)
+                if through <= after or not any(_may_be_from(file, at_us) for file in files):
+                    continue
+                wanted = CommandsWanted(max(after, manifest.after), through)
+                for message in self.archive.commands([part], wanted):
+                    if message.at_us // _MS >= at_us // _MS:
+                        return message.position
+        return None
+
     def _line(self, partition: int, *, above: int = BEFORE_FIRST) -> list[ClippedChain]:
         return self.archive.line(partition, self.topic_id, above=above)
+
+
+def _may_be_from(file: ArchivedFile, at_us: int) -> bool:
+    """Return whether a message of a file of commands may have a time or a later one."""
+    last_us = file.last_appended_at_us
+    return last_us is None or last_us // _MS >= at_us // _MS

@@ -8,6 +8,7 @@ In reading order:
 - logs.py: LogView, the log of one volume; the adapter that reads it from the topic
 - mirrored.py: the same, from a mirror of the topic in another cluster
 - proven_log.py: what that log covers without a hole
+- partition_commands.py: the messages of a partition, from topic and archive
 - kept_commands.py: the commands of one volume among messages, with their positions
 - volume_commands.py: the commands of one volume, and QueryPorts
 - append_times.py: when the broker appended the commands

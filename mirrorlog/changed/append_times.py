@@ -1,36 +1,27 @@
 """When the broker appended the commands of a partition: it ties times to positions.
 
-The commands topic tells, for the commands that it keeps. Below them, and for commands that were
-appended while the topic held hosts' times, the log's position times tell, less finely.
+The commands topic tells, and an archive of it, for the commands that they keep. Below them, and for
+commands that were appended while the topic held hosts' times, the log's position times tell, less
+finely.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
+from mirrorlog.changed.partition_commands import PartitionCommands
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.ports.streams import Message, TopicAdmin
-from mirrorlog.topics import Topics
+from mirrorlog.ports.streams import Message
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import position_times_prefix
-from mirrorlog.tracking_log.position_times import consistent_times, position_at
+from mirrorlog.tracking_log.position_times import consistent_times, position_at, position_behind
 
 _MS: Final = 1000
 """Kafka's times are milliseconds, rounded down."""
 _LOOK_BACK: Final = (1, 100)
 """How many positions below a command the one before it is looked for, first and then."""
-
-
-class MessageReader(Protocol):
-    """Reads ranges of topics (VolumeCommands.messages)."""
-
-    def __call__(
-        self, topic: str, partition: int, *, start: int | None, end: int
-    ) -> Iterator[Message]:
-        """Yield the messages at the positions [start, end); start None: from the oldest kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +41,9 @@ class _Split:
 class AppendTimes:
     """Answers for the partition of one volume. Every answer is rounded outwards."""
 
-    def __init__(
-        self, volume: Volume, admin: TopicAdmin, topics: Topics, read: MessageReader
-    ) -> None:
-        self._volume, self._admin, self._topics, self._read = volume, admin, topics, read
+    def __init__(self, volume: Volume, commands: PartitionCommands, changelog: str) -> None:
+        """volume: the description. changelog: the name of the topic with the position times."""
+        self._volume, self._commands, self._changelog = volume, commands, changelog
         self._times: list[Watermark] | None = None
 
     def before(self, at_us: int, *, watermark: int) -> tuple[int, bool]:
@@ -69,23 +59,30 @@ class AppendTimes:
             return split.position - 1, True
         return position_at(self._position_times(watermark), at_us - 1), False
 
-    def through(self, at_us: int) -> int | None:
+    def through(self, at_us: int, *, watermark: int) -> int | None:
         """Return a position above which no command was appended at the time or before.
 
-        Return None if no such position is known.
+        Return None if no such position is known. watermark: the log is complete through it.
         """
         split = self._split(max((at_us // _MS + 1) * _MS, 0))
-        return split.position - 1 if split.above else None
+        if not split.above:
+            return None
+        through = split.position - 1
+        if split.below:
+            return through
+        # What isn't kept below the position may all have been appended later.
+        noted = position_behind(self._position_times(watermark), at_us)
+        return through if noted is None else min(through, noted)
 
     def _split(self, at_us: int) -> _Split:
-        topic, partition = self._topics.commands, self._volume.partition
-        first_kept = self._admin.first_position(topic, partition)
-        position, end = self._admin.appended_from(topic, partition, at_us)
+        commands = self._commands
+        first_kept = commands.kept_after() + 1
+        position, end = commands.appended_from(at_us)
         before: Message | None = None
         above = position == end
         for back in _LOOK_BACK:
             start = max(first_kept, position - back)
-            for message in self._read(topic, partition, start=start, end=min(position + 1, end)):
+            for message in commands.messages(start=start, end=min(position + 1, end)):
                 if message.position >= position:
                     above = message.by_broker
                 else:
@@ -106,10 +103,10 @@ class AppendTimes:
         return consistent_times(self._times, complete_through=watermark)
 
     def _read_times(self) -> list[Watermark]:
-        volume, topic = self._volume, self._topics.changelog
+        volume, topic, commands = self._volume, self._changelog, self._commands
         prefix, rows = position_times_prefix(volume.partition), dict[bytes, bytes | None]()
-        end = self._admin.end_position(topic, volume.partition)
-        for message in self._read(topic, volume.partition, start=None, end=end):
+        end = commands.admin.end_position(topic, volume.partition)
+        for message in commands.read_topic(topic, volume.partition, start=None, end=end):
             if message.key is not None and message.key.startswith(prefix):
                 rows[message.key] = message.value
         times = [decode(value, Watermark) for value in rows.values() if value is not None]

@@ -64,7 +64,7 @@ class TimeWindow:
         if since is not None:
             before, _ = appends.before(since.at_us, watermark=watermark)
         if until is not None:
-            through = appends.through(until.at_us)
+            through = appends.through(until.at_us, watermark=watermark)
         return cls(
             None if since is None else since.at_us,
             None if until is None else until.at_us,

@@ -31,7 +31,7 @@ from mirrorlog.changed.points import (
     Point,
     format_time,
 )
-from mirrorlog.changed.proven_log import ProvenLog
+from mirrorlog.changed.proven_log import ProvenLog, RecordPiece
 from mirrorlog.changed.volume_commands import VolumeCommands
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.site_progress import SiteProgress
@@ -170,7 +170,9 @@ class TimePositions:
         appended_before = self._reached(point, appended_before)
         appended_before = max(appended_before, base)
         claimed = self._before_claimed(point, base, appended_before)
-        return SincePosition(min(appended_before, claimed))
+        position = min(appended_before, claimed)
+        split = self._record_without_commands(position, base)
+        return SincePosition(position if split is None else split.after)
 
     def _log_begins_with_volume(self, base: int) -> bool:
         """Return whether nothing was recorded of the volume before the position `base`.
@@ -189,9 +191,21 @@ class TimePositions:
         """
         base = self.log.answers_from()
         self._reached(point, self._appended_before(point, base))
-        appended = self.commands.append_times().through(point.at_us)
+        appended = self._appended_through(point.at_us)
         through = self.log.watermark if appended is None else min(appended, self.log.watermark)
-        return max(base, through, self._last_claimed(point, base, through))
+        position = max(base, through, self._last_claimed(point, base, through))
+        split = self._record_without_commands(position, base)
+        return position if split is None else split.through
+
+    def _record_without_commands(self, position: int, base: int) -> RecordPiece | None:
+        """Return the record in whose middle a position lies, if its commands are gone.
+
+        None if there is no such record: the position is the end of one, or commands can be read.
+        """
+        for piece in self.log.finest_pieces(base):
+            if piece.after < position < piece.through and not self.commands.is_kept(piece.after):
+                return piece
+        return None
 
     def _before_claimed(self, point: AtTime, base: int, appended_before: int) -> int:
         """Return the position before the first command whose host claims a write after the time.
@@ -241,9 +255,12 @@ class TimePositions:
             if is_earlier or not self.commands.is_kept(piece.after):
                 return piece.through
             after = max(piece.after, appended_through)
-            appended = self.commands.append_times().through
             ranges = late_search(
-                self._delays, point.at_us, appended, after=after, through=piece.through
+                self._delays,
+                point.at_us,
+                self._appended_through,
+                after=after,
+                through=piece.through,
             )
             for start, end in reversed(ranges):
                 last = None
@@ -253,6 +270,10 @@ class TimePositions:
                 if last is not None:
                     return last
         return base
+
+    def _appended_through(self, at_us: int) -> int | None:
+        """Return a position above which no command was appended at the time or before (or None)."""
+        return self.commands.append_times().through(at_us, watermark=self.log.watermark)
 
     def _appended_before(self, point: AtTime, base: int) -> int | None:
         """Return a position through which every command was appended before the time.

@@ -10,6 +10,7 @@ from mirrorlog.archive.archived_topic import ArchivedTopic
 from mirrorlog.changed.append_times import AppendTimes
 from mirrorlog.changed.kept_commands import KeptCommand, commands_among
 from mirrorlog.changed.logs import VolumeLogSource
+from mirrorlog.changed.partition_commands import PartitionCommands
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.extents import ExtentColumns
@@ -78,7 +79,10 @@ class VolumeCommands:
             before_poll=ports.checkpoint,
             poll_s=0.2,
         )
-        self._append_times = AppendTimes(volume, ports.admin, ports.topics, self.messages)
+        self._commands = PartitionCommands(
+            self._topic, self._partition, ports.admin, self.messages, ports.archived
+        )
+        self._append_times = AppendTimes(volume, self._commands, ports.topics.changelog)
 
     def last_position(self) -> int:
         """Return the position of the partition's last command, or the origin if that is higher."""
@@ -87,13 +91,7 @@ class VolumeCommands:
 
     def kept_after(self) -> int:
         """Return the position above which commands are kept, in the topic or beside it."""
-        first, archived = self._first_in_topic(), self._ports.archived
-        if archived is None:
-            return first - 1
-        return archived.covered_after(self._partition, below=first)
-
-    def _first_in_topic(self) -> int:
-        return self._ports.admin.first_position(self._topic, self._partition)
+        return self._commands.kept_after()
 
     def is_kept(self, after: int) -> bool:
         """Return whether all commands above position `after` are kept."""
@@ -108,30 +106,15 @@ class VolumeCommands:
         are left out: the node refused them, and no record has them. Raise KafkaFailed as
         read_through does.
         """
-        messages = self._kept(after=after, through=through)
+        messages = self._commands.messages(
+            start=after + 1, end=through + 1, volume=self._volume.volume
+        )
         for kept in commands_among(messages, self._volume):
             command = choose(kept)
             if command is not None:
                 volume = self._volume.as_of(kept.position)
                 named = command_extents(command, volume, kept.position)
                 yield VolumeCommand(kept.position, command, extract(named.extents, volume).extents)
-
-    def _kept(self, *, after: int, through: int) -> Iterator[Message]:
-        """Yield the messages in `(after, through]`: at least those with the volume's commands.
-
-        Those that the topic lacks come from the archive. What the topic drops meanwhile is read
-        from there, too: the first position is asked for before the topic is read.
-        """
-        archived, first = self._ports.archived, after + 1
-        if archived is not None and (first_in_topic := self._first_in_topic()) > first:
-            yield from archived.messages(
-                self._partition,
-                after=after,
-                through=min(through, first_in_topic - 1),
-                volume=self._volume.volume,
-            )
-            first = first_in_topic
-        yield from self.messages(self._topic, self._partition, start=first, end=through + 1)
 
     def read_events(self, topic: str, kind: type[Event]) -> Iterator[Event]:
         """Yield the events of `kind` in a topic with one partition, up to its end as of now."""

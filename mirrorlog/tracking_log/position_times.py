@@ -46,6 +46,12 @@ def position_at(times: Sequence[Watermark], at_us: float) -> int:
     return times[number - 1].through if number else BEFORE_FIRST
 
 
+def position_behind(times: Sequence[Watermark], at_us: float) -> int | None:
+    """Return a position above which everything was appended after the time; None: none is known."""
+    number = bisect_right(times, at_us, key=lambda time: time.at_us)
+    return times[number].through if number < len(times) else None
+
+
 def times_to_prune(times: Sequence[Watermark], now_us: int) -> list[Watermark]:
     """Return the notes that may be deleted: the older notes are, the fewer are kept.
 
