@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Final
 
 import pytest
@@ -42,7 +43,10 @@ SUCCEED: Final = {
 }
 
 
-def test_stdout_holds_json_and_nothing_else(world: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stdout_holds_json_and_nothing_else(
+    world: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)  # some of them write files
     for name, value in world.settings.as_environment().items():
         monkeypatch.setenv(name, value)
     leaves = {" ".join(words): leaf for words, leaf in command_tree().items()}
