@@ -10,8 +10,10 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Final
+from urllib.parse import unquote
 
 from mirrorlog.archive.names import volume_folder
+from mirrorlog.domain.volumes import VOLUME_NAME
 
 HEADER: Final = "mirrorlog-backups.json"
 VOLUMES: Final = "volumes/"
@@ -28,6 +30,13 @@ def point_name(written_at_us: int, digits: int) -> str:
 def volume_prefix(volume: str) -> str:
     """Return the beginning of the names of all objects of a volume."""
     return f"{VOLUMES}{volume_folder(volume)}/"
+
+
+def named_by(folder: str) -> str | None:
+    """Return the volume whose folder has this name; None if the name alone doesn't tell."""
+    volume = unquote(folder)
+    is_whole = VOLUME_NAME.fullmatch(volume) is not None and volume_folder(volume) == folder
+    return volume if is_whole else None
 
 
 def image_name(volume: str, point: str, suffix: str) -> str:

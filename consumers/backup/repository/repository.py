@@ -25,6 +25,7 @@ from mirrorlog.consumers.backup.repository.object_names import (
     image_point,
     manifest_object_name,
     manifest_parts,
+    named_by,
     volume_prefix,
 )
 from mirrorlog.errors import BadUse, RepositoryFailed, StateDamaged
@@ -83,16 +84,22 @@ class Repository:
             ) from error
 
     def volumes(self) -> tuple[str, ...]:
-        """Return the names of the volumes that have points, sorted."""
-        folders: dict[str, str] = {}
+        """Return the names of the volumes that have points, sorted.
+
+        A volume of which no manifest can be read is known by its folder, unless that is too long.
+        """
+        folders: dict[str, str | None] = {}
         for name in self.store.names(VOLUMES):
             folder = name.removeprefix(VOLUMES).partition("/")[0]
-            if folder not in folders and manifest_parts(name) is not None:
+            if folders.get(folder) is None and manifest_parts(name) is not None:
                 try:
                     folders[folder] = self._manifest(name).volume
                 except StateDamaged:
-                    continue  # the next manifest of the volume names it, too
-        return tuple(sorted(folders.values()))
+                    folders[folder] = None  # the next manifest of the volume may name it
+        named = (
+            named_by(folder) if volume is None else volume for folder, volume in folders.items()
+        )
+        return tuple(sorted(volume for volume in named if volume is not None))
 
     def catalog(self, volume: str) -> VolumeCatalog:
         """Return what the repository has of a volume: nothing, if it doesn't know the volume.

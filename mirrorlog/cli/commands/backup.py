@@ -20,6 +20,26 @@ BACKUP_COMMANDS: Final = (
         f"{_PACKAGE}.backup_run",
         "Take points of volumes again and again, until stopped.",
     ),
+    LazyCommand(
+        "list",
+        f"{_PACKAGE}.backup_list",
+        "List the points of a repository, the oldest first. Kafka isn't asked.",
+    ),
+    LazyCommand(
+        "check",
+        f"{_PACKAGE}.backup_check",
+        "Check the points of a repository. Exit 1 if something is damaged. Kafka isn't asked.",
+    ),
+    LazyCommand(
+        "prune",
+        f"{_PACKAGE}.backup_prune",
+        "Remove the points of a volume that no --keep option keeps.",
+    ),
+    LazyCommand(
+        "forget",
+        f"{_PACKAGE}.backup_forget",
+        "End a backup's registration: the log no longer keeps what the next point needs.",
+    ),
 )
 
 app = typer.Typer(cls=lazy_group(BACKUP_COMMANDS, default="volume"), no_args_is_help=True)

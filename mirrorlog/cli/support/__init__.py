@@ -58,6 +58,7 @@ In reading order:
 - changed_files: the files that changed, and how far their names can be trusted.
 - audit_files: the files of an audit, and the bytes of a path.
 - backup_options, keep_options: the options of what takes points, and of which ones are kept.
+- repository_points: the options that name a point of a repository, and the point, to be read.
 - backup_view: the points of backups, for people and as JSON.
 - plugin_line: the overview as a monitoring plug-in prints it.
 """
