@@ -56,10 +56,15 @@ HISTORY: Final = History(
 
 @dataclass(frozen=True)
 class AuditState:
-    """A volume that was written to for `days` and two and a half hours. Hours are kept for ever."""
+    """A volume that was written to for `days` and two and a half hours. Hours are kept for ever.
+
+    touched_blocks: all writes go to so many blocks, the first of the volume; 0: nine of ten go to a
+        hundredth of the volume, and one to the rest.
+    """
 
     days: int
     writes_a_second: int
+    touched_blocks: int = 0
 
     @property
     def commands_a_second(self) -> int:
@@ -168,6 +173,8 @@ class AuditState:
 
     def drawn(self, random: np.random.Generator, writes: int) -> BlockSet:
         """Return the blocks that so many writes change."""
+        if self.touched_blocks:
+            return _random_blocks(random, 0, self.touched_blocks, writes)
         cold = writes // 10
         return _random_blocks(random, 0, HOT_BLOCKS, writes - cold) | _random_blocks(
             random, HOT_BLOCKS, BLOCKS - HOT_BLOCKS, cold

@@ -7,7 +7,9 @@ the node has it. A question is asked as the node asks it for HTTP: of the table,
 it takes beside the fold, and with a first page made of the answer (`node_…`), or without both
 (`table_…`). Ranges are of whole hours, by positions and by times; another state has a tenth of the
 writes, and another a third of the days. `hour_from_half_past`: from half past an hour to half past
-the next, whose halves are replayed from their commands. `kafka_day_1`: the question for an hour as
+the next, whose halves are replayed from their commands. `capped_…`: the writes go to 262,144 blocks
+only, and another state has a tenth of the writes to these: the ranges are of an hour, of 10 and of
+100 from 07:00 on. `kafka_day_1`: the question for an hour as
 the command line asks it without --node, of a changelog in memory that has one day of records.
 `writers`: who wrote a block in all of these days, asked of an archive of all rows of them
 (audit_writers.py), of a tenth of the days, and of these without merges. The last line of stdout is
@@ -27,7 +29,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import faust
 from audit_state import BEGAN_US, DAY_S, HOUR_S, AuditState, SimulatedCommands
@@ -36,10 +38,11 @@ from results import machine, report_result
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import list_page
-from mirrorlog.changed.logs import TopicLogSource, VolumeLogSource
+from mirrorlog.changed.logs import LogView, TopicLogSource, VolumeLogSource
 from mirrorlog.changed.points import AtPosition, AtTime, Point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.reading.catalog import Catalog, publish_volume
@@ -48,9 +51,12 @@ from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.web.query_threads import QuerySlot, QueryThreads
 from mirrorlog.streams.web.table_logs import TableLogSource
 from mirrorlog.topics import Topics
+from mirrorlog.tracking_log.records import LogRecord
 
 _ROWS_A_WRITE: Final = 64
 _PAGE: Final = 1000
+_CAPPED_BLOCKS: Final = 1 << 18
+"""So few that a record of an hour holds all of them, at 1,000 writes a second, too."""
 _WRITERS: Final = (
     ("", 1, True),
     ("_tenth_of_days", 10, True),
@@ -67,13 +73,14 @@ class Table:
 
     def __init__(self, state: AuditState, folder: Path) -> None:
         app = faust.App(
-            f"audit{state.days}-{state.writes_a_second}",
+            f"audit{state.days}-{state.writes_a_second}-{state.touched_blocks}",
             store="rocksdb://",
             datadir=folder,
             autodiscover=False,
             web_enabled=False,
         )
         self.state, self.store = state, FaustStore(app, "log", {})
+        self.logs: CountedLogs | None = None
         self.records = self.bytes = 0
         positions, rows = 0, []
         for row in state.rows():
@@ -96,9 +103,36 @@ class Table:
     ) -> ChangedBlocks:
         """Answer as the node does. slot: takes the rests between steps of work; None: no rest."""
         rest: Callable[[], None] = (lambda: None) if slot is None else slot.checkpoint
-        logs = TableLogSource(self.store.open_view, SystemClock(), rest, lambda _: None)
+        logs = self.logs = CountedLogs(
+            TableLogSource(self.store.open_view, SystemClock(), rest, lambda _: None)
+        )
         ports = _ports(self.broker, commands, logs, rest)
         return changed_blocks(self.state.volume.volume, since, until, ports, 5.0)
+
+
+class CountedLogs:
+    """The logs of another source, of which is counted what a question reads of them.
+
+    headers: the records in the log. united: those whose bitmaps were read. bitmaps: their parts.
+    """
+
+    def __init__(self, logs: VolumeLogSource) -> None:
+        self._logs = logs
+        self.headers = self.united = self.bitmaps = 0
+
+    def read(self, volume: Volume, needed: int, patience_s: float) -> LogView:
+        view: Any = self._logs.read(volume, needed, patience_s)
+        read_parts = view.parts
+
+        def parts(record: Sequence[LogRecord]) -> Sequence[LogRecord]:
+            read: Sequence[LogRecord] = read_parts(record)
+            self.united += 1
+            self.bitmaps += len(read)
+            return read
+
+        view.parts = parts
+        self.headers = sum(1 for _ in view.log.complete_records())
+        return cast(LogView, view)
 
 
 def _ports(
@@ -122,6 +156,7 @@ class Measured:
     runs: list[float]
     commands: int
     blocks: int
+    logs: CountedLogs | None = None
 
     def case(self) -> dict[str, Any]:
         """Return the case of the result."""
@@ -131,7 +166,15 @@ class Measured:
             "runs": [round(run, 3) for run in self.runs],
             "commands_read": self.commands,
             "blocks": self.blocks,
-        }
+        } | (
+            {}
+            if self.logs is None
+            else {
+                "headers": self.logs.headers,
+                "records": self.logs.united,
+                "bitmaps": self.logs.bitmaps,
+            }
+        )
 
 
 def by_position(state: AuditState, begin_s: int, end_s: int) -> tuple[Point, Point]:
@@ -160,7 +203,7 @@ def measure(table: Table, points: tuple[Point, Point], repeat: int, *, rests: bo
             list_page(answer, "json", 0, _PAGE)
         runs.append(time.perf_counter() - begun_s)
         blocks = len(answer.changed)
-    return Measured(runs, commands.read, blocks)
+    return Measured(runs, commands.read, blocks, table.logs)
 
 
 async def _in_thread(
@@ -250,6 +293,13 @@ def main() -> int:
             with built(state, Path(folder)) as table:
                 for name, measured in _questions(table, repeat, is_main=not suffix):
                     _add(cases, f"{name}{suffix}", measured.case())
+        for suffix, writes in (("", 10_000), ("_tenth_of_writes", 1000)):
+            with built(AuditState(days, writes, _CAPPED_BLOCKS), Path(folder)) as table:
+                for hours in (1, 10, 100):
+                    begin_s = 7 * HOUR_S
+                    points = by_position(table.state, begin_s, begin_s + hours * HOUR_S)
+                    measured = measure(table, points, repeat, rests=False)
+                    _add(cases, f"capped_{hours}h{suffix}", measured.case())
         made = range_files(states[""], Path(folder))
         for suffix, part, merged in _WRITERS:
             share = max(days // part, 1)
@@ -264,6 +314,9 @@ def main() -> int:
         "writers_of_limit": round(cases["writers"]["median"] / LIMIT_WRITERS_S, 3),
         "writers_to_writers_of_a_tenth_of_the_days": _ratio(cases, "writers", "_tenth_of_days"),
         "hour_to_hour_of_a_tenth_of_the_writes": _ratio(cases, "table_hour", "_tenth_of_writes"),
+        "capped_10h_to_10h_of_a_tenth_of_the_writes": _ratio(
+            cases, "capped_10h", "_tenth_of_writes"
+        ),
         "hour_to_hour_of_a_third_of_the_days": _ratio(cases, "table_hour", "_third_of_days"),
         "whole_to_whole_of_a_third_of_the_days": _ratio(cases, "table_whole", "_third_of_days"),
     }
@@ -306,7 +359,8 @@ def _add(cases: dict[str, dict[str, Any]], name: str, case: dict[str, Any]) -> N
 
 
 def _ratio(cases: dict[str, dict[str, Any]], name: str, suffix: str) -> float:
-    return round(cases[name]["median"] / cases[name + suffix]["median"], 3)
+    ratio: float = round(cases[name]["median"] / cases[name + suffix]["median"], 3)
+    return ratio
 
 
 if __name__ == "__main__":

@@ -200,6 +200,12 @@ _AUDIT_ROWS: Final = {
     "table_day": "24 hours from noon on",
     "table_whole": "all whole days",
     "table_whole_third_of_days": "all whole days, a third of them",
+    "capped_1h": "an hour, all writes to 262,144 blocks",
+    "capped_1h_tenth_of_writes": "the same, a tenth of the writes",
+    "capped_10h": "10 hours, all writes to 262,144 blocks",
+    "capped_10h_tenth_of_writes": "the same, a tenth of the writes",
+    "capped_100h": "100 hours, all writes to 262,144 blocks",
+    "capped_100h_tenth_of_writes": "the same, a tenth of the writes",
     "kafka_day_1": "an hour of one day, without the node",
     "writers": "who wrote a block in 30 days",
     "writers_tenth_of_days": "who wrote a block in 3 days",
@@ -214,8 +220,9 @@ def audit(result: Result) -> str:
         case = result["cases"][name]
         spread = f"{min(case['runs']):.3f} – {max(case['runs']):.3f}"
         commands = f"{case['commands_read']:,}" if "commands_read" in case else ""
-        rows.append([label, f"{case['median']:.3f}", spread, commands])
-    head = ["question", "s", "fastest – slowest", "commands read"]
+        counts = [f"{case[name]:,}" if name in case else "" for name in ("records", "bitmaps")]
+        rows.append([label, f"{case['median']:.3f}", spread, *counts, commands])
+    head = ["question", "s", "fastest – slowest", "records united", "bitmaps", "commands read"]
     text = f"{result['days']} days; medians of {result['repeat']}. {machine_line(result)}"
     return f"{caption(text)}\n\n{table(head, rows)}"
 

@@ -76,18 +76,17 @@ class AppendTimes:
 
     def _split(self, at_us: int) -> _Split:
         commands = self._commands
-        first_kept = commands.kept_after() + 1
         position, end = commands.appended_from(at_us)
         before: Message | None = None
         above = position == end
         for back in _LOOK_BACK:
-            start = max(first_kept, position - back)
+            start = commands.kept_from(position - back)
             for message in commands.messages(start=start, end=min(position + 1, end)):
                 if message.position >= position:
                     above = message.by_broker
                 else:
                     before = message
-            if before is not None or start == first_kept:
+            if before is not None or start > position - back:
                 break
         # From a message with the broker's time on, all have it.
         below = position == 0 if before is None else before.by_broker

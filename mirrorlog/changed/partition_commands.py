@@ -40,6 +40,15 @@ class PartitionCommands:
             return first - 1
         return self.archived.covered_after(self.partition, below=first)
 
+    def kept_from(self, position: int) -> int:
+        """Return the lowest position, not below `position`, from which on every message is kept.
+
+        The archive is asked only if the topic begins above the position.
+        """
+        if position >= self._first_in_topic():
+            return position
+        return max(position, self.kept_after() + 1)
+
     def appended_from(self, at_us: int) -> tuple[int, int]:
         """Return (position, end): of the first kept message with that time or later.
 

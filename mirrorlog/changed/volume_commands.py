@@ -95,7 +95,7 @@ class VolumeCommands:
 
     def is_kept(self, after: int) -> bool:
         """Return whether all commands above position `after` are kept."""
-        return self.kept_after() <= after
+        return self._commands.kept_from(after + 1) == after + 1
 
     def read(
         self, *, after: int, through: int, choose: ChooseCommand = lambda kept: kept.command

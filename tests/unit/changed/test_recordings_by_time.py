@@ -11,6 +11,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -248,6 +249,8 @@ def test_the_answer_is_what_the_recording_wrote_then_block_for_block(
         log.flush(random.randint(1, 9))
     asked = [recorded.pair(random) for _ in range(pairs)]
     assert_equal(log, recorded, asked)
+    trimmed = deepcopy(log)
+    assert_equal(trimmed, recorded, asked, archived=archive_half(trimmed))
     flushed = LoggedTable(log).tiers().total()
     tiers = roll_up(log, described)
     assert flushed == 1 or tiers.total() < flushed
