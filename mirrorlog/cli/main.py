@@ -99,6 +99,11 @@ COMMANDS = (
         "Keep points in time of volumes, apart from them, each restorable alone.",
     ),
     LazyCommand(
+        "restore",
+        f"{_PACKAGE}.restore",
+        "Restore files and folders out of a point of a volume's backups.",
+    ),
+    LazyCommand(
         "archive",
         f"{_PACKAGE}.archive",
         "Archive history in Parquet files, before Kafka drops it.",

@@ -36,6 +36,16 @@ BACKUP_COMMANDS: Final = (
         "Remove the points of a volume that no --keep option keeps.",
     ),
     LazyCommand(
+        "serve",
+        f"{_PACKAGE}.backup_serve",
+        "Serve a point over NBD until stopped, so that a machine boots from it at once.",
+    ),
+    LazyCommand(
+        "mount",
+        f"{_PACKAGE}.backup_mount",
+        "Mount the file system of a point, read-only, until stopped or unmounted. It needs root.",
+    ),
+    LazyCommand(
         "forget",
         f"{_PACKAGE}.backup_forget",
         "End a backup's registration: the log no longer keeps what the next point needs.",

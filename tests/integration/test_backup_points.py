@@ -1,0 +1,241 @@
+"""`backup serve`, `backup mount` and `restore … files` on a repository, without Kafka."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import psutil
+import pytest
+from backup_images import BytesSource
+from deadlines import DEADLINE_S
+from file_images import MIB, make_ext, make_tree, need
+from running import run_cli
+from s3_server import KEY, SECRET, s3_server
+
+from mirrorlog.adapters.addresses import open_device
+from mirrorlog.consumers.backup.qcow2.format import ImageLayout
+from mirrorlog.consumers.backup.qcow2.image_plan import ImagePlan
+from mirrorlog.consumers.backup.qcow2.image_writing import write_image
+from mirrorlog.consumers.backup.repository.manifests import PointManifest
+from mirrorlog.consumers.backup.repository.opening import open_repository
+from mirrorlog.consumers.backup.repository.prune import prune_volume
+from mirrorlog.consumers.backup.repository.qcow2_files import backing_name, facts_of
+from mirrorlog.consumers.backup.repository.repository_writer import open_writer
+from mirrorlog.consumers.backup.serving.mounting import missing_for_mount
+from mirrorlog.consumers.backup.sources.source_point import BackupPosition
+from mirrorlog.domain.bitmaps import BlockSet
+from mirrorlog.domain.site_progress import Rung
+from mirrorlog.settings import Settings
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd isn't installed"),
+]
+BLOCK = 4096
+HOUR_US = 3_600_000_000
+
+
+@dataclass
+class Backups:
+    """A repository with points of the volume v. contents: of each, by its name."""
+
+    settings: Settings
+    folder: Path
+    address: str
+    contents: dict[str, bytes] = field(default_factory=dict)
+
+    def add(self, content: bytes, at_us: int) -> str:
+        """Add a point that holds what differs from the last one."""
+        base, last = next(reversed(self.contents.items()), (None, b""))
+        blocks = BlockSet(
+            block
+            for block in range(-(-len(content) // BLOCK))
+            if content[block * BLOCK : (block + 1) * BLOCK]
+            != last[block * BLOCK : (block + 1) * BLOCK]
+        )
+        with (
+            open_repository(self.settings, self.address, creates=True) as repository,
+            open_writer(repository, "test") as writer,
+        ):
+            plan = ImagePlan(
+                size_bytes=len(content),
+                block_size=BLOCK,
+                data=blocks,
+                zeros=BlockSet(),
+                backing=backing_name(base),
+                layout=ImageLayout.SUBCLUSTERS,
+                image_id=uuid4(),
+            )
+            path = writer.work / "image.qcow2"
+            written = write_image(path, plan, BytesSource(content))
+            manifest = PointManifest(
+                repository_id=repository.repository_id,
+                volume="v",
+                point=writer.new_point(at_us),
+                position=BackupPosition(
+                    position=len(self.contents),
+                    generation=str(uuid4()),
+                    history_id=None,
+                    anchor=None,
+                    is_consistent=True,
+                ),
+                at_us=at_us,
+                written_at_us=at_us,
+                source="primary",
+                reason=None,
+                hooks=(),
+                size_bytes=len(content),
+                block_size=BLOCK,
+                rung=Rung.CHANGED,
+                rung_reason=None,
+                image=facts_of(plan, written),
+            )
+            added = writer.add_point(manifest, path)
+        self.contents[added.point] = content
+        return added.point
+
+    def prune(self, *points: str) -> None:
+        with (
+            open_repository(self.settings, self.address) as repository,
+            open_writer(repository, "prune") as writer,
+        ):
+            prune_volume(writer, "v", set(points))
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator[dict[str, object]]:
+        """Run a command in the background; yield what it says when it is ready, then stop it."""
+        pid_file = self.folder / "pid"
+        ended = run_cli(self.settings, *command, "--repo", self.address, "--detach", str(pid_file))
+        assert ended.returncode == 0, ended.stderr
+        process = psutil.Process(int(pid_file.read_text()))
+        try:
+            yield json.loads(ended.stdout.splitlines()[0])
+        finally:
+            children = process.children(recursive=True)
+            process.terminate()
+            _, alive = psutil.wait_procs([process, *children], timeout=DEADLINE_S)
+            assert alive == []
+
+    def left(self) -> list[str]:
+        """Return what is in the folder of exports."""
+        folder = self.settings.state_dir / "exports"
+        return [path.name for path in folder.iterdir()] if folder.exists() else []
+
+
+@pytest.fixture
+def backups(tmp_path: Path) -> Backups:
+    return Backups(Settings(state_dir=tmp_path / "state"), tmp_path, str(tmp_path / "repository"))
+
+
+def content_at(uri: object) -> bytes:
+    with open_device(str(uri), writable=False) as device:
+        return bytes(device.pread(offset=0, length=device.size_bytes))
+
+
+def test_a_point_is_served_while_a_prune_rewrites_its_images(backups: Backups) -> None:
+    content = bytearray(os.urandom(MIB))
+    points = [backups.add(bytes(content), HOUR_US)]
+    for number in range(1, 4):
+        content[number * 50_000 : number * 50_000 + 5000] = os.urandom(5000)
+        points.append(backups.add(bytes(content), (number + 1) * HOUR_US))
+    at = "1970-01-01T03:30:00Z"
+    with backups.running("backup", "serve", "v", "--at", at, "--writable") as ready:
+        assert (ready["point"], ready["is_writable"]) == (points[2], True)
+        backups.prune(points[0], points[1], points[2])
+        with open_device(str(ready["uri"]), writable=True) as device:
+            device.pwrite(100, b"thrown away")
+        wanted = bytearray(backups.contents[points[2]])
+        wanted[100:111] = b"thrown away"
+        assert content_at(ready["uri"]) == wanted
+    assert backups.left() == []
+    with backups.running("backup", "serve", "v") as ready:
+        assert ready["point"] == points[3]
+        assert content_at(ready["uri"]) == backups.contents[points[3]]
+    refused = run_cli(
+        backups.settings, "backup", "serve", "v", "--repo", backups.address, "--at", points[1]
+    )
+    assert refused.returncode == 2
+    assert "backup list" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_point_in_a_bucket_is_served_from_copies_that_go_at_the_end(tmp_path: Path) -> None:
+    with s3_server(tmp_path) as port:
+        options = {
+            "endpoint": f"http://127.0.0.1:{port}",
+            "region": "us-east-1",
+            "access_key_id": KEY,
+            "secret_access_key": SECRET,
+        }
+        settings = Settings(state_dir=tmp_path / "state", archive_s3=options)
+        backups = Backups(settings, tmp_path, "s3://bucket/backups")
+        content = bytearray(os.urandom(300_001))
+        first = backups.add(bytes(content), HOUR_US)
+        content[5000:6000] = bytes(1000)
+        backups.add(bytes(content), 2 * HOUR_US)
+        with backups.running("backup", "serve", "v") as ready:
+            backups.prune(first)
+            assert content_at(ready["uri"]) == content
+            assert ready["repository"] == "s3://bucket/backups"
+        assert backups.left() == []
+
+
+def test_files_come_back_from_the_point_that_had_them(backups: Backups, tmp_path: Path) -> None:
+    need("mke2fs")
+    tree = tmp_path / "tree"
+    make_tree(tree, seed=6, files=20)
+    old = (tree / "etc/shadow").read_bytes()
+    backups.add(make_ext(tmp_path / "image", tree, size_bytes=8 * MIB).read_bytes(), HOUR_US)
+    (tree / "etc/shadow").write_bytes(b"new")
+    backups.add(make_ext(tmp_path / "image", tree, size_bytes=8 * MIB).read_bytes(), 3 * HOUR_US)
+
+    def restore(target: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return run_cli(
+            backups.settings,
+            *("restore", "v", "files", *more, "--repo", backups.address, "--to", target),
+        )
+
+    target = str(tmp_path / "target")
+    done = restore(target, "/etc", "--at", "1970-01-01T02:00:00Z", "--check")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "target/etc/shadow").read_bytes() == old
+    result = json.loads(done.stdout.splitlines()[-1])
+    inside = list((tree / "etc").rglob("*"))
+    folders = 1 + sum(path.is_dir() for path in inside)
+    assert (result["files"], result["folders"]) == (len(inside) + 1 - folders, folders)
+    assert (result["not_restored"], result["is_consistent"]) == (0, True)
+    partly = restore(target, "/etc/shadow", "/nothing", "/empty")
+    assert partly.returncode == 1
+    problems = [json.loads(line) for line in partly.stdout.splitlines()[:-1]]
+    assert {problem["path"]: problem["what"] for problem in problems} == {
+        "/etc/shadow": "something of this name exists",
+        "/nothing": "there is no such file",
+    }
+    assert (tmp_path / "target/etc/shadow").read_bytes() == old
+    assert (tmp_path / "target/empty").exists()
+
+
+@pytest.mark.skipif(bool(missing_for_mount()), reason="; ".join(missing_for_mount()))
+def test_a_point_is_mounted_until_the_command_ends(backups: Backups, tmp_path: Path) -> None:
+    tree, target = tmp_path / "tree", tmp_path / "target"
+    make_tree(tree, seed=6, files=5)
+    target.mkdir()
+    image = make_ext(tmp_path / "image", tree, "-t", "ext4", size_bytes=8 * MIB)
+    backups.add(image.read_bytes(), HOUR_US)
+    with backups.running("backup", "mount", "v", str(target)) as ready:
+        assert ready["folder"] == str(target)
+        assert (target / "etc/shadow").read_bytes() == (tree / "etc/shadow").read_bytes()
+    assert not target.is_mount()
+    assert backups.left() == []
+    refused = run_cli(
+        backups.settings, "backup", "mount", "v", str(tree), "--repo", backups.address
+    )
+    assert (refused.returncode, list(target.iterdir())) == (2, [])
