@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from mirrorlog.adapters.lease_locks import LEASE_S, LeaseLock, take_lease
 from mirrorlog.adapters.object_bucket import ObjectBucket, open_s3
+from mirrorlog.adapters.object_folder import lent_work_folder
 from mirrorlog.errors import RepositoryFailed
 from mirrorlog.ports.clock import Clock, SystemClock
 
@@ -26,8 +27,8 @@ class BucketBackups(ObjectBucket):
     killed upload leaves isn't visible; a rule of the bucket should delete it after a day or two
     (AbortIncompleteMultipartUpload).
 
-    work: where local files are kept while they are uploaded; None: where the system keeps
-    temporary files.
+    work: where local files are kept that are uploaded, or copies of images: a folder for that
+    alone; None: where the system keeps temporary files, and killed processes leave theirs.
     """
 
     def __init__(
@@ -98,8 +99,12 @@ class BucketBackups(ObjectBucket):
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
         """Lend a temporary folder."""
-        with TemporaryDirectory(prefix="mirrorlog-", dir=self._work) as folder:
-            yield Path(folder)
+        if self._work is None:
+            with TemporaryDirectory(prefix="mirrorlog-") as temporary:
+                yield Path(temporary)
+            return
+        with lent_work_folder(self._work) as folder:
+            yield folder
 
     def lock(self, purpose: str) -> LeaseLock:
         """Take the lock of the repository, and keep it."""
@@ -108,12 +113,14 @@ class BucketBackups(ObjectBucket):
         return lock
 
 
-def open_backup_bucket(address: str, options: Mapping[str, str]) -> BucketBackups:
-    """Open the repository at s3://BUCKET/PREFIX, as open_s3() does."""
+def open_backup_bucket(
+    address: str, options: Mapping[str, str], work: Path | None = None
+) -> BucketBackups:
+    """Open the repository at s3://BUCKET/PREFIX, as open_s3() does. work: as in BucketBackups."""
     store, where = open_s3(
         address,
         options,
         purpose=_PURPOSE,
         help="Check the names in the settings of the repository (docs/backup.md).",
     )
-    return BucketBackups(store, where)
+    return BucketBackups(store, where, work=work)

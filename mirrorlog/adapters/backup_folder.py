@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 from mirrorlog.adapters.folders import create_folder, lock_folder, sync_folder
-from mirrorlog.adapters.object_folder import ObjectFolder, link_durably, remove_left_over
+from mirrorlog.adapters.object_folder import ObjectFolder, lent_work_folder, link_durably
 from mirrorlog.errors import BadUse, RepositoryFailed
 
 _WORK: Final = ".work"
@@ -74,14 +73,12 @@ class FolderBackups(ObjectFolder):
     @contextmanager
     def work_folder(self) -> Iterator[Path]:
         """Lend a folder in the file system of the repository."""
-        with self._reported("the work folder can't be created", "Check the rights of the folder."):
-            remove_left_over(self._root / _WORK)
-            folder = self._root / _WORK / f"{os.getpid()}-{uuid4().hex}"
-            create_folder(folder)
-        try:
+        with ExitStack() as stack:
+            with self._reported(
+                "the work folder can't be created", "Check the rights of the folder."
+            ):
+                folder = stack.enter_context(lent_work_folder(self._root / _WORK))
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
 
     def lock(self, purpose: str) -> FolderLock:
         """Lock the folder against other writers."""

@@ -129,6 +129,22 @@ def remove_left_over(folder: Path) -> None:
                 path.unlink()
 
 
+@contextmanager
+def lent_work_folder(parent: Path) -> Iterator[Path]:
+    """Lend an empty folder in `parent`, which is created, until the block ends.
+
+    What killed processes left there is removed first: nothing else may be in `parent`. Raise
+    OSError if the folder can't be created.
+    """
+    remove_left_over(parent)
+    folder = parent / f"{os.getpid()}-{uuid4().hex[:12]}"  # short, for sockets in it
+    create_folder(folder)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 def link_durably(source: Path, target: Path) -> bool:
     """Give a durable file a further name, durably. Return False if the name exists.
 

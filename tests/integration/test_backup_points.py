@@ -125,9 +125,11 @@ class Backups:
             assert alive == []
 
     def left(self) -> list[str]:
-        """Return what is in the folder of exports."""
-        folder = self.settings.state_dir / "exports"
-        return [path.name for path in folder.iterdir()] if folder.exists() else []
+        """Return the files, sockets and folders that exports and copies have left."""
+        folders = [
+            self.settings.state_dir / name for name in ("exports", "export-work", "backup-work")
+        ]
+        return [path.name for folder in folders if folder.exists() for path in folder.iterdir()]
 
 
 @pytest.fixture
@@ -186,6 +188,21 @@ def test_a_point_in_a_bucket_is_served_from_copies_that_go_at_the_end(tmp_path: 
             assert content_at(ready["uri"]) == content
             assert ready["repository"] == "s3://bucket/backups"
         assert backups.left() == []
+
+
+def test_what_a_killed_command_leaves_the_next_one_removes(backups: Backups) -> None:
+    backups.add(os.urandom(100_000), HOUR_US)
+    pid_file = backups.folder / "pid"
+    command = ("backup", "serve", "v", "--writable", "--repo", backups.address)
+    assert run_cli(backups.settings, *command, "--detach", str(pid_file)).returncode == 0
+    process = psutil.Process(int(pid_file.read_text()))
+    children = process.children(recursive=True)
+    process.kill()
+    _, alive = psutil.wait_procs([process, *children], timeout=DEADLINE_S)
+    assert (len(children) > 0, alive) == (True, [])
+    with backups.running("backup", "serve", "v"):
+        assert len(list((backups.settings.state_dir / "export-work").iterdir())) == 1
+    assert backups.left() == []
 
 
 def test_files_come_back_from_the_point_that_had_them(backups: Backups, tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from mirrorlog.ports.backup_stores import BackupStore
 from mirrorlog.settings import Settings
 
 _SCHEME = "s3://"
+_WORK = "backup-work"
+"""Below the state folder: for images on their way to a bucket, and copies of its images."""
 
 
 def open_backup_store(settings: Settings, address: str) -> BackupStore:
@@ -26,7 +28,7 @@ def open_backup_store(settings: Settings, address: str) -> BackupStore:
     """
     if address.startswith(_SCHEME):
         options = s3_options(settings.archive_s3, settings.archive_s3_credentials)
-        return open_backup_bucket(address, options)
+        return open_backup_bucket(address, options, settings.state_dir / _WORK)
     if not address or "://" in address:
         raise BadUse(
             "repositories of backups are in folders and in buckets of S3",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Annotated, Final
 
 import typer
 
-from mirrorlog.cli.commands.backup_serve import EXPORTS
+from mirrorlog.adapters.object_folder import lent_work_folder
+from mirrorlog.cli.commands.backup_serve import WORK
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.point_at import NEWEST
@@ -33,7 +32,6 @@ from mirrorlog.processes.nbd_server import NbdAddress
 
 app = typer.Typer()
 _TICK_S: Final = 0.1
-_PREFIX: Final = "mount-"
 
 
 @app.command()
@@ -64,13 +62,10 @@ def mount(
     check_mountable(target)
     tell_ready = detach(pid_file, call.output)
     stopped = stop_flag()
-    exports = call.settings.state_dir / EXPORTS
-    exports.mkdir(parents=True, exist_ok=True)
     with ExitStack() as stack:
         point = stack.enter_context(opened_point(call, name, repo, at, checks=check))
         image = stack.enter_context(point.image())
-        root = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=exports))
-        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        root = stack.enter_context(lent_work_folder(call.settings.state_dir / WORK))
         listen = NbdAddress(root / SOCKET)
         work = root / "file"
         work.mkdir()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Annotated, Final
 
 import typer
 
+from mirrorlog.adapters.object_folder import lent_work_folder
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.listening import ListenOption, PortOption, listen_at
@@ -25,8 +25,9 @@ from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.consumers.backup.serving.qemu_nbd import qemu_nbd_path
 
 EXPORTS: Final = "exports"
+WORK: Final = "export-work"
+"""Below the state folder, or --scratch: what exports need while they run, and nothing else."""
 _TICK_S: Final = 0.1
-_PREFIX: Final = "point-"
 
 app = typer.Typer()
 
@@ -63,23 +64,22 @@ def serve(
     """
     call = invocation(context)
     qemu_nbd_path()
-    folder = call.settings.state_dir / EXPORTS
-    listen = listen_at(socket, port, address, default=folder / f"{name}.sock")
+    default = call.settings.state_dir / EXPORTS / f"{name}.sock"
+    listen = listen_at(socket, port, address, default=default)
     tell_ready = detach(pid_file, call.output)
     stopped = stop_flag()
-    folder = (scratch or folder).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = (scratch or call.settings.state_dir).absolute() / WORK
     with ExitStack() as stack:
         point = stack.enter_context(opened_point(call, name, repo, at, checks=check))
         image = stack.enter_context(point.image())
-        work = stack.enter_context(tempfile.TemporaryDirectory(prefix=_PREFIX, dir=folder))
+        work = stack.enter_context(lent_work_folder(folder))
         servers = stack.enter_context(
             exported_point(
                 image,
                 point.manifest.size_bytes,
                 listen,
                 is_writable=writable,
-                scratch=Path(work),
+                scratch=work,
             )
         )
         uri = listen.uri(tls=False)
