@@ -101,7 +101,7 @@ COMMANDS = (
     LazyCommand(
         "restore",
         f"{_PACKAGE}.restore",
-        "Restore files and folders out of a point of a volume's backups.",
+        "Restore a volume, or files of it, out of a point of its backups.",
     ),
     LazyCommand(
         "archive",

@@ -1,4 +1,4 @@
-"""`backup serve`, `backup mount` and `restore … files` on a repository, without Kafka."""
+"""`backup serve`, `backup mount` and `restore` on a repository, without Kafka."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import pytest
 from backup_images import BytesSource
 from deadlines import DEADLINE_S
 from file_images import MIB, make_ext, make_tree, need
+from nbd_servers import QemuNbd
 from running import run_cli
 from s3_server import KEY, SECRET, s3_server
 
@@ -203,6 +204,50 @@ def test_what_a_killed_command_leaves_the_next_one_removes(backups: Backups) -> 
     with backups.running("backup", "serve", "v"):
         assert len(list((backups.settings.state_dir / "export-work").iterdir())) == 1
     assert backups.left() == []
+
+
+def test_a_volume_is_restored_to_files_and_exports_and_never_from_damage(
+    backups: Backups, tmp_path: Path
+) -> None:
+    old = os.urandom(MIB) + bytes(MIB) + b"the last bytes"
+    new = bytes(MIB) + os.urandom(MIB)
+    point = backups.add(old, HOUR_US)
+    backups.add(new, 3 * HOUR_US)
+
+    def restore(target: str, *more: str) -> subprocess.CompletedProcess[str]:
+        return run_cli(
+            backups.settings, "restore", "v", "--repo", backups.address, "--to", target, *more
+        )
+
+    target = tmp_path / "v.img"
+    done = restore(str(target), "--at", point)
+    assert done.returncode == 0, done.stderr
+    assert target.read_bytes() == old
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert (result["point"], result["copied_bytes"]) == (point, len(old))
+    assert restore(str(target)).returncode == 2
+    assert target.read_bytes() == old
+    assert restore(str(target), "--overwrite").returncode == 0
+    assert target.read_bytes() == new + b"the last bytes"  # they lie behind the volume's end
+    (tmp_path / "served").mkdir()
+    server = QemuNbd(tmp_path / "served")
+    server.image.write_bytes(os.urandom(3 * MIB))
+    server.start()
+    try:
+        exported = restore(server.uri, "--at", point, "--overwrite")
+    finally:
+        server.kill()
+    assert exported.returncode == 0, exported.stderr
+    assert server.image.read_bytes()[: len(old)] == old
+
+    (image,) = Path(backups.address).rglob(f"{point}.qcow2")
+    content = bytearray(image.read_bytes())
+    content[-1] ^= 1
+    image.chmod(0o600)
+    image.write_bytes(content)
+    damaged = restore(str(tmp_path / "w.img"), "--at", point)
+    assert (damaged.returncode, point in damaged.stderr) == (1, True)
+    assert not list(tmp_path.glob("w.img*"))
 
 
 def test_files_come_back_from_the_point_that_had_them(backups: Backups, tmp_path: Path) -> None:

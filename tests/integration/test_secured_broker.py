@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from unittest import mock
 
@@ -30,8 +30,13 @@ from writing import make_volumes
 
 from mirrorlog.acls import Role, default_principal
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
+from mirrorlog.changed.ask import query_ports
 from mirrorlog.cli.support.create_topics import create_topics
 from mirrorlog.consumers import run_site
+from mirrorlog.consumers.backup.sources.registration import Registrar
+from mirrorlog.consumers.backup.sources.source_point import BackupPosition, choose_blocks
+from mirrorlog.consumers.backup.sources.wiring import open_primary_source, open_registrar
+from mirrorlog.domain.site_progress import Rung
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.producers import TrackedVolume
 from mirrorlog.settings import Settings, load_settings
@@ -222,6 +227,30 @@ class Roles:
         with TrackedVolume.open("vol", self.settings(Role.HOST)) as volume:
             volume.pwrite(data, 0)
 
+    def registrar(self) -> AbstractContextManager[Registrar]:
+        """Return what registers a repository of backups, once entered."""
+        repository = "55555555-5555-4555-8555-555555555555"
+        return open_registrar(self.settings(Role.BACKUP), repository, "/backups")
+
+    def back_up(self, base: BackupPosition | None) -> tuple[BackupPosition, Rung]:
+        """Take a point of the primary, and register it. Return its position and its rung."""
+        settings = self.settings(Role.BACKUP)
+        with query_ports(settings, DEADLINE_S) as query, self.registrar() as registrar:
+            query.catalog.refresh()
+            known = registrar.registered().get("vol")
+            assert (known is None) == (base is None)
+            staging = self.folder / "staging"
+            with (
+                open_primary_source(
+                    settings, query.catalog["vol"], query, staging=staging, wait_s=DEADLINE_S
+                ) as source,
+                source.point(base) as point,
+            ):
+                begun = registrar.begin(known, base, point)
+                chosen = choose_blocks(point, has_base=base is not None)
+                registrar.finished(begun, point, chosen, name="p", written_at_us=1)
+        return point.position, chosen.rung
+
     def deny_write(self, role: Role, topic: str) -> None:
         """Take from the role its right to write to a topic."""
         wanted = AclBindingFilter(
@@ -305,14 +334,12 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
                 Role.ARCHIVE, "archive", "run", "--once", "--keep", "0s", "--to", archive
             )
             assert '"deleted"' in printed
-            repository = str(tmp_path / "backups")
-            roles.command(Role.BACKUP, "backup", "vol", "--to", repository)
+            base, _ = roles.back_up(None)
             roles.write(data)
-            printed = roles.command(Role.BACKUP, "backup", "vol", "--to", repository)
-            point = json.loads(printed.splitlines()[-1])
-            assert point["rung"] == "changed"
+            base, rung = roles.back_up(base)
+            assert rung is Rung.CHANGED
             (backup,) = json.loads(roles.command(Role.READER, "status"))["backups"]
-            assert backup["position"] == point["position"]
+            assert backup["position"] == base.position
             roles.deny_write(Role.NODE, topics.changelog)
             roles.write(data)
             _, printed = node.communicate(timeout=DEADLINE_S)
@@ -324,8 +351,8 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
     assert "authorization failed" in failed.what
     assert topics.progress in failed.where
     roles.deny_write(Role.BACKUP, topics.progress)
-    said = roles.refused(Role.BACKUP, "backup", "forget", "vol", "--repo", repository, "--yes")
-    assert "authorization failed" in said
+    with pytest.raises(KafkaFailed, match="authorization failed"), roles.registrar() as registrar:
+        registrar.end("vol")
     roles.deny_write(Role.HOST, topics.commands)
     assert roles.rights(Role.HOST) == [f"failed topic {topics.commands}"]
     with pytest.raises(KafkaFailed, match="authorization failed") as refused:

@@ -43,6 +43,8 @@ In reading order:
 - drill_sources: what a drill serves, by the address of a secondary.
 - point_at: which point of a backup repository an option names.
 - point_exports: serves a point over NBD, at its true size.
+- restore_choice: the point that stands for a time, and what can't be had.
+- restoring_volumes: a whole volume out of a point of a backup.
 - restoring_files: files and folders out of a point of a backup.
 - present: the overview of everything, read for one command.
 - status_view: the overview as JSON, and as tables.
