@@ -11,12 +11,14 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 from mirrorlog.consumers.backup.files.records import encode_error, encode_record
+from mirrorlog.consumers.backup.qcow2.image_digests import ImageDigests
 from mirrorlog.consumers.file_names.scan import limit_process
 from mirrorlog.errors import MirrorlogError
 
@@ -26,13 +28,15 @@ class ReadRequest:
     """What to read, and how much it may cost.
 
     images: paths of the images of a point, the newest first. image_ids: their ids, as the manifests
-    name them; None if one is missing. size_bytes: of the volume. paths: what is wanted, with a
+    name them; None if one is missing. digests: fields of ImageDigests for each image; None for one
+    whose manifest is missing. size_bytes: of the volume. paths: what is wanted, with a
     character for each byte (Latin-1). partition: its number, or None. memory_bytes, cpu_s: as in
     ScanRequest.
     """
 
     images: Sequence[str]
     image_ids: Sequence[str] | None
+    digests: Sequence[Mapping[str, Any] | None]
     size_bytes: int
     paths: Sequence[str]
     partition: int | None
@@ -66,10 +70,16 @@ def _answer(request: ReadRequest) -> None:
         [Path(path) for path in request.images],
         image_ids=None if image_ids is None else [UUID(text) for text in image_ids],
         size_bytes=request.size_bytes,
+        digests=[None if fields is None else _digests(fields) for fields in request.digests],
     ) as device:
         paths = [path.encode("latin-1") for path in request.paths]
         for record in tree_records(CachedDevice(device), paths, request.partition):
             sys.stdout.buffer.write(encode_record(record))
+
+
+def _digests(fields: Mapping[str, Any]) -> ImageDigests:
+    lists = {name: tuple(fields[name]) for name in ("tables", "data")}
+    return ImageDigests(**{**fields, **lists})
 
 
 if __name__ == "__main__":

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from mirrorlog.consumers.backup.files.asking import CPU_S, MEMORY_BYTES, ask_for_files, need_library
 from mirrorlog.consumers.backup.files.read_process import ReadRequest
 from mirrorlog.consumers.backup.files.records import Record
 from mirrorlog.consumers.backup.files.tree_writer import RestoredFiles, TreeWriter, WriteOptions
-from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
+from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
+from mirrorlog.consumers.backup.repository.qcow2_files import image_digests
 from mirrorlog.consumers.backup.repository.repository import Repository
 
 
@@ -26,8 +29,10 @@ def restore_files(
 ) -> RestoredFiles:
     """Restore files and folders out of a point, below the folder `target`, under their full paths.
 
-    paths: absolute paths in the file system of the volume. partition: its number, where several
-    have such a file. on_problem: takes the path and the reason of what isn't restored.
+    What is read of the images is held against their digests: a file that damage has hit is a
+    problem, and isn't restored. paths: absolute paths in the file system of the volume. partition:
+    its number, where several have such a file. on_problem: takes the path and the reason of what
+    isn't restored.
 
     Raise BadUse without pytsk3, StateDamaged and BadUse as Repository.chain_files, BadInput as
     ask_for_files, DeviceFailed if nothing more can be written.
@@ -39,6 +44,10 @@ def restore_files(
         request = ReadRequest(
             images=[str(path) for path in images],
             image_ids=image_ids if len(image_ids) == len(images) else None,
+            digests=[
+                None if record is None else _digests_of(record, path)
+                for record, path in zip(records, images, strict=True)
+            ],
             size_bytes=catalog.point(point).manifest.size_bytes,
             paths=[path.decode("latin-1") for path in paths],
             partition=partition,
@@ -47,6 +56,10 @@ def restore_files(
         )
         where = f"point {point} of volume {catalog.volume}"
         return write_records(ask_for_files(request, where), target, options, on_problem)
+
+
+def _digests_of(record: PointRecord, path: Path) -> dict[str, Any]:
+    return asdict(image_digests(record.image.digests, str(path)))
 
 
 def write_records(

@@ -30,6 +30,7 @@ from mirrorlog.consumers.backup.files.records import (
     Problem,
     Record,
 )
+from mirrorlog.consumers.backup.qcow2.checked_file import DamagedPiece
 from mirrorlog.consumers.file_names.ext_layout import ENCRYPTED, allocated_inodes, read_groups
 from mirrorlog.consumers.file_names.image_reading import CachedDevice
 from mirrorlog.consumers.file_names.layout_reading import UnsupportedLayout
@@ -84,8 +85,7 @@ def tree_records(
     else:
         for path in _outermost(wanted):
             yield from _records_of_path(path, readable, device)
-            if device.failure is not None:
-                raise device.failure
+            damage_met(device)
     yield Finished()
 
 
@@ -107,6 +107,19 @@ def _records_of_path(
         yield Problem(path, "; ".join(reasons))
     else:
         yield from _Walk(matches[0], device).records()
+
+
+def damage_met(device: CachedDevice) -> str | None:
+    """Return what damage of the images was met since the last call; None if there was none.
+
+    Raise DeviceFailed for any other failure of the device.
+    """
+    failure, device.failure = device.failure, None
+    if failure is None:
+        return None
+    if not isinstance(failure, DamagedPiece):
+        raise failure
+    return f"{failure.what} ({failure.where})"
 
 
 def _find(area: OpenedArea, names: Sequence[bytes]) -> _Found | str:
@@ -230,7 +243,8 @@ class _Walk:
                 elif not self._is_internal(entry, is_in_root=depth == 0):
                     yield from self._of_entry(entry, path, written, depth=depth)
         except READ_FAILED as error:
-            yield Problem(path or b"/", f"the folder can't be read: {error}")
+            reason = damage_met(self.device) or str(error)
+            yield Problem(path or b"/", f"the folder can't be read: {reason}")
 
     def _of_file(
         self, entry: Any, name: bytes, path: bytes, written: Mapping[bytes, int] | None
@@ -248,9 +262,7 @@ class _Walk:
             yield from self._content(entry, parts)
         except NotWhole as error:
             problem = str(error)
-        if self.device.failure is not None:
-            raise self.device.failure
-        yield EndFile(problem)
+        yield EndFile(damage_met(self.device) or problem)
         for stream in streams:
             yield Problem(path, f"its stream isn't restored: {stream}")
 

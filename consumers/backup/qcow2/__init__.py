@@ -13,7 +13,8 @@ this one. Files in reading order:
 - image_writing.py: writes an image, its header last
 - mapped_runs.py: which parts of a volume lie where in the files of a chain
 - image_map.py: reads the map of an image
+- image_check.py: which parts of a file are damaged, and what of the volume is lost with each
+- checked_file.py: a file of which nothing is read that differs from what was written
 - chain_reader.py: a chain of images as a device that is read
 - merging.py: merges neighbours of a chain, for pruning and for synthetic fulls
-- image_check.py: which parts of a file are damaged, and what of the volume is lost with each
 """

@@ -12,7 +12,9 @@ from uuid import UUID
 import numpy as np
 
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.consumers.backup.qcow2.checked_file import CheckedFile
 from mirrorlog.consumers.backup.qcow2.format import UNIT_BYTES
+from mirrorlog.consumers.backup.qcow2.image_digests import ImageDigests
 from mirrorlog.consumers.backup.qcow2.image_map import ImageMap, read_map
 from mirrorlog.consumers.backup.qcow2.mapped_runs import MappedRuns, RunKind, chain_runs
 from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers
@@ -39,13 +41,15 @@ class ChainReader(ClosesOnExit):
         size_bytes: int | None = None,
         below: BlockDevice | None = None,
         is_whole: bool = True,
+        digests: Sequence[ImageDigests | None] | None = None,
     ) -> None:
         """Open the images at `paths`, the newest first.
 
         image_ids: those that the manifests name; None if they aren't known. size_bytes: the
         volume's true size; None for the size of the newest image, which is a multiple of 512.
         is_whole: the last image stands alone. Otherwise `below` reads what no image has; without
-        it, that is zeros.
+        it, that is zeros. digests: of each image; what is read is held against them, and reading
+        raises DamagedPiece. None: of an image of which they aren't known.
 
         Raise StateDamaged if the images aren't a chain in this order, or if one can't be read.
         """
@@ -54,7 +58,8 @@ class ChainReader(ClosesOnExit):
         self._memories: Final = PageMemory()
         with ExitStack() as stack:
             self._devices: Final = [
-                stack.enter_context(FileDevice(path, writable=False)) for path in paths
+                stack.enter_context(_opened(path, its))
+                for path, its in zip(paths, digests or [None] * len(paths), strict=True)
             ]
             self.maps: Final = [read_map(device) for device in self._devices]
             _check_chain(paths, self.maps, image_ids, is_whole=is_whole)
@@ -186,6 +191,10 @@ class ChainReader(ClosesOnExit):
             where=f"{self.address}, offset {offset}",
             next="Restore it to another volume, and write there.",
         )
+
+
+def _opened(path: Path, digests: ImageDigests | None) -> FileDevice:
+    return FileDevice(path, writable=False) if digests is None else CheckedFile(path, digests)
 
 
 def _check_chain(

@@ -19,6 +19,7 @@ from mirrorlog.consumers.backup.qcow2.mapped_runs import MappedRuns, RunKind
 from mirrorlog.consumers.backup.qcow2.unit_runs import Runs, merged
 from mirrorlog.consumers.backup.qcow2.zstd_clusters import frame_place
 from mirrorlog.errors import DeviceFailed, StateDamaged
+from mirrorlog.ports.devices import ReadsRange
 
 
 class ImagePart(StrEnum):
@@ -45,7 +46,9 @@ class ImageDamage:
 
 
 @dataclass(frozen=True, slots=True)
-class _FilePiece:
+class FilePiece:
+    """A piece of a file, and the digest that it must have, in hexadecimal."""
+
     part: ImagePart
     offset: int
     length: int
@@ -64,8 +67,9 @@ def check_image(
     with FileDevice(path, writable=False) as device:
         failures = [
             (piece, reason)
-            for piece in _pieces(digests, read_data=read_data)
-            if (reason := _failure(device, piece)) is not None
+            for piece in file_pieces(digests, read_data=read_data)
+            if (reason := piece_failure(device.pread, piece, size_bytes=device.size_bytes))
+            is not None
         ]
         image = _trusted_map(device, [piece for piece, _ in failures])
         damages = [
@@ -91,8 +95,9 @@ def check_image(
         return damages
 
 
-def _pieces(digests: ImageDigests, *, read_data: bool) -> Iterator[_FilePiece]:
-    yield _FilePiece(ImagePart.HEAD, 0, digests.head_bytes, digests.head)
+def file_pieces(digests: ImageDigests, *, read_data: bool) -> Iterator[FilePiece]:
+    """Yield the pieces of a file, ascending. read_data: with those of the data."""
+    yield FilePiece(ImagePart.HEAD, 0, digests.head_bytes, digests.head)
     yield from _equal_pieces(
         ImagePart.TABLES,
         range(digests.head_bytes, digests.data_offset, digests.table_piece_bytes),
@@ -106,25 +111,23 @@ def _pieces(digests: ImageDigests, *, read_data: bool) -> Iterator[_FilePiece]:
         )
 
 
-def _equal_pieces(
-    part: ImagePart, starts: range, expected: tuple[str, ...]
-) -> Iterator[_FilePiece]:
+def _equal_pieces(part: ImagePart, starts: range, expected: tuple[str, ...]) -> Iterator[FilePiece]:
     for start, text in zip(starts, expected, strict=True):
-        yield _FilePiece(part, start, min(starts.step, starts.stop - start), text)
+        yield FilePiece(part, start, min(starts.step, starts.stop - start), text)
 
 
-def _failure(device: FileDevice, piece: _FilePiece) -> str | None:
-    """Return what is wrong with a piece; None if nothing is."""
-    if piece.offset + piece.length > device.size_bytes:
+def piece_failure(read: ReadsRange, piece: FilePiece, *, size_bytes: int) -> str | None:
+    """Return what is wrong with a piece; None if nothing is. size_bytes: of the file."""
+    if piece.offset + piece.length > size_bytes:
         return "the file ends before it"
     try:
-        actual = digest(device.pread(offset=piece.offset, length=piece.length)).hex()
+        actual = digest(read(offset=piece.offset, length=piece.length)).hex()
     except DeviceFailed as error:
         return error.what
     return None if actual == piece.digest else "its bytes aren't those that were written"
 
 
-def _trusted_map(device: FileDevice, damaged: list[_FilePiece]) -> ImageMap | None:
+def _trusted_map(device: FileDevice, damaged: list[FilePiece]) -> ImageMap | None:
     """Return the map without the damaged tables; None if the head is damaged, or nothing is."""
     if not damaged or damaged[0].part is ImagePart.HEAD:
         return None
@@ -140,7 +143,7 @@ def _trusted_map(device: FileDevice, damaged: list[_FilePiece]) -> ImageMap | No
 
 
 def _guest_ranges(
-    piece: _FilePiece, image: ImageMap | None, size_bytes: int
+    piece: FilePiece, image: ImageMap | None, size_bytes: int
 ) -> tuple[tuple[int, int], ...]:
     """Return what of the volume can't be trusted if a piece can't."""
     if piece.part is ImagePart.HEAD or image is None:

@@ -238,6 +238,7 @@ def asked(script: str) -> list[Record]:
     request = ReadRequest(
         images=[],
         image_ids=[],
+        digests=[],
         size_bytes=1,
         paths=[],
         partition=None,

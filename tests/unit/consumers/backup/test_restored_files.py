@@ -8,13 +8,20 @@ import stat
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+from backup_images import BytesSource
 from file_images import MIB, debugfs, make_exfat, make_ext, make_tree, need, new_image, run_tool
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.consumers.backup.files.restoring import write_records
 from mirrorlog.consumers.backup.files.tree_writer import RestoredFiles, WriteOptions
+from mirrorlog.consumers.backup.qcow2.chain_reader import ChainReader
+from mirrorlog.consumers.backup.qcow2.format import ImageLayout
+from mirrorlog.consumers.backup.qcow2.image_plan import ImagePlan
+from mirrorlog.consumers.backup.qcow2.image_writing import WrittenImage, write_image
+from mirrorlog.domain.bitmaps import BlockSet
 
 ALL: WriteOptions = WriteOptions(links=True)
 
@@ -312,6 +319,47 @@ def test_where_no_file_system_can_be_read_it_is_said_what_is_there(tmp_path: Pat
     result, problems = restored(image, tmp_path / "target", "/file")
     assert problems == {b"/file": "there is no file system here that can be read"}
     assert "LUKS" in result.notes[0]
+
+
+def test_a_flipped_byte_of_an_image_costs_the_files_that_have_it_and_no_others(
+    tmp_path: Path,
+) -> None:
+    """What is read is held against the digests: a wrong byte is never restored."""
+    need("mke2fs")
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for name in ("good", "bad"):
+        (tree / name).write_bytes(random.Random(name).randbytes(9 * MIB))
+    raw = make_ext(tmp_path / "raw", tree, "-t", "ext4", size_bytes=32 * MIB).read_bytes()
+    image = tmp_path / "point.qcow2"
+    written = write_whole(image, raw)
+    data = bytearray(image.read_bytes())
+    data[data.index((tree / "bad").read_bytes()[5 * MIB :][:512])] ^= 1
+    image.write_bytes(data)
+    from mirrorlog.consumers.backup.files.tree_reader import tree_records
+    from mirrorlog.consumers.file_names.image_reading import CachedDevice
+
+    problems: dict[bytes, str] = {}
+    with ChainReader([image], digests=[written.digests]) as device:
+        target = tmp_path / "target"
+        records = tree_records(CachedDevice(device), [b"/good", b"/bad"])
+        write_records(records, target, ALL, problems.__setitem__)
+    assert set(problems) == {b"/bad"}
+    assert "of an image are damaged" in problems[b"/bad"]
+    assert contents(target) == {b"/good": (tree / "good").read_bytes()}
+
+
+def write_whole(image: Path, content: bytes) -> WrittenImage:
+    plan = ImagePlan(
+        size_bytes=len(content),
+        block_size=4096,
+        data=BlockSet.of_range(0, len(content) // 4096),
+        zeros=BlockSet(),
+        backing=None,
+        layout=ImageLayout.SUBCLUSTERS,
+        image_id=uuid4(),
+    )
+    return write_image(image, plan, BytesSource(content))
 
 
 def test_damage_is_a_problem_of_the_files_that_have_it(tmp_path: Path) -> None:
