@@ -46,6 +46,11 @@ BACKUP_COMMANDS: Final = (
         "Mount the file system of a point, read-only, until stopped or unmounted. It needs root.",
     ),
     LazyCommand(
+        "diff",
+        f"{_PACKAGE}.backup_diff",
+        "List the blocks of the second point that aren't as in the first. Kafka isn't asked.",
+    ),
+    LazyCommand(
         "forget",
         f"{_PACKAGE}.backup_forget",
         "End a backup's registration: the log no longer keeps what the next point needs.",
