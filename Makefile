@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-backup bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -105,6 +105,10 @@ bench-audit-rows: setup ## rows a second of `audit` to Parquet, on one core, bes
 
 bench-status: setup ## `status --json` of 10,000 volumes at two sites: time and memory of the whole process
 	$(BIN)/python benchmarks/bench_status.py $(ARGS)
+
+bench-backup: setup ## how fast backups and restores are, beside a bare copy and other tools, and what they store
+	$(BIN)/python benchmarks/bench_backup.py --save $(ARGS)
+	$(BIN)/python benchmarks/report.py
 
 bench-chain: setup ## how many commands a second become leaves of the signed trees, and bytes a leaf
 	$(BIN)/python benchmarks/bench_chain.py $(ARGS)
