@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -20,8 +21,11 @@ from running import run_cli
 from scraping import Page, exported_names, read_page
 
 from mirrorlog import metrics
+from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.adapters.metrics_server import MetricsServer, open_metrics_server
 from mirrorlog.cli.demo.run import Run
+from mirrorlog.codec.events import encode
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.metric_samples import (
     DurationHistogram,
     ExportingRole,
@@ -36,6 +40,30 @@ pytestmark = pytest.mark.integration
 RULES = Path(__file__).parents[2] / "docs" / "monitoring" / "alerts.yml"
 
 
+REPOSITORY = "55555555-5555-4555-8555-555555555555"
+
+
+def register_backup(run: Run) -> None:
+    """Report a backup of the volume v, as a repository does that has a point."""
+    report = BackupReport(
+        repository=REPOSITORY,
+        address="/backups",
+        volume="v",
+        generation=REPOSITORY,
+        history_id=None,
+        position=0,
+        host="machine",
+        at_us=1_790_000_000_000_000,
+        point="20260921T131320Z-00000000",
+        written_at_us=1_790_000_000_000_000,
+        is_consistent=True,
+        every_s=3600.0,
+    )
+    with closing(KafkaPublisher(run.settings.kafka_client())) as publisher:
+        publisher.publish(run.settings.topics.progress, 0, report.key, encode(report))
+        publisher.flush(DEADLINE_S)
+
+
 def page_at(url: str) -> Page:
     with urlopen(url, timeout=DEADLINE_S) as answer:
         return read_page(answer.headers["Content-Type"], answer.read().decode())
@@ -43,6 +71,7 @@ def page_at(url: str) -> Page:
 
 def test_every_role_serves_its_metrics(world: Run) -> None:
     run = world
+    register_backup(run)
     run.start_node()
     arguments = ["site", "run", "site-a", "--dir", str(run.folder / "site-a")]
     run._start("site-a", [*arguments, "--metrics", "127.0.0.1:0"])
@@ -80,7 +109,10 @@ def test_every_role_serves_its_metrics(world: Run) -> None:
     page = wait_until(copied)
     assert page["mirrorlog_replica_behind_bytes"] == {("site-a", "v"): 0}
     names |= exported_names(page)
-    page = page_at(urls["node"])
+    page = wait_until(lambda: "mirrorlog_backup_failed" in (node := page_at(urls["node"])) and node)
+    assert page["mirrorlog_backup_last_point_timestamp_seconds"] == {
+        ("v", REPOSITORY, "/backups"): 1_790_000_000
+    }
     commands = page["mirrorlog_node_commands_total"]
     assert commands["node", "ACCEPTED"] >= 3
     assert page["mirrorlog_node_records_written_total"]["node", "second"] >= 1
