@@ -15,6 +15,7 @@ Files in reading order:
 - prune_plan.py: the steps that remove points and leave all others as they are
 - prune.py: takes these steps
 - prune_by_rules.py: removes what no rule keeps
+- drop.py: removes single points, also damaged ones
 - point_diff.py: in which blocks two points differ
 - check.py: what is damaged, and which points that takes along
 """

@@ -19,8 +19,9 @@ In the order in which a new user meets them:
   audit_check holds what is kept against them, audit_prove and audit_verify prove one command,
   audit_cosign is a witness, and audit_keygen makes keys.
 - backup: the group of backup_volume (one point of a volume), backup_run (again and again),
-  backup_list, backup_check, backup_prune and backup_diff (the points of a repository), backup_serve
-  and backup_mount (a point at once), and backup_forget (the log keeps nothing for it any more).
+  backup_list, backup_check, backup_prune, backup_drop and backup_diff (the points of a repository),
+  backup_serve and backup_mount (a point at once), and backup_forget (the log keeps nothing for it
+  any more).
 - restore: files and folders out of a point.
 - archive: history in Parquet files, before Kafka drops it.
 - sql: questions in SQL over archive and topic.

@@ -51,6 +51,11 @@ BACKUP_COMMANDS: Final = (
         "List the blocks of the second point that aren't as in the first. Kafka isn't asked.",
     ),
     LazyCommand(
+        "drop",
+        f"{_PACKAGE}.backup_drop",
+        "Remove single points of a volume for good, also those whose manifest can't be read.",
+    ),
+    LazyCommand(
         "forget",
         f"{_PACKAGE}.backup_forget",
         "End a backup's registration: the log no longer keeps what the next point needs.",

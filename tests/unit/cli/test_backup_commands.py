@@ -169,6 +169,27 @@ def test_the_difference_of_two_points(world: BackupWorld) -> None:
     assert (code, out) == (0, "512-1023\n4608-5119\n8704-9215\n")
 
 
+def test_points_are_dropped_after_a_question(world: BackupWorld) -> None:
+    names = list(world.points)
+    code, error, _ = ask(world, "drop", "vol1", names[1])
+    assert (code, "--yes" in error["next"]) == (2, True)  # nobody is there to ask
+    code, planned, _ = ask(world, "drop", "vol1", names[1], "--dry-run")
+    assert (code, planned["dry_run"], planned["removed"]) == (0, True, [names[1]])
+    assert world.visible() == names
+    assert ask(world, "drop", "vol1", names[1], "--yes")[0] == 0
+    kept = [names[0], *names[2:]]
+    assert world.visible() == kept
+    assert all(world.reads_as(name) == world.points[name] for name in kept)
+    manifest = next(image_of(world, names[2]).parent.glob(f"{names[2]}.*.json"))
+    manifest.write_bytes(b"{}")
+    code, error, _ = ask(world, "drop", "vol1", names[2], "--yes")
+    assert (code, names[3] in error["what"]) == (2, True)
+    code, done, _ = ask(world, "drop", "vol1", names[2], "--with-dependents", "--yes")
+    assert (code, done["removed"]) == (0, [names[3], names[2]])
+    assert world.visible() == [names[0]]
+    assert ask(world, "check", "--read-data")[0] == 0
+
+
 GIVEN = GivenBackup(
     to="/backups",
     from_site=None,
