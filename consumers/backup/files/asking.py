@@ -9,7 +9,7 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from typing import IO, Final
@@ -42,7 +42,7 @@ def need_library() -> None:
 
 def ask_for_files(
     request: ReadRequest, where: str, *, command: Sequence[str] = _READ
-) -> Iterator[Record]:
+) -> Generator[Record]:
     """Yield the records of a request; the last one is Finished.
 
     where: the point, for errors. command: what answers the request (read_process.py). If the

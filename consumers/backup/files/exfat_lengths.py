@@ -1,7 +1,7 @@
 """How many bytes of the files in a folder of exFAT were written: the rest of each is zeros.
 
 The Sleuth Kit doesn't tell, and reads what the clusters held before. Source: Microsoft, "exFAT file
-system specification", 7.4, 7.6 and 7.7.
+system specification", 7.4, 7.6 and 7.7; findings/pytsk3-reads-what-exfat-never-wrote.sh shows it.
 """
 
 from __future__ import annotations

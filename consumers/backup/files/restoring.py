@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,8 @@ def restore_files(
             cpu_s=CPU_S,
         )
         where = f"point {point} of volume {catalog.volume}"
-        return write_records(ask_for_files(request, where), target, options, on_problem)
+        with closing(ask_for_files(request, where)) as answered:
+            return write_records(answered, target, options, on_problem)
 
 
 def _digests_of(record: PointRecord, path: Path) -> dict[str, Any]:
