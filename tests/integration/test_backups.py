@@ -20,11 +20,8 @@ from running import run_cli
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.waiting import wait_until_consistent
-from mirrorlog.consumers.backup.repository.check import check_volume
-from mirrorlog.consumers.backup.repository.keep import KeepRules
 from mirrorlog.consumers.backup.repository.open_point import open_point
 from mirrorlog.consumers.backup.repository.opening import open_repository
-from mirrorlog.consumers.backup.repository.prune_by_rules import prune_by_rules
 
 pytestmark = pytest.mark.integration
 
@@ -71,25 +68,30 @@ class Backups:
         folder = self.world.folder / "berlin"
         return self.take("--from-site", "berlin", "--dir", folder, *options)
 
+    def ask(self, *arguments: str) -> dict[str, Any]:
+        """Run a command on the repository; return the last object that it prints."""
+        ended = run_cli(self.world.settings, *arguments, "--repo", str(self.folder))
+        assert ended.returncode == 0, ended.stdout + ended.stderr
+        answer: dict[str, Any] = json.loads(ended.stdout.splitlines()[-1])
+        return answer
+
     def check(self) -> None:
         """Check each point byte for byte, by our own reader and by qemu-img."""
+        raw = self.world.folder / "expected"
         with open_repository(self.world.settings, str(self.folder)) as repository:
-            checked = check_volume(repository, VOLUME, read_data=True)
-            assert (checked.damages, checked.leftovers) == ((), ())
-            assert list(checked.sound) == list(self.contents)
             catalog = repository.catalog(VOLUME)
+            assert [record.point for record in catalog.points] == list(self.contents)
             for name, content in self.contents.items():
-                with open_point(repository, catalog, name) as device:
+                with open_point(repository, catalog, name, reads_all=True) as device:
                     assert device.size_bytes == SIZE
                     assert device.pread(offset=0, length=SIZE) == content, name
-                _compare_by_qemu(self.folder / "volumes" / VOLUME / f"{name}.qcow2", content)
+                raw.write_bytes(content)
+                _compare_by_qemu(self.folder / "volumes" / VOLUME / f"{name}.qcow2", raw)
 
 
-def _compare_by_qemu(image: Path, content: bytes) -> None:
+def _compare_by_qemu(image: Path, raw: Path) -> None:
     if shutil.which("qemu-img") is None:
         return
-    raw = image.parents[2].with_suffix(".raw")
-    raw.write_bytes(content)
     command = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(raw), str(image)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE_S)
 
@@ -119,6 +121,24 @@ def kill_while_frozen(backups: Backups, mark: Path) -> None:
     wait_until(lambda: not mark.exists())
 
 
+def run_until_a_point(backups: Backups) -> dict[str, Any]:
+    """Run `backup run` until it has taken a point, and end it with SIGTERM. Return the point."""
+    arguments = ["backup", "run", VOLUME, "--to", str(backups.folder), "--every", "1h"]
+    environment = {**os.environ, **backups.world.settings.as_environment()}
+    command = [sys.executable, "-m", "mirrorlog", "--json", *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    try:
+        messages = (json.loads(line) for line in process.stdout)
+        point: dict[str, Any] = next(one for one in messages if one["message_type"] == "point")
+    finally:
+        process.terminate()
+        assert process.wait(DEADLINE_S) == 0
+        process.stdout.close()
+    backups.contents[point["point"]] = bytes(backups.content)
+    return point
+
+
 @pytest.mark.parametrize("world", [{"node_http": "off"}], indirect=True, ids=[""])
 def test_points_of_a_primary_and_of_a_site_restore_byte_for_byte(world: Run) -> None:
     world.start_node()
@@ -144,10 +164,27 @@ def test_points_of_a_primary_and_of_a_site_restore_byte_for_byte(world: Run) -> 
         status = json.loads(run_cli(world.settings, "status").stdout)
         (registered,) = status["backups"]
         assert (registered["point"], registered["position"]) == (third["point"], third["position"])
-        with open_repository(world.settings, str(backups.folder)) as repository:
-            prune_by_rules(repository, VOLUME, KeepRules(last=2))
+        different = backups.ask("backup", "diff", VOLUME, first["point"], third["point"])
+        before, after = (backups.contents[one["point"]] for one in (first, third))
+        assert different["changed_blocks"] == sum(
+            before[at : at + BLOCK] != after[at : at + BLOCK] for at in range(0, SIZE, BLOCK)
+        )
+        target = world.folder / "restored"
+        exact = backups.ask("restore", VOLUME, "--at", second["at"], "--to", str(target))
+        assert (exact["point"], exact["is_exact"]) == (second["point"], True)
+        assert target.read_bytes() == backups.contents[second["point"]]
+        pruned = backups.ask("backup", "prune", VOLUME, "--keep-last", "2")
+        assert [one["point"] for one in pruned["points"] if not one["is_kept"]] == [first["point"]]
         del backups.contents[first["point"]]
+        backups.write_some()
+        live = run_until_a_point(backups)  # it reads the primary itself, without a snapshot
+        assert (live["rung"], live["base"]) == ("changed", third["point"])
         backups.write_some()
         full = backups.from_site("--full")
         assert (full["rung"], full["base"]) == ("allocated", None)
         backups.check()
+        (checked,) = backups.ask("backup", "check", "--read-data")["volumes"]
+        assert (checked["damages"], checked["leftovers"]) == ([], [])
+        assert checked["sound"] == list(backups.contents)
+        forgotten = backups.ask("backup", "forget", VOLUME, "--yes")
+        assert forgotten["position"] == full["position"]
