@@ -25,6 +25,7 @@ from mirrorlog.consumers.backup.taking.taking import (
     TakingPorts,
     take_point,
 )
+from mirrorlog.consumers.drills.holding import NotHeld
 from mirrorlog.consumers.drills.wiring import ports_to_hold, still_address
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
@@ -166,5 +167,20 @@ class _Sources:
             force=self._request.allows_inconsistent,
             on_held=opening.on_held,
         )
-        with source.point(opening.base) as point:
+        with _in_words_of_backups(), source.point(opening.base) as point:
             yield point
+
+
+@contextmanager
+def _in_words_of_backups() -> Iterator[None]:
+    """Say what to do about a secondary that isn't held, by the options of `mirrorlog backup`."""
+    try:
+        yield
+    except NotHeld as error:
+        raise NotHeld(
+            error.what,
+            where=error.where,
+            next="Wait longer (--wait), stop what writes to it, or see `mirrorlog status`. With "
+            "--allow-inconsistent, one that is paused is read all the same (`mirrorlog site "
+            "pause`).",
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -97,6 +98,20 @@ def test_a_thaw_that_fails_is_said(disk: Disk, caplog: pytest.LogCaptureFixture)
         raise ValueError
     assert "may be frozen" in caplog.text
     assert "stuck" in caplog.text
+
+
+def test_an_interruption_while_it_freezes_is_no_failed_thaw(
+    disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    former = signal.signal(signal.SIGUSR1, signal.default_int_handler)
+    try:
+        hooks = disk.hooks(before=f"kill -USR1 {os.getpid()}; sleep 100")
+        with pytest.raises(KeyboardInterrupt), frozen(hooks):
+            pass
+    finally:
+        signal.signal(signal.SIGUSR1, former)
+    assert disk.ran() == ["freeze", "thaw"]
+    assert caplog.records == []
 
 
 def test_without_commands_nothing_is_started() -> None:
