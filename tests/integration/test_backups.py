@@ -23,7 +23,7 @@ from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers.backup.repository.open_point import open_point
 from mirrorlog.consumers.backup.repository.opening import open_repository
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 SIZE, BLOCK, VOLUME = 2 << 20, 4096, "base"
 
@@ -152,7 +152,13 @@ def test_points_of_a_primary_and_of_a_site_restore_byte_for_byte(world: Run) -> 
         assert (first["source"], first["is_consistent"], first["base"]) == ("primary", True, None)
         assert (first["rung"], first["rung_reason"]) == ("allocated", None)
         backups.write_some()
-        second = backups.from_site()
+        log = world.folder / "hooks"
+        second = backups.from_site(
+            "--before", f"echo freeze >> {log}", "--after", f"echo thaw >> {log}"
+        )
+        assert log.read_text() == "freeze\nthaw\n"
+        assert len(second["hooks"]) == 2
+        assert second["frozen_s"] > 0
         assert (second["source"], second["is_consistent"]) == ("site berlin", True)
         assert (second["rung"], second["base"]) == ("changed", first["point"])
         assert second["data_bytes"] <= 7 * BLOCK
