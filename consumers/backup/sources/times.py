@@ -9,6 +9,9 @@ names no change of the volume between the two:
 
 Otherwise the last state before the time is the nearest that can be had, and what was written
 between the two is lost to whoever restores it. The log says how much that is.
+
+A site's position moves on with the other volumes of its partition. So a site may be nearer in time
+than a point and hold the same bytes. Then the point is taken: it is kept, and the site moves on.
 """
 
 from __future__ import annotations
@@ -93,7 +96,13 @@ def choose_for_time(
     states: of the volume. Those that aren't consistent are never chosen. volume: its description as
     of now. Raise OutOfRetention if no state can be had, and KafkaFailed.
     """
+    states = tuple(states)
     before, after = neighbours(states, at_us)
+    earlier, later = neighbours((state for state in states if state.is_point), at_us)
+    if _hold_the_same(earlier, before, volume, ports, patience_s):
+        before = earlier
+    if _hold_the_same(after, later, volume, ports, patience_s):
+        after = later
     lost = None
     if before is not None:
         lost = _changed(
@@ -125,20 +134,24 @@ def neighbours(
     """Return the last state at or before a time, and the first one after it. Pure.
 
     Only consistent states whose time is known count. Of two with one time, the one of the higher
-    position is later, and a point goes before a site's secondary.
+    position is later. Of two with one position, too, a point is nearer than a site's secondary.
     """
-
-    def order(state: TimedState) -> tuple[int, int, bool]:
-        assert state.at_us is not None
-        return state.at_us, state.position.position, state.is_point
-
-    dated = sorted(
-        (state for state in states if state.position.is_consistent and state.at_us is not None),
-        key=order,
+    dated = [
+        (state.at_us, state.position.position, state)
+        for state in states
+        if state.position.is_consistent and state.at_us is not None
+    ]
+    before = max(
+        (entry for entry in dated if entry[0] <= at_us),
+        key=lambda entry: (*entry[:2], entry[2].is_point),
+        default=None,
     )
-    before = [state for state in dated if state.at_us is not None and state.at_us <= at_us]
-    later = [state for state in dated if state.at_us is not None and state.at_us > at_us]
-    return before[-1] if before else None, later[0] if later else None
+    after = min(
+        (entry for entry in dated if entry[0] > at_us),
+        key=lambda entry: (*entry[:2], not entry[2].is_point),
+        default=None,
+    )
+    return before and before[2], after and after[2]
 
 
 def states_of_sites(
@@ -182,6 +195,29 @@ def _exact(at_us: int, state: TimedState, later: TimedState | None) -> TimeChoic
     )
 
 
+def _hold_the_same(
+    first: TimedState | None,
+    second: TimedState | None,
+    volume: Volume,
+    ports: QueryPorts,
+    patience_s: float,
+) -> bool:
+    """Return whether the log proves that a state and a later one are the same bytes."""
+    if first is None or second is None or first is second:
+        return False
+    since, until = (AtPosition(state.position.position) for state in (first, second))
+    changed = None
+    if _is_of(second, volume):
+        changed = _changed(first, since, until, volume, ports, patience_s)
+    return changed is not None and not changed.changed
+
+
+def _is_of(state: TimedState, volume: Volume) -> bool:
+    """Return whether the volume's log names what was written after a state."""
+    position = state.position
+    return (position.generation, position.history_id) == (volume.generation, volume.history_id)
+
+
 def _changed(
     state: TimedState,
     since: Point,
@@ -191,8 +227,7 @@ def _changed(
     patience_s: float,
 ) -> ChangedBlocks | None:
     """Return what changed between a state and a time; None if the log doesn't tell."""
-    position = state.position
-    if position.generation != volume.generation or position.history_id != volume.history_id:
+    if not _is_of(state, volume):
         return None
     try:
         return changed_blocks(volume.volume, since, until, ports, patience_s)

@@ -114,6 +114,6 @@ def _only_at_site(choice: TimeChoice, catalog: VolumeCatalog) -> OutOfRetention:
     return OutOfRetention(
         f"{choice.describe()}; no point of the repository is as good",
         where=f"volume {catalog.volume}",
-        next=f"Take a point of it (`mirrorlog backup {catalog.volume} --from-site {site} --dir "
-        f"DIR`) and restore that{other}.",
+        next=f"Take a point of it (`mirrorlog backup {catalog.volume} --to REPO --from-site {site} "
+        f"--dir DIR`) and restore that{other}.",
     )

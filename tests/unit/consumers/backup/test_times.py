@@ -122,6 +122,44 @@ def test_of_two_states_of_one_time_the_higher_position_is_later() -> None:
     assert neighbours(states, 2 * SECOND) == (states[0], states[4])
 
 
+def site_at(position: int, at_s: float) -> TimedState:
+    return replace(state(position, at_s, "site a"), is_point=False)
+
+
+# Between positions 2 and 3, another volume was written to: the site has moved on, v hasn't.
+@pytest.mark.parametrize(
+    ("states", "at_s", "chosen", "exact", "missing"),
+    [
+        ([state(2, 200), site_at(3, 200.5)], 250, "p2", True, None),
+        ([state(2, 200), site_at(3, 200.5)], 900, "p2", False, 2),
+        ([state(0, 100), site_at(3, 200.5)], 250, "site a", True, None),
+        ([state(0, 100), site_at(3, 200.5)], 900, "site a", False, 2),
+        ([site_at(2, 390), state(3, 391)], 350, "p3", True, None),
+        ([site_at(2, 390), state(5, 391)], 350, "site a", True, None),
+        ([site_at(3, 200.5), state(3, 200.5)], 200.2, "p3", True, None),
+        ([site_at(3, 200.5)], 250, "site a", True, None),
+    ],
+)
+def test_a_point_stands_for_a_site_that_the_log_names_no_change_away_from_it(
+    states: list[TimedState], at_s: float, chosen: str, exact: bool, missing: int | None
+) -> None:
+    ports = written([100, 200, 300, 400]).ports()
+    choice = choose_for_time(states, int(at_s * SECOND), volume(), ports, 0.0)
+    assert (choice.state.name, choice.is_exact, choice.missing_blocks) == (chosen, exact, missing)
+
+
+def test_a_point_of_another_history_stands_for_no_site() -> None:
+    other = state(2, 200, history_id=OTHER_GENERATION)
+    ports = written([100, 200]).ports()
+    choice = choose_for_time([other, site_at(3, 200.5)], 250 * SECOND, volume(), ports, 0.0)
+    assert choice.state.name == "site a"
+
+
+def test_of_a_point_and_a_site_after_the_time_the_point_is_nearer() -> None:
+    site, point = site_at(3, 2), state(3, 2)
+    assert neighbours([site, point], SECOND) == (None, point)
+
+
 def test_sites_that_are_consistent_are_states_as_well() -> None:
     ports = written([100, 200]).ports()
     consistent = {"state": SiteState.CONSISTENT, "applied_position": 2, "consistent_position": 2}
