@@ -6,7 +6,8 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from plain_images import BackupWorld
+from plain_images import BackupWorld, TinyImages, WritableImages
+from qcow2_points import SmallQcow2
 
 from mirrorlog.consumers.backup.repository.check import check_volume
 from mirrorlog.consumers.backup.repository.prune import prune_volume
@@ -38,11 +39,15 @@ class _KillAt:
 def _do_nothing(step: str, name: str) -> None: ...
 
 
-def _world(seed: int) -> tuple[BackupWorld, MemoryBackups, ManualClock]:
+def _world(
+    seed: int, images: WritableImages | None = None
+) -> tuple[BackupWorld, MemoryBackups, ManualClock]:
     clock = ManualClock(now_s=1e9)
     store = MemoryBackups(clock)
     random = Random(seed)
-    world = BackupWorld(store, random, max_depth=random.choice((3, 5, 30)))
+    world = BackupWorld(
+        store, random, max_depth=random.choice((3, 5, 30)), images=images or TinyImages()
+    )
     for number in range(random.randrange(2, 12)):
         world.write_some(random.choice((4, 40)))
         base: str | None = ""
@@ -104,9 +109,21 @@ def _killed_everywhere(
             return kill - 1
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_prune_killed_anywhere_leaves_each_kept_point_and_the_next_one_ends_it(seed: int) -> None:
-    world, store, clock = _world(seed)
+SEEDS = pytest.mark.parametrize(
+    ("seed", "images"),
+    [
+        *(pytest.param(seed, TinyImages(), id=f"tiny-{seed}") for seed in range(6)),
+        pytest.param(1, SmallQcow2(), id="qcow2-1", marks=pytest.mark.slow),
+        pytest.param(4, SmallQcow2(), id="qcow2-4", marks=pytest.mark.slow),
+    ],
+)
+
+
+@SEEDS
+def test_a_prune_killed_anywhere_leaves_each_kept_point_and_the_next_one_ends_it(
+    seed: int, images: WritableImages
+) -> None:
+    world, store, clock = _world(seed, images)
     for _ in range(2):
         *older, _ = world.visible()
         drop = {point for point in older if world.random.random() < 0.6}
@@ -128,9 +145,11 @@ def test_a_prune_killed_anywhere_leaves_each_kept_point_and_the_next_one_ends_it
             world.backup()
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_a_backup_killed_anywhere_leaves_all_points_and_the_next_one_works(seed: int) -> None:
-    world, store, clock = _world(seed)
+@SEEDS
+def test_a_backup_killed_anywhere_leaves_all_points_and_the_next_one_works(
+    seed: int, images: WritableImages
+) -> None:
+    world, store, clock = _world(seed, images)
     earlier, last = dict(world.points), world.last
     world.write_some()
     content, changed, seconds = list(world.content), set(world.changed), world.seconds

@@ -7,6 +7,7 @@ next revision, and the highest one counts.
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 from uuid import UUID
@@ -134,11 +135,17 @@ def _image(value: object, what: str) -> ImageFacts:
     return image
 
 
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """Return the kinds of the fields, which take far longer to find out than a manifest to read."""
+    return get_type_hints(kind)
+
+
 def _typed(kind: Any, value: object, what: str) -> Any:
     """Return `kind` of the fields. Raise ValueError unless these are its fields, of their kinds."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} is missing")
-    hints = get_type_hints(kind)
+    hints = _hints(kind)
     names = {field.name for field in fields(kind)}
     if unknown := sorted(value.keys() ^ names):
         raise ValueError(f"{what} has other fields: {', '.join(unknown)}")

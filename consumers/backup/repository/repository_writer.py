@@ -22,8 +22,10 @@ from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.errors import RepositoryFailed, StateDamaged
 from mirrorlog.ports.backup_stores import WriterLock
 
-MAX_DEPTH: Final = 30
-"""So many images in a chain are opened by qemu-img in seconds (docs/backup.md)."""
+MAX_DEPTH: Final = 64
+"""A chain that reaches this depth ends in a further full image, which stays as long as any point
+that stands on it. So it is longer than the points of a day by the hour, of a week by the day, of a
+month by the week, and of a year by the month together (docs/backup.md)."""
 
 
 class DamagedSource(StateDamaged):
