@@ -29,15 +29,19 @@ class FolderBackups(ObjectFolder):
 
     def upload(self, name: str, source: Path) -> bool:
         """Create a file of another one. Return False if it exists."""
-        with self._reported(f"file {name} can't be written", "Check the disk's free space."):
-            return link_durably(self._durable(source), self._path(name))
+        with (
+            self._reported(f"file {name} can't be written", "Check the disk's free space."),
+            self._durable(source) as path,
+        ):
+            return link_durably(path, self._path(name))
 
     def replace(self, name: str, source: Path) -> None:
         """Create a file of another one, or replace it."""
         with self._reported(f"file {name} can't be replaced", "Check the disk's free space."):
             target = self._path(name)
             create_folder(target.parent)
-            self._durable(source).replace(target)
+            with self._durable(source) as path:
+                path.replace(target)
             sync_folder(target.parent)
 
     def read_range(self, name: str, *, offset: int, length: int) -> bytes | None:
@@ -94,18 +98,28 @@ class FolderBackups(ObjectFolder):
                     next="Wait until it ends.",
                 ) from error
 
-    def _durable(self, source: Path) -> Path:
-        """Make a local file durable, in the file system of the repository. Return its path."""
-        if source.stat().st_dev != self._root.stat().st_dev:
-            copy = self._new_temporary()
-            shutil.copyfile(source, copy)
-            source = copy
-        fd = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
+    @contextmanager
+    def _durable(self, source: Path) -> Iterator[Path]:
+        """Make a local file durable, and lend its path in the file system of the repository.
+
+        A copy that was made for that, and still has this path, is removed at the end.
+        """
+        copy = None
         try:
-            os.fsync(fd)
+            if source.stat().st_dev != self._root.stat().st_dev:
+                copy = self._new_temporary()
+                shutil.copyfile(source, copy)
+            path = copy or source
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            yield path
         finally:
-            os.close(fd)
-        return source
+            if copy is not None:
+                with suppress(OSError):
+                    copy.unlink()
 
 
 class FolderLock:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 
 import pytest
 from s3_server import options, s3_server
@@ -156,3 +159,28 @@ def test_a_renewed_lease_lasts_and_no_object_of_it_is_replaced() -> None:
     lock.release()
     store.lock("prune").release()
     assert sorted(store.objects) == ["locks/0000000002.json", "locks/0000000002.released.json"]
+
+
+@pytest.mark.parametrize("operation", ["upload", "upload again", "replace"])
+def test_a_file_of_another_file_system_leaves_no_copy(operation: str, tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        folders = [
+            Path(stack.enter_context(TemporaryDirectory(dir=parent)))
+            for parent in ("/dev/shm", gettempdir())
+            if os.access(parent, os.W_OK)
+        ]
+        device = tmp_path.stat().st_dev
+        others = [folder for folder in folders if folder.stat().st_dev != device]
+        if not others:
+            pytest.skip("all folders are in one file system")
+        store, source = FolderBackups(tmp_path / "repository"), others[0] / "file"
+        store.create("header", b"")
+        source.write_bytes(b"content")
+        if operation == "upload again":
+            store.create("a/b", b"content")
+        if operation == "replace":
+            store.replace("a/b", source)
+        else:
+            assert store.upload("a/b", source) is (operation == "upload")
+        assert store.read("a/b") == b"content"
+        assert list((tmp_path / "repository" / ".unfinished").iterdir()) == []

@@ -333,3 +333,23 @@ def test_ranges_without_others() -> None:
             return {at for start, end in ranges for at in range(start, end)}
 
         assert points(without(first, second)) == points(first) - points(second)
+
+
+def test_what_an_unreadable_point_may_need_is_not_removed() -> None:
+    """The image on which it stands has lost its manifest, and looks like a killed backup's."""
+    store = MemoryBackups()
+    world = _world(store)
+    world.write(1)
+    first = world.backup(base=None)
+    second = world.backup()
+    world.write(2)
+    world.backup(base=None)
+    del store.objects[f"volumes/vol1/{first}.1.json"]
+    whole = store.objects[f"volumes/vol1/{second}.1.json"]
+    _flip(store, f"volumes/vol1/{second}.1.json", 40)
+    world.backup()
+    with open_writer(world.repository, "prune") as writer, pytest.raises(StateDamaged):
+        prune_volume(writer, "vol1", set())
+    assert f"volumes/vol1/{first}.tiny" in store.objects
+    store.objects[f"volumes/vol1/{second}.1.json"] = whole
+    assert world.repository.catalog("vol1").base_of(second) == first

@@ -1,0 +1,220 @@
+"""A repository in a folder whose writers are killed at each system call, and whose disk is full."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from deadlines import DEADLINE_S
+from plain_images import BackupWorld
+from qcow2_points import SmallQcow2
+
+from mirrorlog.adapters.backup_folder import FolderBackups
+from mirrorlog.consumers.backup.repository.check import check_volume
+from mirrorlog.consumers.backup.repository.manifests import encode_point
+from mirrorlog.consumers.backup.repository.prune import prune_volume
+from mirrorlog.consumers.backup.repository.repository import Repository
+from mirrorlog.consumers.backup.repository.repository_writer import open_writer
+from mirrorlog.errors import DeviceFailed, RepositoryFailed
+
+pytestmark = pytest.mark.integration
+
+KILLER = """
+import os, shutil, signal, sys
+from pathlib import Path
+from qcow2_points import SmallQcow2
+from mirrorlog.adapters.backup_folder import FolderBackups
+from mirrorlog.consumers.backup.repository.prune import prune_volume
+from mirrorlog.consumers.backup.repository.repository import Repository
+from mirrorlog.consumers.backup.repository.repository_writer import open_writer
+from mirrorlog.consumers.backup.repository.manifests import decode_point
+
+whole, copies, action, argument = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
+CALLS = ("link", "unlink", "replace", "rename", "fsync", "write", "pwrite", "mkdir", "ftruncate")
+left = 0
+
+def killing(call):
+    def killed(*arguments, **options):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **options)
+    return killed
+
+def act(folder):
+    repository = Repository.open(FolderBackups(folder), SmallQcow2())
+    with open_writer(repository, action, max_depth=4) as writer:
+        if action == "prune":
+            prune_volume(writer, "vol1", set(argument.split()))
+        else:
+            new = Path(argument)
+            path = writer.work / "new"
+            shutil.copyfile(new / "image", path)
+            writer.add_point(decode_point((new / "manifest").read_bytes(), "new"), path)
+
+kills = 0
+while True:
+    kills += 1
+    copy = copies / str(kills)
+    shutil.copytree(whole, copy)
+    child = os.fork()
+    if not child:
+        left = kills
+        for name in CALLS:
+            setattr(os, name, killing(getattr(os, name)))
+        act(copy)
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    if os.WIFEXITED(status):
+        assert not os.WEXITSTATUS(status), status
+        break
+print(kills - 1)
+"""
+
+
+def _killed_everywhere(whole: Path, copies: Path, action: str, argument: str) -> list[Path]:
+    """Do something to copies of a repository, and kill it at the n-th call in copy number n.
+
+    Return the copies in this order; the last one wasn't killed.
+    """
+    copies.mkdir()
+    ended = subprocess.run(
+        [sys.executable, "-c", KILLER, str(whole), str(copies), action, argument],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert int(ended.stdout) > 20
+    return [copies / str(kill) for kill in range(1, int(ended.stdout) + 2)]
+
+
+def _world(folder: Path) -> BackupWorld:
+    world = BackupWorld(FolderBackups(folder), Random(5), images=SmallQcow2(), max_depth=4)
+    world.write(*range(world.blocks))
+    for _ in range(4):
+        world.backup()
+        world.write_some()
+    return world
+
+
+def _open(folder: Path) -> Repository:
+    return Repository.open(FolderBackups(folder), SmallQcow2())
+
+
+def _check_points(repository: Repository, points: dict[str, list[int]]) -> None:
+    """Each of these points reads as it must, and nothing is damaged."""
+    catalog = repository.catalog("vol1")
+    assert set(points) <= {record.point for record in catalog.points}
+    for point, content in points.items():
+        with repository.chain_files(catalog, point) as paths:
+            assert SmallQcow2().read_chain(paths) == content
+    checked = check_volume(repository, "vol1", read_data=True)
+    assert (checked.damages, set(checked.sound) >= set(points)) == ((), True)
+
+
+def _prune(repository: Repository, drop: set[str]) -> None:
+    with open_writer(repository, "prune") as writer:
+        visible = {record.point for record in repository.catalog("vol1").points}
+        prune_volume(writer, "vol1", drop & visible)
+
+
+def _files(folder: Path) -> set[str]:
+    """Return the files of a repository, without what isn't finished."""
+    return {
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and not path.relative_to(folder).parts[0].startswith(".")
+    }
+
+
+def test_a_prune_killed_by_the_kernel_at_any_call_keeps_all_other_points(tmp_path: Path) -> None:
+    world = _world(tmp_path / "whole")
+    drop = set(list(world.points)[1:3])
+    kept = {point: text for point, text in world.points.items() if point not in drop}
+    copies = _killed_everywhere(
+        tmp_path / "whole", tmp_path / "copies", "prune", " ".join(sorted(drop))
+    )
+    for copy in copies:
+        repository = _open(copy)
+        _check_points(repository, kept)
+        _prune(repository, drop)
+        _check_points(repository, kept)
+        assert len(_files(copy)) == len(_files(copies[-1])) == 1 + 2 * len(kept)
+
+
+def test_a_backup_killed_by_the_kernel_at_any_call_keeps_all_points(tmp_path: Path) -> None:
+    """The new point begins a chain, so that its image is merged from all of the old one."""
+    world = _world(tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "before")
+    before, last = dict(world.points), world.last
+    new = tmp_path / "new"
+    new.mkdir()
+    catalog = world.repository.catalog("vol1")
+    assert last is not None
+    assert len(catalog.chain(last)) == 4
+    point = "20270101T000000Z-00000000"
+    image = world.images.write(
+        new / "image",
+        world.content,
+        set(range(len(world.content))),
+        base=last,
+        image_id="0a1b2c3d-0000-4000-8000-000000000000",
+    )
+    (new / "manifest").write_bytes(encode_point(world.manifest(point, image)))
+    copies = _killed_everywhere(tmp_path / "before", tmp_path / "copies", "backup", str(new))
+    for copy in copies:
+        repository = _open(copy)
+        _check_points(repository, before)
+        is_there = point in {record.point for record in repository.catalog("vol1").points}
+        assert is_there or copy != copies[-1]
+        if is_there:
+            _check_points(repository, {**before, point: world.content})
+        _prune(repository, set())
+        assert len(_files(copy)) == 1 + 2 * (len(before) + is_there)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("a file system can't be mounted: that needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_a_backup_and_leaves_all_points(small_disk: Path) -> None:
+    world = BackupWorld(FolderBackups(small_disk / "repository"), Random(5), images=SmallQcow2())
+    world.write(*range(world.blocks))
+    with pytest.raises((RepositoryFailed, DeviceFailed), match=r"[Nn]o space left"):
+        for _ in range(200):
+            world.backup()
+            world.write(1, 2)
+    assert len(world.points) > 3
+    _check_points(world.repository, world.points)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    world.backup()
+    drop = set(list(world.points)[1:-1])
+    for point in drop:
+        del world.points[point]
+    _prune(world.repository, drop)
+    _check_points(world.repository, world.points)
+    assert len(_files(small_disk / "repository")) == 1 + 2 * len(world.points)
