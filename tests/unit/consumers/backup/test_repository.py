@@ -353,3 +353,17 @@ def test_what_an_unreadable_point_may_need_is_not_removed() -> None:
     assert f"volumes/vol1/{first}.tiny" in store.objects
     store.objects[f"volumes/vol1/{second}.1.json"] = whole
     assert world.repository.catalog("vol1").base_of(second) == first
+
+
+def test_a_point_that_was_dropped_and_carries_others_is_not_restored() -> None:
+    world = _world()
+    first, second = _points(world, 2)
+    with open_writer(world.repository, "prune") as writer:
+        assert prune_volume(writer, "vol1", {first}).hidden == [first]
+    catalog = world.repository.catalog("vol1")
+    assert [record.point for record in catalog.points] == [second]
+    with pytest.raises(BadUse, match=f"no point {first}"):
+        catalog.point(first)
+    with pytest.raises(BadUse), world.repository.chain_files(catalog, first):
+        pass
+    assert world.reads_as(second) == world.points[second]
