@@ -104,9 +104,9 @@ class Points:
         return self.folder / image_name(VOLUME, self.names[number], Qcow2Files.suffix)
 
     @contextmanager
-    def opened(self, number: int) -> Iterator[ChainReader]:
-        """Lend the volume as of a point."""
+    def opened(self, number: int, *, reads_all: bool = False) -> Iterator[ChainReader]:
+        """Lend the volume as of a point. reads_all: compare its images with their digests first."""
         repository = Repository.open(FolderBackups(self.folder), Qcow2Files())
         catalog = repository.catalog(VOLUME)
-        with open_point(repository, catalog, self.names[number]) as reader:
+        with open_point(repository, catalog, self.names[number], reads_all=reads_all) as reader:
             yield reader

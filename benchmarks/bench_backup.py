@@ -12,8 +12,9 @@ durable, on the same file system. The ratios are those of medians to `bare_copy`
   place, and its manifest written. Each round makes the chain of images longer by one, up to 31.
 - restic, borg: `restic backup` and `borg create` of the whole file with 1 % changed, after a first
   backup that isn't measured. borg_fixed: borg with chunks of 64 KiB. Once each.
-- restore: the last point, 31 images deep, to a new sparse file. restore_qemu_img: the same by
-  `qemu-img convert`; restore_cp: `cp --sparse=always` of the volume itself. Three runs by turns.
+- restore: the last point, 31 images deep, to a new sparse file, as `mirrorlog restore` does it,
+  which first compares all images with their digests. restore_qemu_img: the same by `qemu-img
+  convert`; restore_cp: `cp --sparse=always` of the volume itself. Once each.
 - open_chain: the map of all 31 images is read.
 - recording: 30 incrementals of a real recording, in backup_recording.py: what they store, no times.
 
@@ -35,24 +36,27 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from backup_points import BLOCK_BYTES, CHAIN_IMAGES, Points
+from backup_points import BLOCK_BYTES, CHAIN_IMAGES, VOLUME, Points
 from backup_recording import recorded_intervals, recording_path
 from backup_volume import OTHER_TOOLS, ChangingVolume, OtherTool, copy_bare, stored_bytes
 from bench_node import log_line
 from case_options import add_case_options, chosen_cases, data_folder
 from pinned import ProgramFailed
 from results import machine, report_result
+from site_cycle import site_settings
 
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.adapters.task_threads import TaskThreads
 from mirrorlog.consumers.backup.qcow2.image_writing import write_image
+from mirrorlog.consumers.backup.restoring import open_target, restore
 from mirrorlog.consumers.range_reads import DeviceReader
 from mirrorlog.domain.bitmaps import BlockSet
 
 VOLUME_BYTES: Final = 4 << 30
 CHANGED_SHARE: Final = 100
 """One in so many blocks changes."""
-RESTORES: Final = 3
-_PIECE_BYTES: Final = 4 << 20
+RESTORES: Final = 1
 OWN_CASES: Final = ("bare_copy", "write_image", "add_point")
 RESTORE_CASES: Final = ("open_chain", "restore", "restore_qemu_img", "restore_cp")
 CASES: Final = (*OWN_CASES, *RESTORE_CASES, "recording", *(tool.name for tool in OTHER_TOOLS))
@@ -113,18 +117,21 @@ def run_round(bench: BackupBench, names: Sequence[str], number: int) -> None:
         target.unlink(missing_ok=True)
 
 
-def restore(bench: BackupBench, target: Path) -> None:
-    """Write the last point to a new sparse file."""
-    last = len(bench.points.names) - 1
+def restore_point(bench: BackupBench, target: Path) -> None:
+    """Restore the last point to a new sparse file, as `mirrorlog restore` does."""
+    settings = site_settings()
+    marks = PrimaryMarkFiles(bench.folder / "marks")
     with (
-        bench.points.opened(last) as reader,
-        FileDevice.create(target, reader.size_bytes) as device,
+        bench.points.opened(len(bench.points.names) - 1, reads_all=True) as point,
+        open_target(str(target), point.size_bytes, marks, may_overwrite=False) as file,
     ):
-        for start, length in reader.allocated():
-            for offset in range(start, start + length, _PIECE_BYTES):
-                size = min(_PIECE_BYTES, start + length - offset)
-                device.pwrite(offset, reader.pread(offset=offset, length=size))
-        device.flush()
+        restore(
+            point,
+            file,
+            volume=VOLUME,
+            block_size=BLOCK_BYTES,
+            tasks=TaskThreads(settings.site_copy_threads),
+        )
 
 
 def restore_by_tool(*command: str | Path) -> None:
@@ -140,7 +147,7 @@ def run_restores(bench: BackupBench, names: Sequence[str], repeat: int) -> None:
     """Restore the last point in each way, and compare it with the volume."""
     last, target = bench.points.image(len(bench.points.names) - 1), bench.folder / "restored"
     ways: dict[str, Callable[[], None]] = {
-        "restore": lambda: restore(bench, target),
+        "restore": lambda: restore_point(bench, target),
         "restore_qemu_img": lambda: restore_by_tool(
             "qemu-img", "convert", "-O", "raw", last, target
         ),

@@ -361,6 +361,67 @@ def lag(result: Result) -> str:
     return f"{caption(text)}\n\n{table(['', 'median', 'lowest – highest'], rows)}"
 
 
+_BACKUP_ROWS: Final = {
+    "bare_copy": ("limit: pread and pwrite of the changed blocks, fsync", "bare_copy"),
+    "write_image": ("mirrorlog, the image alone", "bare_copy"),
+    "add_point": ("**mirrorlog**, a whole point in a repository", "bare_copy"),
+    "borg_fixed": ("`borg create --chunker-params fixed,65536`", "bare_copy"),
+    "borg": ("`borg create`", "bare_copy"),
+    "restic": ("`restic backup`", "bare_copy"),
+    "open_chain": ("opening a point that is {chain_images} images deep", "restore_cp"),
+    "restore_cp": ("limit: `cp --sparse=always` of the volume", "restore_cp"),
+    "restore": ("**mirrorlog**, restore of that point", "restore_cp"),
+    "restore_qemu_img": ("`qemu-img convert` of that point", "restore_cp"),
+}
+_RECORDING_ROWS: Final = {
+    "by_time_subclusters": "equally long, `subclusters`",
+    "by_time_clusters": "equally long, `clusters`",
+    "by_count_subclusters": "equally many writes, `subclusters`",
+    "by_count_clusters": "equally many writes, `clusters`",
+}
+
+
+def backup(result: Result) -> str:
+    """Return the tables of bench_backup.py: its times, and what the recording's intervals store."""
+    rows = []
+    for name, (label, limit) in _BACKUP_ROWS.items():
+        if name not in result["cases"]:
+            continue
+        case, stored = result["cases"][name], result["stored_to_changed"].get(name)
+        rows.append(
+            [
+                label.format(**result),
+                f"{case['median']:.3f}",
+                f"{min(case['runs']):.3f} – {max(case['runs']):.3f}",
+                f"{case['cpu_median']:.3f}",
+                f"{case['median'] / result['cases'][limit]['median']:.2f}",
+                "" if stored is None else f"{stored:.3f}",
+            ]
+        )
+    head = ["until it is durable", "s", "fastest – slowest", "CPU s", "of the limit's"]
+    text = (
+        f"{result['changed_blocks']:,} random blocks of 4 KiB changed in a volume of "
+        f"{result['volume_bytes'] >> 30} GiB; medians of {result['repeat']}, restores and other "
+        f"tools once; load {result['load_1m']:.1f} at the end. {_skipped(result)}"
+        f"{machine_line(result)}"
+    )
+    times = f"{caption(text)}\n\n{table([*head, 'stored / changed'], rows)}"
+    return f"{times}\n\n{_recorded(result)}" if result["recording"] else times
+
+
+def _recorded(result: Result) -> str:
+    """Return the table of what 30 incrementals of a recording store."""
+    rows = []
+    for name, label in _RECORDING_ROWS.items():
+        of = result["recording"][name]
+        stored, length = of["stored_to_changed"], of["length_to_changed"]
+        spread = [f"{stored[key]:.3f}" for key in ("together", "least", "median", "most")]
+        lengths = [f"{length[key]:.3f}" for key in ("together", "median")]
+        rows.append([label, *spread, f"{stored['within_goal']} of 30", *lengths])
+    head = ["30 intervals of the recording", "stored / changed", "least", "median", "most"]
+    return table([*head, "at most 1.05", "length / changed", "its median"], rows)
+
+
 TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "node": node,
     "recovery": recovery,
@@ -371,6 +432,7 @@ TABLES: Final[Mapping[str, Callable[[Result], str]]] = {
     "site": site,
     "link": link,
     "lag": lag,
+    "backup": backup,
 }
 
 

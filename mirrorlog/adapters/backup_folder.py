@@ -112,7 +112,7 @@ class FolderBackups(ObjectFolder):
             path = copy or source
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.fsync(fd)
+                os.fdatasync(fd)  # nobody needs its times
             finally:
                 os.close(fd)
             yield path

@@ -51,13 +51,14 @@ LAYOUTS = pytest.mark.parametrize("layout", [*ImageLayout, "compressed", "mixed"
 class FileSystemPoints:
     """A file system in a file, the points of its volume, and the files that each point holds.
 
-    contents: by point, a copy of the volume. trees: the content of each file, at first and by
-    point.
+    zeroed: how many blocks of all points became zeros. contents: by point, a copy of the volume.
+    trees: the content of each file, at first and by point.
     """
 
     folder: Path
     points: KeptPoints
     random: random.Random
+    zeroed: int = 0
     contents: list[Path] = field(default_factory=list)
     trees: list[dict[str, bytes]] = field(default_factory=list)
 
@@ -72,19 +73,31 @@ class FileSystemPoints:
         self.trees.append({})
 
     def change(self) -> None:
-        """Remove a file, replace another one, add two, and take a point."""
+        """Replace a file, add two, discard another one, and take a point."""
         tree = dict(self.trees[-1])
-        removed = self.random.sample(sorted(tree), min(2, len(tree)))
-        commands = [f"rm {name}" for name in removed]
-        for name in removed:
-            del tree[name]
-        for name in (*removed[1:], *(f"file{len(self.trees)}-{part}" for part in range(2))):
+        replaced, *discarded = self.random.sample(sorted(tree), min(2, len(tree))) or [""]
+        commands = [f"rm {replaced}"] if replaced else []
+        for name in filter(None, (replaced, *(f"file{len(self.trees)}-{n}" for n in range(2)))):
             tree[name] = self.random.randbytes(self.random.choice([1, 5000, 90_000, 300_000]))
             (self.folder / name).write_bytes(tree[name])
             commands.append(f"write {self.folder / name} {name}")
         debugfs(self.volume, commands, writes=True)
+        for name in discarded:
+            del tree[name]
+            self.discard(name)
         self.trees.append(tree)
         self.take_point()
+
+    def discard(self, name: str) -> None:
+        """Remove a file, and make its blocks zeros, as a discard does."""
+        words = debugfs(self.volume, [f"blocks {name}"]).split()
+        blocks = [int(word) for word in words if word.isdigit()]
+        assert blocks
+        debugfs(self.volume, [f"rm {name}"], writes=True)
+        with self.volume.open("r+b") as volume:
+            for block in blocks:
+                volume.seek(block * BLOCK)
+                volume.write(bytes(BLOCK))
 
     def take_point(self) -> None:
         """Add a point of the blocks that differ from the last one."""
@@ -95,6 +108,7 @@ class FileSystemPoints:
         differs, is_zero = (rows != old_rows).any(axis=1), ~rows.any(axis=1)
         data = BlockSet(np.flatnonzero(differs & ~is_zero).tolist())
         zeros = BlockSet(np.flatnonzero(differs & is_zero).tolist())
+        self.zeroed += len(zeros)
         self.points.add(BytesSource(content), data, zeros)
         self.contents.append(self.folder / f"content{len(self.contents)}")
         self.contents[-1].write_bytes(content)
@@ -116,6 +130,7 @@ def world(count: int, layout: str, tmp_path: Path) -> FileSystemPoints:
     made = FileSystemPoints(tmp_path, points, random.Random(11))
     for _, points.layout in zip(range(count), cycle(layouts.get(layout, [layout])), strict=False):
         made.change()
+    assert made.zeroed
     return made
 
 
