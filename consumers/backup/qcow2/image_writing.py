@@ -44,7 +44,7 @@ from mirrorlog.consumers.backup.qcow2.unit_runs import Numbers
 from mirrorlog.consumers.backup.qcow2.zstd_clusters import PackedClusters, pack_clusters
 from mirrorlog.consumers.range_reads import CopySource, PageMemory
 from mirrorlog.domain.range_columns import RangeColumns
-from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.errors import BadUse, DeviceFailed, in_words
 from mirrorlog.ports.devices import BlockDevice
 
 _PIECES_AT_ONCE: Final = 4
@@ -86,10 +86,10 @@ def write_image(path: Path, plan: ImagePlan, source: CopySource) -> WrittenImage
             device.pwrite(0, image.header.pack())
             device.flush()
             digests = _digests(device, image, data_digests)
-        sync_folder(path.parent)
+        stored_bytes = _make_durable(path)
         return WrittenImage(
             data_bytes=int(image.copies().lengths.sum()),
-            stored_bytes=path.stat().st_blocks * 512,
+            stored_bytes=stored_bytes,
             file_bytes=image.file_bytes,
             digests=digests,
         )
@@ -118,6 +118,19 @@ def _create(path: Path, file_bytes: int) -> None:
             f"creating an image of {file_bytes} bytes failed: {error.strerror or error}",
             where=f"{path}, offset 0",
             next="Check the folder's rights and its free space.",
+        ) from error
+
+
+def _make_durable(path: Path) -> int:
+    """Make the name of the file durable. Return what the file takes on its storage."""
+    try:
+        sync_folder(path.parent)
+        return path.stat().st_blocks * 512
+    except OSError as error:
+        raise DeviceFailed(
+            f"the name of an image can't be made durable: {in_words(error)}",
+            where=str(path),
+            next="Check the folder's disk and its free space.",
         ) from error
 
 

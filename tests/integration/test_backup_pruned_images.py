@@ -1,0 +1,55 @@
+"""qemu-img reads each kept point after points were removed, whichever these are."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from random import Random
+
+import pytest
+from file_images import run_tool
+from plain_images import BackupWorld
+from qcow2_points import SmallQcow2
+
+from mirrorlog.adapters.backup_folder import FolderBackups
+from mirrorlog.consumers.backup.qcow2.format import ImageLayout
+from mirrorlog.consumers.backup.repository.object_names import image_name
+from mirrorlog.consumers.backup.repository.prune import prune_volume
+from mirrorlog.consumers.backup.repository.repository_writer import open_writer
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img isn't installed"),
+]
+
+
+@pytest.mark.parametrize("layout", ["subclusters", "clusters", "compressed"])
+def test_qemu_img_checks_and_compares_what_prunes_of_any_subset_keep(
+    layout: str, tmp_path: Path
+) -> None:
+    """The volume grows and shrinks, and points are added between the prunes."""
+    is_compressed = layout == "compressed"
+    images = SmallQcow2(
+        ImageLayout.SUBCLUSTERS if layout == "subclusters" else ImageLayout.CLUSTERS,
+        is_compressed=is_compressed,
+    )
+    random, folder, expected = Random(layout), tmp_path / "repository", tmp_path / "expected"
+    world = BackupWorld(FolderBackups(folder), random, blocks=400, max_depth=5, images=images)
+    merged = 0
+    for _ in range(3):
+        for _ in range(4):
+            world.write_some(40)
+            world.backup()
+        drop = {point for point in world.visible()[:-1] if random.random() < 0.5}
+        with open_writer(world.repository, "prune") as writer:
+            merged += len(prune_volume(writer, world.volume, drop).merged)
+        for point in drop:
+            del world.points[point]
+        assert world.visible() == list(world.points)
+        for point, content in world.points.items():
+            image = folder / image_name(world.volume, point, images.suffix)
+            expected.write_bytes(images.octets(content))
+            assert "No errors were found" in run_tool("qemu-img", "check", image)
+            compared = run_tool("qemu-img", "compare", "-f", "raw", "-F", "qcow2", expected, image)
+            assert "identical" in compared
+    assert merged >= 2
