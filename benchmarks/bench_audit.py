@@ -1,6 +1,7 @@
 """Measures how long a question about changed blocks takes, on the log of weeks of writes.
 
-    python benchmarks/bench_audit.py [--days 30] [--repeat 5] [--short] [--save]
+    python benchmarks/bench_audit.py [--cases changed,capped,writers,kafka] [--days 30] [--repeat 5]
+        [--short] [--save]
 
 The log is the node's table after 30 days of 10,000 writes a second (audit_state.py), in RocksDB as
 the node has it. A question is asked as the node asks it for HTTP: of the table, with the rests that
@@ -12,14 +13,15 @@ only, and another state has a tenth of the writes to these: the ranges are of an
 100 from 07:00 on. `kafka_day_1`: the question for an hour as
 the command line asks it without --node, of a changelog in memory that has one day of records.
 `writers`: who wrote a block in all of these days, asked of an archive of all rows of them
-(audit_writers.py), of a tenth of the days, and of these without merges. The last line of stdout is
-one JSON object.
+(audit_writers.py), of a tenth of the days, and of these without merges. With --cases, the others
+keep the figures that were saved last. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import sys
 import tempfile
 import time
@@ -34,7 +36,8 @@ from typing import Any, Final, cast
 import faust
 from audit_state import BEGAN_US, DAY_S, HOUR_S, AuditState, SimulatedCommands
 from audit_writers import RangeFile, WritersArchive, range_files, ranges_of
-from results import machine, report_result
+from case_options import add_case_options, chosen_cases, data_folder
+from results import RESULTS_DIR, machine, report_result
 
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import list_page
@@ -53,6 +56,7 @@ from mirrorlog.streams.web.table_logs import TableLogSource
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.records import LogRecord
 
+_CASES: Final = ("changed", "capped", "writers", "kafka")
 _ROWS_A_WRITE: Final = 64
 _PAGE: Final = 1000
 _CAPPED_BLOCKS: Final = 1 << 18
@@ -63,8 +67,14 @@ _WRITERS: Final = (
     ("_tenth_of_days_without_merges", 10, False),
 )
 """Suffixes of the case `writers`: the part of the days, and whether their rows are merged."""
-LIMIT_HOUR_S: Final = 0.3
-LIMIT_WRITERS_S: Final = 1.0
+_LIMITS: Final = {"node_hour": 0.3, "node_hour_by_time": 0.3, "writers": 1.0}
+_RATIOS: Final = (
+    ("writers_to_writers_of_a_tenth_of_the_days", "writers", "_tenth_of_days"),
+    ("hour_to_hour_of_a_tenth_of_the_writes", "table_hour", "_tenth_of_writes"),
+    ("capped_10h_to_10h_of_a_tenth_of_the_writes", "capped_10h", "_tenth_of_writes"),
+    ("hour_to_hour_of_a_third_of_the_days", "table_hour", "_third_of_days"),
+    ("whole_to_whole_of_a_third_of_the_days", "table_whole", "_third_of_days"),
+)
 TOPICS: Final = Topics()
 
 
@@ -276,50 +286,22 @@ def main() -> int:
     """Measure, and print the result as one JSON object."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--days", type=int, default=30)
-    parser.add_argument("--repeat", type=int, default=5)
-    parser.add_argument("--dir", type=Path, help="the folder for all data; it is removed")
-    parser.add_argument("--short", action="store_true", help="six days instead of thirty")
-    parser.add_argument("--save", action="store_true", help="keep the result for the page")
+    add_case_options(parser, _CASES, short="six days instead of thirty")
     arguments = parser.parse_args()
+    chosen = chosen_cases(parser, arguments, _CASES)
     days, repeat = 6 if arguments.short else arguments.days, arguments.repeat
-    cases: dict[str, dict[str, Any]] = {}
-    with tempfile.TemporaryDirectory(prefix="mirrorlog-bench-", dir=arguments.dir) as folder:
-        states = {
-            "": AuditState(days, 10_000),
-            "_tenth_of_writes": AuditState(days, 1000),
-            "_third_of_days": AuditState(max(days // 3, 1), 10_000),
-        }
-        for suffix, state in states.items():
-            with built(state, Path(folder)) as table:
-                for name, measured in _questions(table, repeat, is_main=not suffix):
-                    _add(cases, f"{name}{suffix}", measured.case())
-        for suffix, writes in (("", 10_000), ("_tenth_of_writes", 1000)):
-            with built(AuditState(days, writes, _CAPPED_BLOCKS), Path(folder)) as table:
-                for hours in (1, 10, 100):
-                    begin_s = 7 * HOUR_S
-                    points = by_position(table.state, begin_s, begin_s + hours * HOUR_S)
-                    measured = measure(table, points, repeat, rests=False)
-                    _add(cases, f"capped_{hours}h{suffix}", measured.case())
-        made = range_files(states[""], Path(folder))
-        for suffix, part, merged in _WRITERS:
-            share = max(days // part, 1)
-            case = writers(Path(folder), states[""], made, share, repeat, merged)
-            _add(cases, f"writers{suffix}", case)
-        day = AuditState(1, 10_000)
-        measured, size = kafka_way(day, by_position(day, 7 * HOUR_S, 8 * HOUR_S), repeat)
-        _add(cases, "kafka_day_1", measured.case() | {"changelog_bytes": size})
-    ratios = {
-        "node_hour_of_limit": round(cases["node_hour"]["median"] / LIMIT_HOUR_S, 3),
-        "node_hour_by_time_of_limit": round(cases["node_hour_by_time"]["median"] / LIMIT_HOUR_S, 3),
-        "writers_of_limit": round(cases["writers"]["median"] / LIMIT_WRITERS_S, 3),
-        "writers_to_writers_of_a_tenth_of_the_days": _ratio(cases, "writers", "_tenth_of_days"),
-        "hour_to_hour_of_a_tenth_of_the_writes": _ratio(cases, "table_hour", "_tenth_of_writes"),
-        "capped_10h_to_10h_of_a_tenth_of_the_writes": _ratio(
-            cases, "capped_10h", "_tenth_of_writes"
-        ),
-        "hour_to_hour_of_a_third_of_the_days": _ratio(cases, "table_hour", "_third_of_days"),
-        "whole_to_whole_of_a_third_of_the_days": _ratio(cases, "table_whole", "_third_of_days"),
-    }
+    cases = _saved_cases() if len(chosen) < len(_CASES) else {}
+    with data_folder(arguments) as folder:
+        if "changed" in chosen:
+            _measure_changed(cases, days, repeat, folder)
+        if "capped" in chosen:
+            _measure_capped(cases, days, repeat, folder)
+        if "writers" in chosen:
+            _measure_writers(cases, days, repeat, folder)
+        if "kafka" in chosen:
+            day = AuditState(1, 10_000)
+            measured, size = kafka_way(day, by_position(day, 7 * HOUR_S, 8 * HOUR_S), repeat)
+            _add(cases, "kafka_day_1", measured.case() | {"changelog_bytes": size})
     result = {
         "bench": "audit",
         "machine": machine(),
@@ -327,10 +309,61 @@ def main() -> int:
         "repeat": repeat,
         "days": days,
         "cases": cases,
-        "ratios": ratios,
+        "ratios": _ratios(cases),
         "failures": [],
     }
     return report_result(result, save=arguments.save)
+
+
+def _saved_cases() -> dict[str, dict[str, Any]]:
+    path = RESULTS_DIR / "audit.json"
+    return json.loads(path.read_text("utf-8"))["cases"] if path.exists() else {}
+
+
+def _measure_changed(
+    cases: dict[str, dict[str, Any]], days: int, repeat: int, folder: Path
+) -> None:
+    states = {
+        "": AuditState(days, 10_000),
+        "_tenth_of_writes": AuditState(days, 1000),
+        "_third_of_days": AuditState(max(days // 3, 1), 10_000),
+    }
+    for suffix, state in states.items():
+        with built(state, folder) as table:
+            for name, measured in _questions(table, repeat, is_main=not suffix):
+                _add(cases, f"{name}{suffix}", measured.case())
+
+
+def _measure_capped(cases: dict[str, dict[str, Any]], days: int, repeat: int, folder: Path) -> None:
+    for suffix, writes in (("", 10_000), ("_tenth_of_writes", 1000)):
+        with built(AuditState(days, writes, _CAPPED_BLOCKS), folder) as table:
+            for hours in (1, 10, 100):
+                begin_s = 7 * HOUR_S
+                points = by_position(table.state, begin_s, begin_s + hours * HOUR_S)
+                measured = measure(table, points, repeat, rests=False)
+                _add(cases, f"capped_{hours}h{suffix}", measured.case())
+
+
+def _measure_writers(
+    cases: dict[str, dict[str, Any]], days: int, repeat: int, folder: Path
+) -> None:
+    state = AuditState(days, 10_000)
+    made = range_files(state, folder)
+    for suffix, part, merged in _WRITERS:
+        case = writers(folder, state, made, max(days // part, 1), repeat, merged)
+        _add(cases, f"writers{suffix}", case)
+
+
+def _ratios(cases: dict[str, dict[str, Any]]) -> dict[str, float]:
+    ratios = {
+        f"{name}_of_limit": cases[name]["median"] / limit
+        for name, limit in _LIMITS.items()
+        if name in cases
+    }
+    for text, name, suffix in _RATIOS:
+        if name in cases and name + suffix in cases:
+            ratios[text] = cases[name]["median"] / cases[name + suffix]["median"]
+    return {name: round(ratio, 3) for name, ratio in ratios.items()}
 
 
 def _questions(table: Table, repeat: int, *, is_main: bool) -> Iterator[tuple[str, Measured]]:
@@ -356,11 +389,6 @@ def _questions(table: Table, repeat: int, *, is_main: bool) -> Iterator[tuple[st
 def _add(cases: dict[str, dict[str, Any]], name: str, case: dict[str, Any]) -> None:
     cases[name] = case
     print(f"{name:32} {case}", file=sys.stderr)
-
-
-def _ratio(cases: dict[str, dict[str, Any]], name: str, suffix: str) -> float:
-    ratio: float = round(cases[name]["median"] / cases[name + suffix]["median"], 3)
-    return ratio
 
 
 if __name__ == "__main__":
