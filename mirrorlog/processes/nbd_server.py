@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +22,10 @@ READY_S: Final = 30.0
 """A server must be ready within this time after its start."""
 STOP_S: Final = 20.0
 """A server may take this long to finish requests before it is killed."""
-_GREETING: Final = b"NBDMAGIC"
+_GREETING: Final = b"NBDMAGICIHAVEOPT"
+_FLAGS_BYTES: Final = 2
+_GOOD_BYE: Final = struct.pack(">I8sII", 1, b"IHAVEOPT", 2, 0)
+"""The client's flags (fixed newstyle), and the option NBD_OPT_ABORT, without data."""
 _GREETING_S: Final = 1.0
 SUN_PATH_BYTES: Final = 107
 """The longest path that Linux takes for a Unix socket (unix(7), sun_path)."""
@@ -53,15 +57,23 @@ class NbdAddress:
         return f"{scheme}://{host}:{self.port}"
 
     def greets(self) -> bool:
-        """Return whether a server sends the first eight bytes of its greeting in time.
+        """Return whether a server sends its greeting in time.
 
-        (NetworkBlockDevice/nbd, doc/proto.md, "Newstyle negotiation".)
+        The connection ends as the protocol has it: a server reports one that merely breaks off.
+        (NetworkBlockDevice/nbd, doc/proto.md, "Newstyle negotiation", "NBD_OPT_ABORT".)
         """
         family, place = self._place()
         with socket.socket(family) as probe, suppress(OSError):
             probe.settimeout(_GREETING_S)
             probe.connect(place)
-            return probe.recv(len(_GREETING), socket.MSG_WAITALL) == _GREETING
+            sent = probe.recv(len(_GREETING) + _FLAGS_BYTES, socket.MSG_WAITALL)
+            if not sent.startswith(_GREETING):
+                return False
+            with suppress(OSError):
+                probe.sendall(_GOOD_BYE)
+                while probe.recv(len(_GREETING)):
+                    pass
+            return True
         return False
 
     def _place(self) -> tuple[int, str | tuple[str, int]]:

@@ -113,3 +113,13 @@ def test_nbdkit_has_started_when_its_plugin_has(
         assert (tmp_path / "connected").exists()
         nbdkit.check()
         nbdkit.stop()
+
+
+@pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed")
+def test_a_start_is_no_failed_client_in_the_eyes_of_the_server(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["memory", "1M"]
+    nbdkit = NbdkitProcess(arguments, NbdAddress(tmp_path / "s"), TlsOptions(), tmp_path / "pid")
+    nbdkit.stop()
+    assert capfd.readouterr().err == ""
