@@ -72,8 +72,12 @@ def assert_ok(result: dict[str, Any]) -> None:
 def test_the_main_job_on_the_kafka_of_testcontainers(tmp_path: Path) -> None:
     from testcontainers.community.kafka import KafkaContainer
 
-    with KafkaContainer("confluentinc/cp-kafka:8.1.0").with_kraft() as kafka:
+    kafka = KafkaContainer("confluentinc/cp-kafka:8.1.0").with_kraft()
+    try:
+        kafka.start(timeout=int(DEADLINE_S))  # entered as a context, it gets 30 s
         assert_ok(demo(kafka.get_bootstrap_server(), tmp_path))
+    finally:
+        kafka.stop()
 
 
 @pytest.fixture
