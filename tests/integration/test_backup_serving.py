@@ -285,6 +285,7 @@ def test_a_kill_leaves_no_mount(victim: str, tmp_path: Path) -> None:
         folder.mkdir()
     parent = subprocess.Popen(
         [sys.executable, "-c", MOUNTS_AND_WAITS, image, str(size), scratch, target, work],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -328,9 +329,10 @@ def test_a_partition_is_mounted_by_its_number(tmp_path: Path) -> None:
 
 
 MOUNTS_AND_WAITS = """
-import sys, time
+import sys
 from pathlib import Path
-from mirrorlog.cli.support.point_exports import LEFT_BY_KILLED, exported_point
+from deadlines import wait_until
+from mirrorlog.cli.support.point_exports import exported_point
 from mirrorlog.consumers.backup.serving.mounting import MountedPoint, MountRequest
 from mirrorlog.errors import PartFailed
 from mirrorlog.processes.nbd_server import NbdAddress
@@ -341,9 +343,7 @@ with exported_point(image, size, listen, is_writable=True, scratch=scratch):
     mounted = MountedPoint(MountRequest(uri=uri, target=sys.argv[4], work=sys.argv[5]))
     print(mounted.pid, flush=True)
     try:
-        while True:
-            mounted.check()
-            time.sleep(0.01)
+        wait_until(lambda: False, mounted.check)
     except PartFailed:
         mounted.close()
 """

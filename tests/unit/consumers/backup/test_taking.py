@@ -8,6 +8,7 @@ from random import Random
 
 import pytest
 from backup_taking import FAILURES, Killed, TakingWorld
+from deadlines import wait_until
 
 from mirrorlog.consumers.backup.repository.object_names import image_name
 from mirrorlog.consumers.backup.sources.hooks import HookFailed, Hooks
@@ -346,8 +347,8 @@ def test_a_freeze_that_ended_too_early_is_refused_or_marked(
     hooks = Hooks(before="true", after=f"touch {thawed}", timeout_s=0.05)
 
     def wait(event: str) -> None:
-        while event == "open" and not thawed.exists():
-            pass
+        if event == "open":
+            wait_until(thawed.exists)
 
     world.on_event = wait
     with pytest.raises(HookFailed, match="had thawed") as raised:
