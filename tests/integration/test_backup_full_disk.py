@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import pytest
 from plain_images import BackupWorld
@@ -25,12 +24,10 @@ pytestmark = pytest.mark.integration
 class KeptWorld:
     """A repository of qcow2 images in a folder, that can be put back to what it was."""
 
-    def __init__(self, folder: Path, seed: int = 1, *, points: int = 5, max_depth: int = 4) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder / "repository"
-        self.world = BackupWorld(
-            FolderBackups(self.folder), Random(seed), max_depth=max_depth, images=SmallQcow2()
-        )
-        for _ in range(points):
+        self.world = BackupWorld(FolderBackups(self.folder), max_depth=4, images=SmallQcow2())
+        for _ in range(4):
             self.change()
             self.world.backup()
         self._copy = folder / "copy"
@@ -80,7 +77,7 @@ class KeptWorld:
         assert len(files) == 2 + 2 * len(needed), "the header, the lock, images and manifests"
 
 
-def works(kept: KeptWorld, action: Callable[[], object]) -> bool:
+def works(action: Callable[[], object]) -> bool:
     """Do something. Return whether it worked; if not, it said that the space was used up."""
     try:
         action()
@@ -105,7 +102,7 @@ def test_a_disk_that_is_full_at_any_flush_leaves_all_points(
     action: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error of a write that was delayed comes from fsync(2)."""
-    kept = KeptWorld(tmp_path, points=4)
+    kept = KeptWorld(tmp_path)
     kept.change()
     points = set(kept.world.points)
     drop = set(sorted(points)[1:3]) if action == "prune" else set()
@@ -124,7 +121,7 @@ def test_a_disk_that_is_full_at_any_flush_leaves_all_points(
             fsync(descriptor)
 
         monkeypatch.setattr(os, "fsync", flush)
-        has_worked = works(kept, do)
+        has_worked = works(do)
         monkeypatch.setattr(os, "fsync", fsync)
         if has_worked:
             break
