@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
@@ -22,6 +22,7 @@ from mirrorlog.consumers.backup.repository.image_files import (
     Ranges,
 )
 from mirrorlog.consumers.backup.repository.manifests import PointManifest
+from mirrorlog.consumers.backup.repository.prune import PruneReport, prune_volume
 from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.consumers.backup.repository.repository_writer import MAX_DEPTH, open_writer
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition
@@ -281,6 +282,11 @@ class BackupWorld:
         self.points[point], self.last, self.changed = list(self.content), point, set()
         self.least = len(self.content)
         return point
+
+    def prune(self, drop: Set[str]) -> PruneReport:
+        """Remove points. `points` still has what they read as."""
+        with open_writer(self.repository, "prune") as writer:
+            return prune_volume(writer, self.volume, drop)
 
     def manifest(self, point: str, image: ImageFacts) -> PointManifest:
         position = BackupPosition(

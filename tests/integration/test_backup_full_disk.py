@@ -14,8 +14,6 @@ from qcow2_points import SmallQcow2
 
 from mirrorlog.adapters.backup_folder import FolderBackups
 from mirrorlog.consumers.backup.repository.check import check_volume
-from mirrorlog.consumers.backup.repository.prune import prune_volume
-from mirrorlog.consumers.backup.repository.repository_writer import open_writer
 from mirrorlog.errors import DeviceFailed, RepositoryFailed
 
 pytestmark = pytest.mark.integration
@@ -54,10 +52,6 @@ class KeptWorld:
         changed, world.seconds, points, world.last = self._state
         world.changed, world.points = set(changed), dict(points)
 
-    def prune(self, drop: set[str]) -> None:
-        with open_writer(self.world.repository, "prune") as writer:
-            prune_volume(writer, self.world.volume, drop)
-
     def check(self, points: set[str]) -> None:
         """Each of these points is there, reads as it must, and no byte of a file is damaged."""
         assert points <= set(self.world.visible())
@@ -92,7 +86,7 @@ def after_a_full_disk(kept: KeptWorld, points: set[str], drop: set[str]) -> None
     kept.check(points)
     finished = set(kept.world.visible()) - points - drop
     new = kept.world.backup(seconds=120)
-    kept.prune((finished | drop) & set(kept.world.visible()))
+    kept.world.prune((finished | drop) & set(kept.world.visible()))
     kept.check({*points, new})
     kept.check_tidy({*points, new})
 
@@ -106,7 +100,7 @@ def test_a_disk_that_is_full_at_any_flush_leaves_all_points(
     kept.change()
     points = set(kept.world.points)
     drop = set(sorted(points)[1:3]) if action == "prune" else set()
-    do = (lambda: kept.prune(drop)) if drop else kept.world.backup
+    do = (lambda: kept.world.prune(drop)) if drop else kept.world.backup
     kept.keep()
     fsync = os.fsync
     failures = 0

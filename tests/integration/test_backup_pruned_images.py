@@ -14,8 +14,6 @@ from qcow2_points import SmallQcow2
 from mirrorlog.adapters.backup_folder import FolderBackups
 from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.repository.object_names import image_name
-from mirrorlog.consumers.backup.repository.prune import prune_volume
-from mirrorlog.consumers.backup.repository.repository_writer import open_writer
 
 pytestmark = [
     pytest.mark.integration,
@@ -41,8 +39,7 @@ def test_qemu_img_checks_and_compares_what_prunes_of_any_subset_keep(
             world.write_some(40)
             world.backup()
         drop = {point for point in world.visible()[:-1] if random.random() < 0.5}
-        with open_writer(world.repository, "prune") as writer:
-            merged += len(prune_volume(writer, world.volume, drop).merged)
+        merged += len(world.prune(drop).merged)
         for point in drop:
             del world.points[point]
         assert world.visible() == list(world.points)

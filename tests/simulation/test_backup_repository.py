@@ -10,8 +10,6 @@ from plain_images import BackupWorld, TinyImages, WritableImages
 from qcow2_points import SmallQcow2
 
 from mirrorlog.consumers.backup.repository.check import check_volume
-from mirrorlog.consumers.backup.repository.prune import prune_volume
-from mirrorlog.consumers.backup.repository.repository_writer import open_writer
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_backups import MemoryBackups
 
@@ -55,11 +53,6 @@ def _world(
             base = random.choice([*world.points, None])  # type: ignore[list-item]
         world.backup(base)
     return world, store, clock
-
-
-def _prune(world: BackupWorld, drop: set[str]) -> None:
-    with open_writer(world.repository, "prune") as writer:
-        prune_volume(writer, world.volume, drop)
 
 
 def _check_points(world: BackupWorld, points: dict[str, list[int]]) -> None:
@@ -131,11 +124,11 @@ def test_a_prune_killed_anywhere_leaves_each_kept_point_and_the_next_one_ends_it
 
         def check() -> None:
             _check_points(world, kept)  # noqa: B023
-            _prune(world, drop & set(world.visible()))  # noqa: B023
+            world.prune(drop & set(world.visible()))  # noqa: B023
             _check_points(world, kept)  # noqa: B023
             _check_tidy(world, kept)  # noqa: B023
 
-        kills = _killed_everywhere(world, store, clock, lambda: _prune(world, drop), check)  # noqa: B023
+        kills = _killed_everywhere(world, store, clock, lambda: world.prune(drop), check)  # noqa: B023
         assert kills >= 4
         world.points = kept
         _check_points(world, kept)

@@ -58,8 +58,7 @@ def test_an_unreadable_point_on_which_nothing_stands_is_removed_and_prunes_go_on
     _check(world, [*names[:2], *names[3:]])
     assert not any(names[2] in name for name in world.store.objects)  # type: ignore[attr-defined]
     assert is_prunable(world.repository.catalog("vol1"), {names[1]})
-    with open_writer(world.repository, "prune") as writer:
-        prune_volume(writer, "vol1", {names[1]})
+    world.prune({names[1]})
     _check(world, [names[0], *names[3:]])
 
 
@@ -102,8 +101,7 @@ def test_a_point_whose_image_is_gone_is_removed() -> None:
 
 def test_a_dropped_point_that_carries_others_goes_with_them() -> None:
     world, names = _world()
-    with open_writer(world.repository, "prune") as writer:
-        prune_volume(writer, "vol1", {names[0]})
+    world.prune({names[0]})
     assert _drop(world, names[1], with_dependents=True) == [names[2], names[1]]
     _check(world, names[3:])
 
@@ -141,8 +139,7 @@ def test_a_kill_at_any_step_leaves_the_others_as_they_were(operation: str) -> No
         assert set(world.visible()) >= {names[0], *names[3:]}
         if names[1] in catalog.unreadable:
             _drop(world, names[1], with_dependents=True)
-        with open_writer(world.repository, "prune") as writer:
-            prune_volume(writer, "vol1", set())
+        world.prune(set())
         _check(world, [names[0], *names[3:]])
         number += 1
     assert number >= 4

@@ -16,8 +16,6 @@ from mirrorlog.consumers.backup.repository.point_diff import (
     differing_blocks,
     maybe_different,
 )
-from mirrorlog.consumers.backup.repository.prune import prune_volume
-from mirrorlog.consumers.backup.repository.repository_writer import open_writer
 from mirrorlog.simulation.memory_backups import MemoryBackups
 
 
@@ -45,8 +43,7 @@ def test_every_pair_of_points(layout: ImageLayout | str, seed: int) -> None:
         world.write_some()
         world.backup()
     drop = set(list(world.points)[1:3])
-    with open_writer(world.repository, "prune") as writer:
-        prune_volume(writer, world.volume, drop)
+    world.prune(drop)
     kept = {name: content for name, content in world.points.items() if name not in drop}
     for first, before in kept.items():
         for second, after in kept.items():

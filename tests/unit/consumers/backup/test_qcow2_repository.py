@@ -43,8 +43,7 @@ def test_points_read_as_the_volume_was_and_are_pruned(images: SmallQcow2) -> Non
         world.write_some()
         world.backup()
     drop = set(list(world.points)[1:7:2])
-    with open_writer(world.repository, "prune") as writer:
-        prune_volume(writer, world.volume, drop)
+    world.prune(drop)
     for point in drop:
         del world.points[point]
     catalog = world.repository.catalog(world.volume)
@@ -124,8 +123,7 @@ def test_a_flipped_byte_of_a_folder_s_lock_and_header_is_harmless_or_named(
     lock.write_bytes(_flipped(lock.read_bytes(), 0))
     world.backup()
     if is_pruned:
-        with open_writer(world.repository, "prune") as writer:
-            prune_volume(writer, world.volume, set())
+        world.prune(set())
     for point, content in world.points.items():
         assert world.reads_as(point) == content
     header = tmp_path / HEADER

@@ -40,8 +40,7 @@ def _points(world: BackupWorld, count: int) -> list[str]:
 
 
 def _prune(world: BackupWorld, *drop: str) -> None:
-    with open_writer(world.repository, "prune") as writer:
-        prune_volume(writer, world.volume, set(drop))
+    world.prune(set(drop))
     for point in drop:
         del world.points[point]
 
@@ -250,8 +249,7 @@ def test_a_damaged_image_is_not_merged_into_a_sound_one() -> None:
     world = _world(store)
     a, b, c, _ = _points(world, 4)
     _flip(store, f"volumes/vol1/{b}.tiny")
-    with open_writer(world.repository, "prune") as writer:
-        report = prune_volume(writer, "vol1", {b})
+    report = world.prune({b})
     assert f"the image of point {b} is damaged: piece 0 is damaged" in report.damaged[0]
     assert report.hidden == [b]
     checked = check_volume(world.repository, "vol1", read_data=True)
@@ -358,8 +356,7 @@ def test_what_an_unreadable_point_may_need_is_not_removed() -> None:
 def test_a_point_that_was_dropped_and_carries_others_is_not_restored() -> None:
     world = _world()
     first, second = _points(world, 2)
-    with open_writer(world.repository, "prune") as writer:
-        assert prune_volume(writer, "vol1", {first}).hidden == [first]
+    assert world.prune({first}).hidden == [first]
     catalog = world.repository.catalog("vol1")
     assert [record.point for record in catalog.points] == [second]
     with pytest.raises(BadUse, match=f"no point {first}"):
