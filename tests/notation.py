@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from mirrorlog.codec.events import encode
+from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.commands import CommandKind, TrackingCommand
 from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
@@ -157,6 +158,21 @@ def site_progress(**more: object) -> SiteProgress:
         "at_us": 0,
     }
     return SiteProgress(**(fields | more))  # type: ignore[arg-type]
+
+
+def backup_report(**more: object) -> BackupReport:
+    """Return a report of the backups of volume `v`, of which there is no point yet."""
+    fields: dict[str, object] = {
+        "repository": GENERATION,
+        "address": "/backups",
+        "volume": "v",
+        "generation": GENERATION,
+        "history_id": None,
+        "position": 7,
+        "host": "machine",
+        "at_us": 50_000_000,
+    }
+    return BackupReport(**(fields | more))  # type: ignore[arg-type]
 
 
 def promotion(site: str = "b", name: str = "v", **more: object) -> PromotionCommand:

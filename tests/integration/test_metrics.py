@@ -17,6 +17,7 @@ from urllib.request import urlopen
 
 import pytest
 from deadlines import DEADLINE_S, wait_until
+from notation import backup_report
 from running import run_cli
 from scraping import Page, exported_names, read_page
 
@@ -25,7 +26,6 @@ from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.adapters.metrics_server import MetricsServer, open_metrics_server
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.codec.events import encode
-from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.metric_samples import (
     DurationHistogram,
     ExportingRole,
@@ -45,14 +45,9 @@ REPOSITORY = "55555555-5555-4555-8555-555555555555"
 
 def register_backup(run: Run) -> None:
     """Report a backup of the volume v, as a repository does that has a point."""
-    report = BackupReport(
+    report = backup_report(
         repository=REPOSITORY,
-        address="/backups",
-        volume="v",
-        generation=REPOSITORY,
-        history_id=None,
         position=0,
-        host="machine",
         at_us=1_790_000_000_000_000,
         point="20260921T131320Z-00000000",
         written_at_us=1_790_000_000_000_000,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from notation import GENERATION, volume
+from notation import GENERATION, backup_report, volume
 
 from mirrorlog.cli.support.plugin_line import plugin_lines
 from mirrorlog.cli.support.status_view import overview_fields, summary_lines
@@ -19,20 +19,12 @@ DAY_S = 86_400.0
 
 def _report(**more: object) -> BackupReport:
     fields: dict[str, object] = {
-        "repository": GENERATION,
-        "address": "/backups",
-        "volume": "v",
-        "generation": GENERATION,
-        "history_id": None,
-        "position": 7,
-        "host": "machine",
-        "at_us": 50_000_000,
         "point": "20261128T231501Z-00000000",
         "written_at_us": 20_000_000,
         "is_consistent": True,
         "every_s": DAY_S,
     }
-    return BackupReport(**(fields | more))  # type: ignore[arg-type]
+    return backup_report(**(fields | more))
 
 
 def _status(report: BackupReport, heard_s: float | None) -> BackupStatus:

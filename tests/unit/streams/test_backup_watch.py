@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
-from notation import GENERATION, site_progress, volume
+from notation import GENERATION, backup_report, site_progress, volume
 
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.backup_reports import BackupReport
@@ -20,22 +20,7 @@ from mirrorlog.streams.backup_watch import BackupWatch, backups_in
 from mirrorlog.topics import Topics, TopicSpec
 
 TOPICS = Topics(mirrored_sites=("far.",))
-POINT = "20261128T231501Z-00000000"
 OTHER = "99999999-9999-4999-8999-999999999999"
-
-
-def report(volume: str = "v", repository: str = GENERATION, **more: object) -> BackupReport:
-    fields: dict[str, object] = {
-        "repository": repository,
-        "address": "/backups",
-        "volume": volume,
-        "generation": GENERATION,
-        "history_id": None,
-        "position": 7,
-        "host": "machine",
-        "at_us": 50_000_000,
-    }
-    return BackupReport(**(fields | more))  # type: ignore[arg-type]
 
 
 class Cluster:
@@ -73,27 +58,27 @@ def test_the_last_report_of_each_repository_is_known_with_the_brokers_time(
     site = site_progress(applied_position=3)
     cluster.broker.append(TOPICS.progress, 0, b"s/v", encode(site))
     cluster.broker.append(TOPICS.progress, 0, b"s/", b"what no release can read")
-    cluster.say(report(position=1))
-    cluster.say(report(repository=OTHER))
+    cluster.say(backup_report(position=1))
+    cluster.say(backup_report(repository=OTHER))
     assert set(cluster.known()) == {("v", GENERATION), ("v", OTHER)}
     cluster.clock.now_s += 60
-    cluster.say(report(position=2))
+    cluster.say(backup_report(position=2))
     known = cluster.known()["v", GENERATION]
     assert (known.report.position, known.appended_at_us) == (2, cluster.clock.now_us())
     assert cluster.opened == 1
 
 
 def test_a_registration_that_ended_is_forgotten(cluster: Cluster) -> None:
-    cluster.say(report())
+    cluster.say(backup_report())
     assert len(cluster.known()) == 1
-    cluster.broker.append(TOPICS.progress, 0, report().key, None)
+    cluster.broker.append(TOPICS.progress, 0, backup_report().key, None)
     assert cluster.known() == {}
 
 
 def test_a_report_that_cant_be_read_leaves_the_last_one(cluster: Cluster) -> None:
-    cluster.say(report())
-    cluster.broker.append(TOPICS.progress, 0, report().key, b"of a newer release")
-    assert cluster.known()["v", GENERATION].report == report()
+    cluster.say(backup_report())
+    cluster.broker.append(TOPICS.progress, 0, backup_report().key, b"of a newer release")
+    assert cluster.known()["v", GENERATION].report == backup_report()
 
 
 def test_backups_at_a_mirrored_cluster_count_once_the_mirror_has_made_its_topic(
@@ -102,21 +87,21 @@ def test_backups_at_a_mirrored_cluster_count_once_the_mirror_has_made_its_topic(
     assert cluster.known() == {}
     _, far = TOPICS.all_progress
     cluster.broker.create([TopicSpec(far, {}, one_partition=True)], 1)
-    cluster.say(report(), far)
+    cluster.say(backup_report(), far)
     assert set(cluster.known()) == {("v", GENERATION)}
 
 
 def test_while_the_broker_is_away_the_last_reports_stay(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster.say(report())
+    cluster.say(backup_report())
     cluster.known()
     with monkeypatch.context() as away:
         away.setattr(cluster.broker, "end_position", _fail)
         assert len(cluster.known()) == 1
         assert len(cluster.known()) == 1
     assert "the metrics of backups are old" in caplog.text
-    cluster.say(report(repository=OTHER))
+    cluster.say(backup_report(repository=OTHER))
     assert len(cluster.known()) == 2
     assert caplog.text.count("the metrics of backups are old") == 1
 
@@ -128,7 +113,7 @@ def _fail(*_: object) -> int:
 def test_a_worker_has_the_backups_of_the_volumes_in_its_partitions() -> None:
     volumes = {"v": volume("v", partition=1), "w": volume("w", partition=2)}
     gone = partition_of("gone", 4)
-    reports = [Reported(report(name), 0) for name in ("v", "w", "gone")]
+    reports = [Reported(backup_report(volume=name), 0) for name in ("v", "w", "gone")]
 
     def names(*partitions: int) -> list[str]:
         backups = backups_in(partitions, reports, volumes, partition_count=4, now_us=1)

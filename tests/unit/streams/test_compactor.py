@@ -8,10 +8,9 @@ from random import Random
 
 import pytest
 from compacting import NOTHING_KEPT, CompactorModel, FakeReports, aged
-from notation import GENERATION, OTHER_GENERATION, site_progress, volume
+from notation import GENERATION, OTHER_GENERATION, backup_report, site_progress, volume
 
 from mirrorlog.codec.events import decode
-from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.bitmaps import BlockSet, union
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.reading.site_reports import SiteReports
@@ -352,18 +351,7 @@ def test_a_backup_keeps_what_its_next_point_needs_and_is_named_as_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = CompactorModel(NOTHING_KEPT | {"day": 3600.0}, past_s=7200)
-    model.reports.reports = [
-        BackupReport(
-            repository=GENERATION,
-            address="/backups",
-            volume="v",
-            generation=GENERATION,
-            history_id=None,
-            position=25,
-            host="h",
-            at_us=1,
-        )
-    ]
+    model.reports.reports = [backup_report(position=25)]
     with caplog.at_level(logging.WARNING):
         model.table.flush("-1..20", "1")
         model.table.flush("20..90", "1")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiokafka.errors import KafkaTimeoutError
-from notation import GENERATION, command, message, volume
+from notation import GENERATION, backup_report, command, message, volume
 from scraping import exported_names, scrape
 
 from mirrorlog.codec.events import encode
@@ -45,7 +45,7 @@ class Worker:
     health: EngineHealth = field(default_factory=lambda: EngineHealth({}, 0.0, None))
     is_settled: bool = True
     clock: ManualClock = field(default_factory=lambda: ManualClock(now_s=100.0))
-    backups: list[BackupReport] = field(default_factory=lambda: [backup_report()])
+    backups: list[BackupReport] = field(default_factory=lambda: [hourly_backup()])
 
     def __post_init__(self) -> None:
         self.counters, self.histories = FlushCounters(), SimpleNamespace(renewals=0)
@@ -76,23 +76,16 @@ class Worker:
         return scrape(ExportingRole.NODE, lambda: node_samples("n", self.figures(), backup_limit))
 
 
-def backup_report(**more: object) -> BackupReport:
+def hourly_backup(**more: object) -> BackupReport:
     """Return the report of a backup of the volume v that was made 10 s ago, each hour."""
     fields: dict[str, object] = {
-        "repository": GENERATION,
-        "address": "/backups",
-        "volume": "v",
-        "generation": GENERATION,
-        "history_id": None,
-        "position": 7,
-        "host": "machine",
         "at_us": 100_000_000,
         "point": "20261128T231501Z-00000000",
         "written_at_us": 90_000_000,
         "is_consistent": True,
         "every_s": 3600.0,
     }
-    return BackupReport(**(fields | more))  # type: ignore[arg-type]
+    return backup_report(**(fields | more))
 
 
 def flush_plan(*values: bytes) -> FlushPlan:
@@ -181,9 +174,9 @@ def test_a_backup_has_its_time_and_what_was_promised() -> None:
 @pytest.mark.parametrize(
     ("report", "problem"),
     [
-        (backup_report(at_us=100_000_000 + 7_251_000_000), "overdue"),
-        (backup_report(failure="the disk is full"), "failed"),
-        (backup_report(is_consistent=False), "inconsistent"),
+        (hourly_backup(at_us=100_000_000 + 7_251_000_000), "overdue"),
+        (hourly_backup(failure="the disk is full"), "failed"),
+        (hourly_backup(is_consistent=False), "inconsistent"),
     ],
 )
 def test_each_problem_of_a_backup_shows_alone(report: BackupReport, problem: str) -> None:
@@ -196,7 +189,7 @@ PROBLEMS = ("overdue", "failed", "inconsistent")
 
 
 def test_what_isnt_known_of_a_backup_has_no_series() -> None:
-    never = backup_report(point=None, written_at_us=None, is_consistent=None, every_s=None)
+    never = hourly_backup(point=None, written_at_us=None, is_consistent=None, every_s=None)
     page = Worker(backups=[never]).page()
     assert {name for name in page if "_backup_" in name} == {
         "mirrorlog_backup_overdue",
@@ -206,8 +199,8 @@ def test_what_isnt_known_of_a_backup_has_no_series() -> None:
 
 
 def test_beyond_the_limit_the_backups_with_problems_have_series() -> None:
-    bad = backup_report(repository=OTHER, failure="the disk is full")
-    page = Worker(backups=[backup_report(), bad]).page(backup_limit=1)
+    bad = hourly_backup(repository=OTHER, failure="the disk is full")
+    page = Worker(backups=[hourly_backup(), bad]).page(backup_limit=1)
     assert page["mirrorlog_backup_failed"] == {("v", OTHER, "/backups"): 1}
     assert page["mirrorlog_backups_unlisted"] == {("n",): 1}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from notation import GENERATION, OTHER_GENERATION, site_progress, volume
+from notation import OTHER_GENERATION, backup_report, site_progress, volume
 
 from mirrorlog.domain.backup_reports import BackupReport
 from mirrorlog.domain.promotions import Promotion
@@ -84,17 +84,7 @@ HISTORY = "44444444-4444-4444-8444-444444444444"
 
 
 def backed_up(position: int, **more: object) -> BackupReport:
-    fields: dict[str, object] = {
-        "repository": HISTORY,
-        "address": "/backups",
-        "volume": "v",
-        "generation": GENERATION,
-        "history_id": HISTORY,
-        "position": position,
-        "host": "h",
-        "at_us": 1,
-    }
-    return BackupReport(**(fields | more))  # type: ignore[arg-type]
+    return backup_report(position=position, **({"history_id": HISTORY} | more))
 
 
 PROMOTED = Promotion(
