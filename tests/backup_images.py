@@ -29,6 +29,20 @@ class BytesSource:
             memory[place : place + length] = self.pread(offset=offset, length=length)
 
 
+def write_whole(path: Path, content: bytes) -> WrittenImage:
+    """Write an image that holds all of a volume."""
+    plan = ImagePlan(
+        size_bytes=len(content),
+        block_size=4096,
+        data=BlockSet.of_range(0, -(-len(content) // 4096)),
+        zeros=BlockSet(),
+        backing=None,
+        layout=ImageLayout.SUBCLUSTERS,
+        image_id=uuid4(),
+    )
+    return write_image(path, plan, BytesSource(content))
+
+
 @dataclass
 class ImageChain:
     """A volume, and an image of each of its points, the newest first.

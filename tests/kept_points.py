@@ -17,7 +17,11 @@ from mirrorlog.consumers.backup.repository.object_names import image_name
 from mirrorlog.consumers.backup.repository.open_point import open_point
 from mirrorlog.consumers.backup.repository.qcow2_files import Qcow2Files, backing_name, facts_of
 from mirrorlog.consumers.backup.repository.repository import Repository
-from mirrorlog.consumers.backup.repository.repository_writer import MAX_DEPTH, open_writer
+from mirrorlog.consumers.backup.repository.repository_writer import (
+    MAX_DEPTH,
+    RepositoryWriter,
+    open_writer,
+)
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.consumers.range_reads import CopySource
 from mirrorlog.domain.bitmaps import BlockSet
@@ -26,6 +30,48 @@ from mirrorlog.domain.site_progress import Rung
 BLOCK = 4096
 GENERATION = "11111111-1111-4111-8111-111111111111"
 HISTORY = "22222222-2222-4222-8222-222222222222"
+
+
+def position_of(number: int) -> BackupPosition:
+    """Return a position, which is consistent."""
+    return BackupPosition(
+        position=number,
+        generation=GENERATION,
+        history_id=HISTORY,
+        anchor=None,
+        is_consistent=True,
+    )
+
+
+def add_point(
+    writer: RepositoryWriter,
+    plan: ImagePlan,
+    source: CopySource,
+    *,
+    position: BackupPosition,
+    at_us: int | None,
+    written_at_us: int,
+) -> str:
+    """Add a point of the volume v. Return its name."""
+    path = writer.work / "image.qcow2"
+    image = facts_of(plan, write_image(path, plan, source))
+    manifest = PointManifest(
+        repository_id=writer.repository.repository_id,
+        volume="v",
+        point=writer.new_point(written_at_us),
+        position=position,
+        at_us=at_us,
+        written_at_us=written_at_us,
+        source="primary",
+        reason=None,
+        hooks=(),
+        size_bytes=plan.size_bytes,
+        block_size=plan.block_size,
+        rung=Rung.CHANGED if image.base else Rung.ALLOCATED,
+        rung_reason=None,
+        image=image,
+    )
+    return writer.add_point(manifest, path).point
 
 
 class KeptPoints:
@@ -59,55 +105,33 @@ class KeptPoints:
         data: BlockSet,
         zeros: BlockSet,
         *,
-        is_full: bool = False,
         position: BackupPosition | None = None,
     ) -> None:
         """Add a point: these blocks are in its image, the others as in the point before it.
 
-        is_full: the others are zeros, as they are in the first point. position: None for one that
-        counts the points.
+        position: None for one that counts the points.
         """
-        repository = self.repository
         number = len(self.names)
-        base = self.names[-1] if self.names and not is_full else None
-        with open_writer(repository, "a test", max_depth=self.max_depth) as writer:
-            point = writer.new_point(1_800_000_000_000_000 + number * 1_000_000)
-            plan = ImagePlan(
-                size_bytes=self.size_bytes,
-                block_size=BLOCK,
-                data=data,
-                zeros=zeros,
-                backing=backing_name(base),
-                layout=self.layout,
-                image_id=uuid4(),
-                is_compressed=self.is_compressed,
-            )
-            path = writer.work / "image.qcow2"
-            written = write_image(path, plan, source)
-            manifest = PointManifest(
-                repository_id=repository.repository_id,
-                volume="v",
-                point=point,
-                position=position
-                or BackupPosition(
-                    position=number,
-                    generation=GENERATION,
-                    history_id=HISTORY,
-                    anchor=None,
-                    is_consistent=True,
-                ),
+        base = self.names[-1] if self.names else None
+        plan = ImagePlan(
+            size_bytes=self.size_bytes,
+            block_size=BLOCK,
+            data=data,
+            zeros=zeros,
+            backing=backing_name(base),
+            layout=self.layout,
+            image_id=uuid4(),
+            is_compressed=self.is_compressed,
+        )
+        with open_writer(self.repository, "a test", max_depth=self.max_depth) as writer:
+            point = add_point(
+                writer,
+                plan,
+                source,
+                position=position or position_of(number),
                 at_us=None,
                 written_at_us=1_800_000_000_000_000 + number * 1_000_000,
-                source="primary",
-                reason=None,
-                hooks=(),
-                size_bytes=self.size_bytes,
-                block_size=BLOCK,
-                rung=Rung.CHANGED if base else Rung.ALLOCATED,
-                rung_reason=None,
-                image=facts_of(plan, written),
             )
-            writer.add_point(manifest, path)
         self.names.append(point)
 
     def image(self, number: int) -> Path:

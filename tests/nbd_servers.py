@@ -13,6 +13,7 @@ import trustme
 from deadlines import DEADLINE_S, wait_until
 from suspending import suspend
 
+from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
 from mirrorlog.errors import BadUse
 from mirrorlog.processes.dies_with_parent import dies_with_parent
@@ -108,6 +109,12 @@ def write_certificates(folder: Path, authority: trustme.CA, kind: str, *names: s
         chain = b"".join(part.bytes() for part in issued.cert_chain_pems)
         (folder / f"{kind}-cert.pem").write_bytes(chain)
     return folder
+
+
+def content_at(uri: str) -> bytes:
+    """Return all bytes of an export."""
+    with open_device(uri, writable=False) as device:
+        return bytes(device.pread(offset=0, length=device.size_bytes))
 
 
 def skip_without(server: NbdServer) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psutil
@@ -17,30 +18,26 @@ import pytest
 from backup_images import BytesSource
 from deadlines import DEADLINE_S
 from file_images import MIB, make_ext, make_tree, need
-from nbd_servers import QemuNbd
+from kept_points import BLOCK, add_point, position_of
+from nbd_servers import QemuNbd, content_at
 from running import run_cli
-from s3_server import KEY, SECRET, s3_server
+from s3_server import options, s3_server
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.qcow2.image_plan import ImagePlan
-from mirrorlog.consumers.backup.qcow2.image_writing import write_image
-from mirrorlog.consumers.backup.repository.manifests import PointManifest
 from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.consumers.backup.repository.prune import prune_volume
-from mirrorlog.consumers.backup.repository.qcow2_files import backing_name, facts_of
+from mirrorlog.consumers.backup.repository.qcow2_files import backing_name
 from mirrorlog.consumers.backup.repository.repository_writer import open_writer
 from mirrorlog.consumers.backup.serving.mounting import missing_for_mount
-from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.domain.bitmaps import BlockSet
-from mirrorlog.domain.site_progress import Rung
 from mirrorlog.settings import Settings
 
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd isn't installed"),
 ]
-BLOCK = 4096
 HOUR_US = 3_600_000_000
 
 
@@ -62,46 +59,26 @@ class Backups:
             if content[block * BLOCK : (block + 1) * BLOCK]
             != last[block * BLOCK : (block + 1) * BLOCK]
         )
+        plan = ImagePlan(
+            size_bytes=len(content),
+            block_size=BLOCK,
+            data=blocks,
+            zeros=BlockSet(),
+            backing=backing_name(base),
+            layout=ImageLayout.SUBCLUSTERS,
+            image_id=uuid4(),
+        )
         with (
             open_repository(self.settings, self.address, creates=True) as repository,
             open_writer(repository, "test") as writer,
         ):
-            plan = ImagePlan(
-                size_bytes=len(content),
-                block_size=BLOCK,
-                data=blocks,
-                zeros=BlockSet(),
-                backing=backing_name(base),
-                layout=ImageLayout.SUBCLUSTERS,
-                image_id=uuid4(),
+            position = position_of(len(self.contents))
+            source = BytesSource(content)
+            point = add_point(
+                writer, plan, source, position=position, at_us=at_us, written_at_us=at_us
             )
-            path = writer.work / "image.qcow2"
-            written = write_image(path, plan, BytesSource(content))
-            manifest = PointManifest(
-                repository_id=repository.repository_id,
-                volume="v",
-                point=writer.new_point(at_us),
-                position=BackupPosition(
-                    position=len(self.contents),
-                    generation=str(uuid4()),
-                    history_id=None,
-                    anchor=None,
-                    is_consistent=True,
-                ),
-                at_us=at_us,
-                written_at_us=at_us,
-                source="primary",
-                reason=None,
-                hooks=(),
-                size_bytes=len(content),
-                block_size=BLOCK,
-                rung=Rung.CHANGED,
-                rung_reason=None,
-                image=facts_of(plan, written),
-            )
-            added = writer.add_point(manifest, path)
-        self.contents[added.point] = content
-        return added.point
+        self.contents[point] = content
+        return point
 
     def prune(self, *points: str) -> None:
         with (
@@ -110,15 +87,24 @@ class Backups:
         ):
             prune_volume(writer, "v", set(points))
 
-    @contextmanager
-    def running(self, *command: str) -> Iterator[dict[str, object]]:
-        """Run a command in the background; yield what it says when it is ready, then stop it."""
+    def run(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command on the repository."""
+        return run_cli(self.settings, *command, "--repo", self.address)
+
+    def start(self, *command: str) -> tuple[psutil.Process, dict[str, Any]]:
+        """Run a command in the background. Return its process, and what it says when ready."""
         pid_file = self.folder / "pid"
-        ended = run_cli(self.settings, *command, "--repo", self.address, "--detach", str(pid_file))
+        ended = self.run(*command, "--detach", str(pid_file))
         assert ended.returncode == 0, ended.stderr
-        process = psutil.Process(int(pid_file.read_text()))
+        ready: dict[str, Any] = json.loads(ended.stdout.splitlines()[0])
+        return psutil.Process(int(pid_file.read_text())), ready
+
+    @contextmanager
+    def running(self, *command: str) -> Iterator[dict[str, Any]]:
+        """Run a command in the background; yield what it says when it is ready, then stop it."""
+        process, ready = self.start(*command)
         try:
-            yield json.loads(ended.stdout.splitlines()[0])
+            yield ready
         finally:
             children = process.children(recursive=True)
             process.terminate()
@@ -138,11 +124,6 @@ def backups(tmp_path: Path) -> Backups:
     return Backups(Settings(state_dir=tmp_path / "state"), tmp_path, str(tmp_path / "repository"))
 
 
-def content_at(uri: object) -> bytes:
-    with open_device(str(uri), writable=False) as device:
-        return bytes(device.pread(offset=0, length=device.size_bytes))
-
-
 def test_a_point_is_served_while_a_prune_rewrites_its_images(backups: Backups) -> None:
     content = bytearray(os.urandom(MIB))
     points = [backups.add(bytes(content), HOUR_US)]
@@ -153,7 +134,7 @@ def test_a_point_is_served_while_a_prune_rewrites_its_images(backups: Backups) -
     with backups.running("backup", "serve", "v", "--at", at, "--writable") as ready:
         assert (ready["point"], ready["is_writable"]) == (points[2], True)
         backups.prune(points[0], points[1], points[2])
-        with open_device(str(ready["uri"]), writable=True) as device:
+        with open_device(ready["uri"], writable=True) as device:
             device.pwrite(100, b"thrown away")
         wanted = bytearray(backups.contents[points[2]])
         wanted[100:111] = b"thrown away"
@@ -162,9 +143,7 @@ def test_a_point_is_served_while_a_prune_rewrites_its_images(backups: Backups) -
     with backups.running("backup", "serve", "v") as ready:
         assert ready["point"] == points[3]
         assert content_at(ready["uri"]) == backups.contents[points[3]]
-    refused = run_cli(
-        backups.settings, "backup", "serve", "v", "--repo", backups.address, "--at", points[1]
-    )
+    refused = backups.run("backup", "serve", "v", "--at", points[1])
     assert refused.returncode == 2
     assert "backup list" in refused.stderr
 
@@ -172,13 +151,7 @@ def test_a_point_is_served_while_a_prune_rewrites_its_images(backups: Backups) -
 @pytest.mark.slow
 def test_a_point_in_a_bucket_is_served_from_copies_that_go_at_the_end(tmp_path: Path) -> None:
     with s3_server(tmp_path) as port:
-        options = {
-            "endpoint": f"http://127.0.0.1:{port}",
-            "region": "us-east-1",
-            "access_key_id": KEY,
-            "secret_access_key": SECRET,
-        }
-        settings = Settings(state_dir=tmp_path / "state", archive_s3=options)
+        settings = Settings(state_dir=tmp_path / "state", archive_s3=options(port))
         backups = Backups(settings, tmp_path, "s3://bucket/backups")
         content = bytearray(os.urandom(300_001))
         first = backups.add(bytes(content), HOUR_US)
@@ -193,10 +166,7 @@ def test_a_point_in_a_bucket_is_served_from_copies_that_go_at_the_end(tmp_path: 
 
 def test_what_a_killed_command_leaves_the_next_one_removes(backups: Backups) -> None:
     backups.add(os.urandom(100_000), HOUR_US)
-    pid_file = backups.folder / "pid"
-    command = ("backup", "serve", "v", "--writable", "--repo", backups.address)
-    assert run_cli(backups.settings, *command, "--detach", str(pid_file)).returncode == 0
-    process = psutil.Process(int(pid_file.read_text()))
+    process, _ = backups.start("backup", "serve", "v", "--writable")
     children = process.children(recursive=True)
     process.kill()
     _, alive = psutil.wait_procs([process, *children], timeout=DEADLINE_S)
@@ -215,9 +185,7 @@ def test_a_volume_is_restored_to_files_and_exports_and_never_from_damage(
     backups.add(new, 3 * HOUR_US)
 
     def restore(target: str, *more: str) -> subprocess.CompletedProcess[str]:
-        return run_cli(
-            backups.settings, "restore", "v", "--repo", backups.address, "--to", target, *more
-        )
+        return backups.run("restore", "v", "--to", target, *more)
 
     target = tmp_path / "v.img"
     done = restore(str(target), "--at", point)
@@ -260,10 +228,7 @@ def test_files_come_back_from_the_point_that_had_them(backups: Backups, tmp_path
     backups.add(make_ext(tmp_path / "image", tree, size_bytes=8 * MIB).read_bytes(), 3 * HOUR_US)
 
     def restore(target: str, *more: str) -> subprocess.CompletedProcess[str]:
-        return run_cli(
-            backups.settings,
-            *("restore", "v", "files", *more, "--repo", backups.address, "--to", target),
-        )
+        return backups.run("restore", "v", "files", *more, "--to", target)
 
     target = str(tmp_path / "target")
     done = restore(target, "/etc", "--at", "1970-01-01T02:00:00Z", "--check")
@@ -297,7 +262,5 @@ def test_a_point_is_mounted_until_the_command_ends(backups: Backups, tmp_path: P
         assert (target / "etc/shadow").read_bytes() == (tree / "etc/shadow").read_bytes()
     assert not target.is_mount()
     assert backups.left() == []
-    refused = run_cli(
-        backups.settings, "backup", "mount", "v", str(tree), "--repo", backups.address
-    )
+    refused = backups.run("backup", "mount", "v", str(tree))
     assert (refused.returncode, list(target.iterdir())) == (2, [])

@@ -11,24 +11,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from backup_images import BytesSource, ImageChain, random_chain
+from backup_images import ImageChain, random_chain, write_whole
 from deadlines import wait_until
 from file_images import MIB, make_ext, make_tree, new_image, run_tool
+from nbd_servers import content_at
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.cli.support.point_exports import LEFT_BY_KILLED, exported_point
 from mirrorlog.consumers.backup.qcow2.format import ImageLayout
-from mirrorlog.consumers.backup.qcow2.image_plan import ImagePlan
-from mirrorlog.consumers.backup.qcow2.image_writing import write_image
 from mirrorlog.consumers.backup.serving.mounting import (
     MountedPoint,
     MountRequest,
     missing_for_mount,
 )
-from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.errors import BadInput, DeviceFailed
 from mirrorlog.processes.nbd_server import NbdAddress
 
@@ -41,16 +38,7 @@ READ_ONLY_AND_WRITABLE = pytest.mark.parametrize("is_writable", [False, True])
 
 def image_of(content: bytes, image: Path) -> Path:
     """Write an image of a whole volume."""
-    plan = ImagePlan(
-        size_bytes=len(content),
-        block_size=4096,
-        data=BlockSet.of_range(0, -(-len(content) // 4096)),
-        zeros=BlockSet(),
-        backing=None,
-        layout=ImageLayout.SUBCLUSTERS,
-        image_id=uuid4(),
-    )
-    write_image(image, plan, BytesSource(content))
+    write_whole(image, content)
     return image
 
 
@@ -62,11 +50,6 @@ def served(
     listen = NbdAddress(scratch / "s")
     with exported_point(image, size_bytes, listen, is_writable=is_writable, scratch=scratch):
         yield listen.uri(tls=False)
-
-
-def content_at(uri: str) -> bytes:
-    with open_device(uri, writable=False) as device:
-        return bytes(device.pread(offset=0, length=device.size_bytes))
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

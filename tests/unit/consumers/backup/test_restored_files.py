@@ -8,20 +8,15 @@ import stat
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
-from backup_images import BytesSource
+from backup_images import write_whole
 from file_images import MIB, debugfs, make_exfat, make_ext, make_tree, need, new_image, run_tool
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.consumers.backup.files.restoring import write_records
 from mirrorlog.consumers.backup.files.tree_writer import RestoredFiles, WriteOptions
 from mirrorlog.consumers.backup.qcow2.chain_reader import ChainReader
-from mirrorlog.consumers.backup.qcow2.format import ImageLayout
-from mirrorlog.consumers.backup.qcow2.image_plan import ImagePlan
-from mirrorlog.consumers.backup.qcow2.image_writing import WrittenImage, write_image
-from mirrorlog.domain.bitmaps import BlockSet
 
 ALL: WriteOptions = WriteOptions(links=True)
 
@@ -347,19 +342,6 @@ def test_a_flipped_byte_of_an_image_costs_the_files_that_have_it_and_no_others(
     assert set(problems) == {b"/bad"}
     assert "of an image are damaged" in problems[b"/bad"]
     assert contents(target) == {b"/good": (tree / "good").read_bytes()}
-
-
-def write_whole(image: Path, content: bytes) -> WrittenImage:
-    plan = ImagePlan(
-        size_bytes=len(content),
-        block_size=4096,
-        data=BlockSet.of_range(0, len(content) // 4096),
-        zeros=BlockSet(),
-        backing=None,
-        layout=ImageLayout.SUBCLUSTERS,
-        image_id=uuid4(),
-    )
-    return write_image(image, plan, BytesSource(content))
 
 
 def test_damage_is_a_problem_of_the_files_that_have_it(tmp_path: Path) -> None:
