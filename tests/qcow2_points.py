@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 from backup_images import BytesSource
@@ -66,3 +67,11 @@ class SmallQcow2(Qcow2Files):
             int.from_bytes(block[:8], "little") if block == block[:8] * (self.block // 8) else -1
             for block in blocks
         ]
+
+
+FORMS: Final = {
+    "subclusters": SmallQcow2(),
+    "clusters": SmallQcow2(ImageLayout.CLUSTERS),
+    "compressed": SmallQcow2(ImageLayout.CLUSTERS, is_compressed=True),
+}
+"""All forms of images, by names for the ids of tests."""

@@ -11,9 +11,8 @@ from uuid import uuid4
 
 import pytest
 from plain_images import TinyImages, WritableImages
-from qcow2_points import SmallQcow2
+from qcow2_points import FORMS
 
-from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.repository.image_files import (
     IDENTIFYING_BYTES,
     ImageFacts,
@@ -21,12 +20,7 @@ from mirrorlog.consumers.backup.repository.image_files import (
 )
 from mirrorlog.errors import StateDamaged
 
-FORMATS: dict[str, WritableImages] = {
-    "tiny": TinyImages(),
-    "subclusters": SmallQcow2(),
-    "clusters": SmallQcow2(ImageLayout.CLUSTERS),
-    "compressed": SmallQcow2(ImageLayout.CLUSTERS, is_compressed=True),
-}
+FORMATS: dict[str, WritableImages] = {"tiny": TinyImages(), **FORMS}
 ENDLESS = 1 << 60
 
 

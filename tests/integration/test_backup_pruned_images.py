@@ -9,10 +9,9 @@ from random import Random
 import pytest
 from file_images import run_tool
 from plain_images import BackupWorld
-from qcow2_points import SmallQcow2
+from qcow2_points import FORMS
 
 from mirrorlog.adapters.backup_folder import FolderBackups
-from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.repository.object_names import image_name
 
 pytestmark = [
@@ -21,17 +20,13 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("layout", ["subclusters", "clusters", "compressed"])
+@pytest.mark.parametrize("form", FORMS)
 def test_qemu_img_checks_and_compares_what_prunes_of_any_subset_keep(
-    layout: str, tmp_path: Path
+    form: str, tmp_path: Path
 ) -> None:
     """The volume grows and shrinks, and points are added between the prunes."""
-    is_compressed = layout == "compressed"
-    images = SmallQcow2(
-        ImageLayout.SUBCLUSTERS if layout == "subclusters" else ImageLayout.CLUSTERS,
-        is_compressed=is_compressed,
-    )
-    random, folder, expected = Random(layout), tmp_path / "repository", tmp_path / "expected"
+    images = FORMS[form]
+    random, folder, expected = Random(form), tmp_path / "repository", tmp_path / "expected"
     world = BackupWorld(FolderBackups(folder), random, blocks=400, max_depth=5, images=images)
     merged = 0
     for _ in range(3):

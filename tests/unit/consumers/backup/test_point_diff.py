@@ -6,9 +6,8 @@ from random import Random
 
 import pytest
 from plain_images import BackupWorld
-from qcow2_points import SmallQcow2
+from qcow2_points import FORMS, SmallQcow2
 
-from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.repository.open_point import open_point
 from mirrorlog.consumers.backup.repository.point_diff import (
     ChainOfPoint,
@@ -31,13 +30,9 @@ def diff(world: BackupWorld, first: str, second: str) -> tuple[PointDiff, int]:
         return differing_blocks(*chains, world.images.block), int((runs.ends - runs.firsts).sum())
 
 
-@pytest.mark.parametrize("layout", [*ImageLayout, "compressed"])
+@pytest.mark.parametrize("images", FORMS.values(), ids=FORMS.keys())
 @pytest.mark.parametrize("seed", range(2))
-def test_every_pair_of_points(layout: ImageLayout | str, seed: int) -> None:
-    is_compressed = layout == "compressed"
-    images = SmallQcow2(
-        ImageLayout.CLUSTERS if is_compressed else ImageLayout(layout), is_compressed=is_compressed
-    )
+def test_every_pair_of_points(images: SmallQcow2, seed: int) -> None:
     world = BackupWorld(MemoryBackups(), images=images, random=Random(seed), max_depth=5)
     for _ in range(6):
         world.write_some()

@@ -7,10 +7,9 @@ from random import Random
 
 import pytest
 from plain_images import BackupWorld
-from qcow2_points import SmallQcow2
+from qcow2_points import FORMS, SmallQcow2
 
 from mirrorlog.adapters.backup_folder import FolderBackups
-from mirrorlog.consumers.backup.qcow2.format import ImageLayout
 from mirrorlog.consumers.backup.repository.check import check_volume
 from mirrorlog.consumers.backup.repository.object_names import (
     HEADER,
@@ -25,18 +24,10 @@ from mirrorlog.errors import RepositoryFailed, StateDamaged
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_backups import MemoryBackups
 
-FORMS = pytest.mark.parametrize(
-    "images",
-    [
-        SmallQcow2(ImageLayout.SUBCLUSTERS),
-        SmallQcow2(ImageLayout.CLUSTERS),
-        SmallQcow2(ImageLayout.CLUSTERS, is_compressed=True),
-    ],
-    ids=["subclusters", "clusters", "compressed"],
-)
+EACH_FORM = pytest.mark.parametrize("images", FORMS.values(), ids=FORMS.keys())
 
 
-@FORMS
+@EACH_FORM
 def test_points_read_as_the_volume_was_and_are_pruned(images: SmallQcow2) -> None:
     world = BackupWorld(MemoryBackups(), images=images, random=Random(3), max_depth=4)
     for _ in range(9):
@@ -56,7 +47,7 @@ def test_points_read_as_the_volume_was_and_are_pruned(images: SmallQcow2) -> Non
     assert (checked.damages, list(checked.sound)) == ((), list(world.points))
 
 
-@FORMS
+@EACH_FORM
 def test_a_flipped_byte_is_found_before_a_point_is_used(images: SmallQcow2) -> None:
     store = MemoryBackups()
     world = BackupWorld(store, images=images)
