@@ -104,15 +104,13 @@ class NbdServerProcess:
         *,
         hint: str,
         is_ready: Callable[[], bool],
-        asks_greeting: bool = True,
         pass_fds: Sequence[int] = (),
     ) -> None:
         """Start the server, and return when clients can connect.
 
         command: its whole command line, by which it listens at `listen`, in the foreground. hint:
         what to install or do if that fails. is_ready: whether it has come so far that its greeting
-        counts. asks_greeting: connect once, to hear it; without, is_ready decides. pass_fds: the
-        descriptors that it inherits.
+        counts. pass_fds: the descriptors that it inherits.
 
         Raise BadUse if another server listens at the address. Raise PartFailed if the server ends
         or isn't ready in time; it has then printed the reason on stderr.
@@ -130,7 +128,7 @@ class NbdServerProcess:
         self._name: Final = name
         self._listen: Final = listen
         until = time.monotonic() + READY_S
-        while not (is_ready() and (not asks_greeting or listen.greets())):
+        while not (is_ready() and listen.greets()):
             if self._process.poll() is not None or time.monotonic() > until:
                 self.kill()
                 raise PartFailed(

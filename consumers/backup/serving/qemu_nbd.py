@@ -56,11 +56,8 @@ def serve_image(
         *_listening(listen),
         str(image.absolute()),
     ]
-    # The file is written when all images are open, and clients can connect. A connection without a
-    # handshake would be reported as a failure.
-    return NbdServerProcess(
-        "qemu-nbd", command, listen, hint=_HINT, is_ready=pid_file.exists, asks_greeting=False
-    )
+    # The file is written when all images are open, and clients can connect.
+    return NbdServerProcess("qemu-nbd", command, listen, hint=_HINT, is_ready=pid_file.exists)
 
 
 def _listening(listen: NbdAddress) -> list[str]:
