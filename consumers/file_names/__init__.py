@@ -12,6 +12,7 @@ In reading order:
 - claims.py: makes one map without gaps of ranges that may overlap
 - map_builder.py: collects what the readers find
 - index_format.py: an index as bytes
+- reading_process.py: a process that reads file systems, and why it ended
 - scan_process.py: asks a process of its own for an index
 - scan.py: that process
 - image_reading.py: a device as pytsk3 reads it

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.util import find_spec
 from typing import Final
 
 from mirrorlog.consumers.file_names.file_index import FileIndex
 from mirrorlog.consumers.file_names.index_format import unpack_index
+from mirrorlog.consumers.file_names.reading_process import (
+    LastLine,
+    need_library,
+    start_reader,
+    why_ended,
+)
 from mirrorlog.consumers.file_names.scan import ScanRequest
-from mirrorlog.errors import BadInput, BadUse, MirrorlogError, error_kind
-from mirrorlog.processes.dies_with_parent import dies_with_parent
+from mirrorlog.errors import BadInput, MirrorlogError, error_kind
 
 _READ_BYTES: Final = 1 << 20
 _SCAN: Final = (sys.executable, "-m", "mirrorlog.consumers.file_names.scan")
-_EXPLAINED: Final = {
-    signal.SIGXCPU: "it used all the processor time that it may use",
-    signal.SIGKILL: "it was killed: the machine may lack memory",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,18 +48,9 @@ def index_of(
     Raise BadUse without pytsk3; DeviceFailed if the device can't be opened or read; BadInput if
     what lies there crashed the reader, or took more than the limits allow.
     """
-    if find_spec("pytsk3") is None:
-        raise BadUse(
-            "files are named with the package pytsk3, which isn't installed",
-            next="Install mirrorlog with the extra `files`: pip install 'mirrorlog[files]'.",
-        )
+    need_library("files are named")
     request = ScanRequest(address=address, memory_bytes=limits.memory_bytes, cpu_s=limits.cpu_s)
-    process = subprocess.Popen(
-        dies_with_parent(command),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
+    process = start_reader(command)
     talk = _Talk(process)
     try:
         talk.run(asdict(request), limits)
@@ -90,7 +80,8 @@ class _Talk:
         assert process.stdout is not None
         assert process.stderr is not None
         self._process = process
-        self._stdin, self._stdout, self._stderr = process.stdin, process.stdout, process.stderr
+        self._stdin, self._stdout = process.stdin, process.stdout
+        self._last_line = LastLine(process.stderr)
         self.answer = b""
         self.complaint = ""
         self.killed = ""
@@ -98,9 +89,7 @@ class _Talk:
     def run(self, request: dict[str, object], limits: ScanLimits) -> None:
         """Do it. A process that takes too long, or answers too much, is killed."""
         timer = threading.Timer(limits.wall_s, self._kill, [f"it took over {limits.wall_s:g} s"])
-        listener = threading.Thread(target=self._keep_last_line, daemon=True)
         timer.start()
-        listener.start()
         try:
             with suppress(BrokenPipeError):  # it has ended already, and its exit code says why
                 self._stdin.write(json.dumps(request).encode() + b"\n")
@@ -114,38 +103,31 @@ class _Talk:
             self.answer = bytes(answer)
         finally:
             timer.cancel()
-        listener.join(1)
+        self.complaint = self._last_line.text()
 
     def _kill(self, why: str) -> None:
         self.killed = self.killed or why
         self._process.kill()
-
-    def _keep_last_line(self) -> None:
-        """Read stderr to its end, and keep its last line that isn't empty."""
-        while line := self._stderr.readline(_READ_BYTES):
-            if line.strip():
-                self.complaint = line[:500].decode("utf-8", "replace").strip()
 
 
 def _error_of(address: str, code: int, talk: _Talk) -> MirrorlogError:
     """Return what the end of the process means."""
     if talk.killed:
         return _spoiled(address, talk.killed)
-    if code < 0:
-        number = signal.Signals(-code)
-        reason = _EXPLAINED.get(number, f"it ended by {number.name}")
-        return _spoiled(address, reason)
+    told = _told_error(talk.answer) if code > 0 else None
+    otherwise = f"it ended with exit code {code}"
+    return told or _spoiled(address, why_ended(code, talk.complaint, otherwise=otherwise))
+
+
+def _told_error(answer: bytes) -> MirrorlogError | None:
+    """Return the error that the process answered with; None if its answer is none."""
     try:
-        fields = json.loads(talk.answer)
+        fields = json.loads(answer)
+        what, where, advice = (str(fields[name]) for name in ("what", "where", "next"))
         kind = error_kind(str(fields["code"]))
-        if kind is not None:
-            what, where, advice = (str(fields[name]) for name in ("what", "where", "next"))
-            return kind(what, where=where, next=advice)
     except (ValueError, KeyError, TypeError):
-        pass
-    if "MemoryError" in talk.complaint:
-        return _spoiled(address, "it used all the memory that it may use")
-    return _spoiled(address, talk.complaint or f"it ended with exit code {code}")
+        return None
+    return None if kind is None else kind(what, where=where, next=advice)
 
 
 def _spoiled(address: str, reason: str) -> BadInput:

@@ -8,13 +8,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mirrorlog.consumers.backup.files.asking import CPU_S, MEMORY_BYTES, ask_for_files, need_library
+from mirrorlog.consumers.backup.files.asking import CPU_S, MEMORY_BYTES, ask_for_files
 from mirrorlog.consumers.backup.files.read_process import ReadRequest
 from mirrorlog.consumers.backup.files.records import Record
 from mirrorlog.consumers.backup.files.tree_writer import RestoredFiles, TreeWriter, WriteOptions
 from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
 from mirrorlog.consumers.backup.repository.qcow2_files import image_digests
 from mirrorlog.consumers.backup.repository.repository import Repository
+from mirrorlog.consumers.file_names.reading_process import need_library
 
 
 def restore_files(
@@ -38,7 +39,7 @@ def restore_files(
     Raise BadUse without pytsk3, StateDamaged and BadUse as Repository.chain_files, BadInput as
     ask_for_files, DeviceFailed if nothing more can be written.
     """
-    need_library()
+    need_library("files are read", otherwise="Or mount the point (`mirrorlog backup mount`).")
     with repository.chain_files(catalog, point) as images:
         records = [catalog.records.get(name) for name in catalog.chain(point)]
         image_ids = [record.image.image_id for record in records if record is not None]
