@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from mirrorlog.adapters.range_locks import pieces
 from mirrorlog.consumers.backup.files.records import FileData
+from mirrorlog.consumers.file_names.name_table import shown_name
 from mirrorlog.consumers.file_names.tsk_walk import READ_FAILED
 
 PIECE_BYTES: Final = 1 << 20
@@ -47,7 +48,7 @@ def file_parts(file: Any) -> FileParts:
         for attribute in file:
             kind, name = int(attribute.info.type), attribute.info.name
             if kind == _NTFS_DATA and name and name != b"$Data":
-                streams.append(name.decode("utf-8", "backslashreplace"))
+                streams.append(shown_name(name))
             elif kind == _HFS_RESOURCES and int(attribute.info.size):
                 streams.append("resource fork")
             elif kind in _CONTENTS and content is None:

@@ -34,6 +34,13 @@ class FileFacts:
     mtime_ns: int | None = None
     atime_ns: int | None = None
 
+    @property
+    def times_ns(self) -> tuple[int, int] | None:
+        """The times of the last read and the last write, as os.utime() takes them; or None."""
+        if self.mtime_ns is None:
+            return None
+        return self.mtime_ns if self.atime_ns is None else self.atime_ns, self.mtime_ns
+
 
 @dataclass(frozen=True, slots=True)
 class EnterFolder:

@@ -42,10 +42,9 @@ def restore_files(
     need_library("files are read", otherwise="Or mount the point (`mirrorlog backup mount`).")
     with repository.chain_files(catalog, point) as images:
         records = [catalog.records.get(name) for name in catalog.chain(point)]
-        image_ids = [record.image.image_id for record in records if record is not None]
         request = ReadRequest(
             images=[str(path) for path in images],
-            image_ids=image_ids if len(image_ids) == len(images) else None,
+            image_ids=catalog.image_ids(point),
             digests=[
                 None if record is None else _digests_of(record, path)
                 for record, path in zip(records, images, strict=True)

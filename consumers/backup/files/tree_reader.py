@@ -34,6 +34,7 @@ from mirrorlog.consumers.backup.qcow2.checked_file import DamagedPiece
 from mirrorlog.consumers.file_names.ext_layout import ENCRYPTED, allocated_inodes, read_groups
 from mirrorlog.consumers.file_names.image_reading import CachedDevice
 from mirrorlog.consumers.file_names.layout_reading import UnsupportedLayout
+from mirrorlog.consumers.file_names.name_table import shown_name
 from mirrorlog.consumers.file_names.ntfs_reader import METADATA_INODES
 from mirrorlog.consumers.file_names.tsk_reader import OpenedArea, open_areas
 from mirrorlog.consumers.file_names.tsk_walk import ALLOCATED, READ_FAILED
@@ -139,7 +140,7 @@ def _find(area: OpenedArea, names: Sequence[bytes]) -> _Found | str:
             kind = int(entry.info.meta.type)
             if kind != _FOLDER:
                 what = "a symbolic link, which isn't followed" if kind == _LINK else "no folder"
-                return f"{_shown(b'/' + b'/'.join(names[: number + 1]))} is {what}"
+                return f"{shown_name(b'/' + b'/'.join(names[: number + 1]))} is {what}"
             above.append((bytes(entry.info.name.name), entry))
             current = entry
     except READ_FAILED as error:
@@ -366,7 +367,3 @@ def _place(area: OpenedArea) -> str:
 
 def _folded(name: bytes) -> str:
     return bytes(name).decode("utf-8", "surrogateescape").casefold()
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

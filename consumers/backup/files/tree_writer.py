@@ -27,6 +27,7 @@ from mirrorlog.consumers.backup.files.records import (
     Problem,
     Record,
 )
+from mirrorlog.consumers.file_names.name_table import shown_name
 from mirrorlog.errors import BadUse, DeviceFailed
 
 _HOLE_BYTES: Final = 4096
@@ -226,7 +227,7 @@ class TreeWriter:
         if above is None or not self._is_good(record.name):
             return
         if not self._options.links:
-            target = record.target[:200].decode("utf-8", "backslashreplace")
+            target = shown_name(record.target[:200])
             what = f"a symbolic link to {target}, which only --symlinks restores"
             self._problem(self._path_of(record.name), what)
             return
@@ -236,12 +237,8 @@ class TreeWriter:
             facts = record.facts
             if self._options.owners and facts.uid is not None and facts.gid is not None:
                 os.chown(record.name, facts.uid, facts.gid, dir_fd=above, follow_symlinks=False)
-            if facts.mtime_ns is not None:
-                times = (
-                    facts.mtime_ns if facts.atime_ns is None else facts.atime_ns,
-                    facts.mtime_ns,
-                )
-                os.utime(record.name, ns=times, dir_fd=above, follow_symlinks=False)
+            if facts.times_ns is not None:
+                os.utime(record.name, ns=facts.times_ns, dir_fd=above, follow_symlinks=False)
         except (OSError, ValueError) as error:
             self._refused(record.name, error)
 
@@ -257,9 +254,8 @@ class TreeWriter:
             os.fchmod(fd, otherwise & ~_mask())
         else:
             os.fchmod(fd, facts.mode & (_ALL_MODES if owners else _PERMISSIONS))
-        if facts.mtime_ns is not None:
-            atime_ns = facts.mtime_ns if facts.atime_ns is None else facts.atime_ns
-            os.utime(fd, ns=(atime_ns, facts.mtime_ns))
+        if facts.times_ns is not None:
+            os.utime(fd, ns=facts.times_ns)
 
     def _is_good(self, name: bytes) -> bool:
         """Return whether a name is one part of a path. Otherwise it is a problem."""
@@ -280,7 +276,9 @@ class TreeWriter:
     def _refused(self, name: bytes, error: OSError | ValueError) -> None:
         """Note that the system refused a file. Raise DeviceFailed if it will refuse all others."""
         if isinstance(error, OSError) and error.errno in _STOPPING:
-            raise self._failed(f"{_shown(self._path_of(name))} can't be written", error) from error
+            raise self._failed(
+                f"{shown_name(self._path_of(name))} can't be written", error
+            ) from error
         exists = isinstance(error, FileExistsError)
         what = "something of this name exists" if exists else _reason(error)
         self._problem(self._path_of(name), what)
@@ -334,7 +332,3 @@ def _mask() -> int:
 
 def _reason(error: OSError | ValueError) -> str:
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
-
-
-def _shown(path: bytes) -> str:
-    return path.decode("utf-8", "backslashreplace")

@@ -13,6 +13,7 @@ from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.repository_points import opened_point
 from mirrorlog.consumers.backup.files.restoring import restore_files
 from mirrorlog.consumers.backup.files.tree_writer import RestoredFiles, WriteOptions
+from mirrorlog.consumers.file_names.name_table import shown_name
 from mirrorlog.errors import BadUse, ExitCode
 from mirrorlog.units import format_size
 
@@ -62,7 +63,7 @@ def restore_files_of(call: Invocation, request: FilesRequest) -> None:
         raise BadUse("no file is named", next="Name files or folders of the volume: /etc/hosts.")
 
     def say(path: bytes, what: str) -> None:
-        shown = path.decode("utf-8", "backslashreplace")
+        shown = shown_name(path)
         call.output.print_message("problem", {"path": shown, "what": what})
         call.output.print_note(f"not restored: {shown}: {what}")
 
