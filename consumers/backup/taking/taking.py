@@ -321,13 +321,13 @@ class _Taking:
     ) -> PointManifest:
         """Write the image, and add the point. Return its manifest."""
         ports, writer, volume = self._ports, self._writer, point.volume
-        has_base = chosen.rung is Rung.CHANGED and choice.base is not None
+        base = choice.base if chosen.rung is Rung.CHANGED else None
         content = ImageContent(
             size_bytes=volume.size_bytes,
             block_size=volume.block_size,
             data=chosen.data,
             zeros=chosen.zeros,
-            base=choice.base.point if has_base and choice.base is not None else None,
+            base=None if base is None else base.point,
         )
         written_at_us = ports.clock.now_us()
         name = writer.new_point(written_at_us)
@@ -344,7 +344,7 @@ class _Taking:
         try:
             return writer.add_point(manifest, path)  # 9
         except StateDamaged as error:
-            if not has_base:
+            if base is None:
                 raise
             raise _AttemptFailed(AttemptEnd.BASE_DAMAGED, error) from error
 
