@@ -93,6 +93,15 @@ class VolumeCatalog:
             name = self.base_of(name)
         return tuple(chain)
 
+    def image_ids(self, point: str) -> list[str] | None:
+        """Return the ids of the images of chain(); None if a manifest of one can't be read.
+
+        Raise as chain().
+        """
+        known = [self.records.get(name) for name in self.chain(point)]
+        ids = [record.image.image_id for record in known if record is not None]
+        return ids if len(ids) == len(known) else None
+
     def base_of(self, point: str) -> str | None:
         """Return the point on whose image the one of `point` stands; None if it stands alone.
 

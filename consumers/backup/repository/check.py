@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
 from mirrorlog.consumers.backup.repository.image_files import FileDamage, Ranges
-from mirrorlog.consumers.backup.repository.object_names import image_name
-from mirrorlog.consumers.backup.repository.repository import Repository, identity_problem
+from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.errors import StateDamaged
 
 
@@ -92,17 +91,7 @@ def _chain_damages(catalog: VolumeCatalog) -> Iterator[PointDamage]:
 def _image_damages(
     repository: Repository, catalog: VolumeCatalog, record: PointRecord, *, read_data: bool
 ) -> Iterator[FileDamage]:
-    name = image_name(catalog.volume, record.point, repository.images.suffix)
-    size_bytes = repository.store.size_bytes(name)
-    if size_bytes != record.image.file_bytes and not read_data:
-        what = f"the image has {size_bytes} bytes, and was written with {record.image.file_bytes}"
-        yield FileDamage(what, None)
-        return
-    try:
-        identity = repository.identify(catalog.volume, record.point)
-        problem = identity_problem(identity, catalog, record.point, repository.images)
-    except StateDamaged as error:
-        problem = error.what
+    problem = repository.image_problem(catalog, record, compares_size=not read_data)
     if problem is not None:
         yield FileDamage(problem, None)
         return

@@ -9,7 +9,7 @@ from uuid import UUID
 from mirrorlog.consumers.backup.qcow2.chain_reader import ChainReader
 from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
 from mirrorlog.consumers.backup.repository.repository import Repository
-from mirrorlog.consumers.backup.repository.repository_writer import DamagedSource
+from mirrorlog.consumers.backup.repository.repository_writer import compare_images
 
 
 @contextmanager
@@ -24,19 +24,17 @@ def open_point(
     Raise BadUse if there is no such point. Raise StateDamaged if an image is missing, damaged, or
     not the one that its manifest names, and DamagedSource if its digests differ.
     """
-    record = catalog.point(point)
-    chain = catalog.chain(point)
-    records = [catalog.records.get(name) for name in chain]
+    record, image_ids = catalog.point(point), catalog.image_ids(point)
     with repository.chain_files(catalog, point) as paths:
-        for known, path in zip(records, paths, strict=True):
-            if reads_all and known is not None:
-                size_bytes = known.manifest.size_bytes
-                for damage in repository.images.check(path, known.image, size_bytes=size_bytes):
-                    raise DamagedSource(known.point, damage.what, str(path))
-        image_ids = [UUID(known.image.image_id) for known in records if known is not None]
+        if reads_all:
+            files = zip(catalog.chain(point), paths, strict=True)
+            known = (
+                (catalog.records[name], path) for name, path in files if name in catalog.records
+            )
+            compare_images(repository.images, known)
         with ChainReader(
             paths,
-            image_ids=image_ids if len(image_ids) == len(paths) else None,
+            image_ids=None if image_ids is None else [UUID(text) for text in image_ids],
             size_bytes=record.manifest.size_bytes,
         ) as reader:
             yield reader

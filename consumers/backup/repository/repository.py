@@ -143,6 +143,28 @@ class Repository:
             raise StateDamaged(f"the image of point {point} is missing", where=where)
         return self.images.identify(beginning, where)
 
+    def image_problem(
+        self, catalog: VolumeCatalog, record: PointRecord, *, compares_size: bool = True
+    ) -> str | None:
+        """Return how an image differs from what is known of its point; None if it doesn't.
+
+        Its size, its id and what it stands on are compared, and no data are read. The catalog names
+        its file. Raise RepositoryFailed.
+        """
+        if compares_size:
+            name = image_name(catalog.volume, record.point, self.images.suffix)
+            size_bytes = self.store.size_bytes(name)
+            if size_bytes != record.image.file_bytes:
+                return (
+                    f"the image of {record.point} has {size_bytes} bytes, and was written with "
+                    f"{record.image.file_bytes}"
+                )
+        try:
+            identity = self.identify(catalog.volume, record.point)
+        except StateDamaged as error:
+            return error.what
+        return identity_problem(identity, catalog, record.point, self.images)
+
     @contextmanager
     def chain_files(self, catalog: VolumeCatalog, point: str) -> Iterator[tuple[Path, ...]]:
         """Lend the images of which a point consists as local files, newest first.

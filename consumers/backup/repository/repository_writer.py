@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Final
 from uuid import uuid4
 
 from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
-from mirrorlog.consumers.backup.repository.image_files import ImageFacts
+from mirrorlog.consumers.backup.repository.image_files import ImageFacts, ImageFiles
 from mirrorlog.consumers.backup.repository.manifests import PointManifest, encode_point
 from mirrorlog.consumers.backup.repository.object_names import (
     image_name,
@@ -38,6 +38,14 @@ class DamagedSource(StateDamaged):
             next="Run `mirrorlog backup check`: it says which points that takes along.",
         )
         self.point = point
+
+
+def compare_images(images: ImageFiles, files: Iterable[tuple[PointRecord, Path]]) -> None:
+    """Compare all bytes of the images of points with their digests. Raise DamagedSource."""
+    for record, path in files:
+        size_bytes = record.manifest.size_bytes
+        for damage in images.check(path, record.image, size_bytes=size_bytes):
+            raise DamagedSource(record.point, damage.what, str(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +173,7 @@ class RepositoryWriter:
         """Lend the images of points, of which all bytes were compared with their digests."""
         points = tuple(record.point for record in records)
         with self.repository.local_files(volume, points) as paths:
-            for record, path in zip(records, paths, strict=True):
-                size_bytes = record.manifest.size_bytes
-                for damage in self.repository.images.check(
-                    path, record.image, size_bytes=size_bytes
-                ):
-                    raise DamagedSource(record.point, damage.what, str(path))
+            compare_images(self.repository.images, zip(records, paths, strict=True))
             yield paths
 
     def _try_delete(self, name: str) -> bool:

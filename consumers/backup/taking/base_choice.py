@@ -6,8 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
-from mirrorlog.consumers.backup.repository.object_names import image_name
-from mirrorlog.consumers.backup.repository.repository import Repository, identity_problem
+from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import StateDamaged
 
@@ -68,17 +67,9 @@ def chain_problem(repository: Repository, catalog: VolumeCatalog, point: str) ->
             record = catalog.records.get(name)
             if record is None:
                 return f"the manifest of {name} can't be read"
-            identity = repository.identify(catalog.volume, name)
-            problem = identity_problem(identity, catalog, name, repository.images)
+            problem = repository.image_problem(catalog, record)
             if problem is not None:
                 return problem
-            file_name = image_name(catalog.volume, name, repository.images.suffix)
-            size_bytes = repository.store.size_bytes(file_name)
-            if size_bytes != record.image.file_bytes:
-                return (
-                    f"the image of {name} has {size_bytes} bytes, and was written with "
-                    f"{record.image.file_bytes}"
-                )
     except StateDamaged as error:
         return error.what
     return None
