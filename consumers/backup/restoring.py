@@ -46,34 +46,24 @@ def restore(
     point: BlockDevice,
     target: BlockDevice,
     *,
-    volume: str,
-    block_size: int,
+    volume: Volume,
     tasks: TaskRunner,
     on_copied: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Make the first bytes of `target` equal `point`, durably; return how many bytes were read.
 
-    The target is as large at least. What lies behind the point's size stays as it is. on_copied:
-    called with the bytes of each batch. Raise DeviceFailed, or what `on_copied` raises.
+    volume: of the point (PointManifest.as_volume). The target is as large at least; what lies
+    behind the volume's end stays as it is. on_copied: called with the bytes of each batch. Raise
+    DeviceFailed, or what `on_copied` raises.
     """
-    shape = Volume(
-        volume=volume,
-        generation="",
-        size_bytes=point.size_bytes,
-        block_size=block_size,
-        partition=0,
-        origin_position=0,
-        initially_zeroed=False,
-        primary="",
-    )
     plan = CopyPlan(
         batch_bytes=_BATCH_BYTES,
-        samples=SampleTaker(volume),
+        samples=SampleTaker(volume.volume),
         on_copied=lambda counts: on_copied(counts.read_bytes),
         tasks=tasks,
     )
     copy = WholeCopy(begin=0, chunk_bytes=_WHOLE, on_chunk=lambda _: None)
-    copied = copy_whole(point, target, shape, plan, copy)
+    copied = copy_whole(point, target, volume, plan, copy)
     assert copied is not None  # one chunk holds everything
     return copied.bytes
 

@@ -21,6 +21,7 @@ from mirrorlog.consumers.backup.repository.image_files import (
 from mirrorlog.consumers.backup.repository.object_names import POINT
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.domain.site_progress import Rung
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import StateDamaged
 
 FORMAT: Final = "mirrorlog-backup-point"
@@ -61,6 +62,22 @@ class PointManifest:
     def time_us(self) -> int:
         """The time by which people know the point: as of when it is, or when it was written."""
         return self.written_at_us if self.at_us is None else self.at_us
+
+    def as_volume(self) -> Volume:
+        """Return the volume as the point knows it: name, generation and size. The rest is made up.
+
+        A point says nothing of the volume's place in the log, and of its primary.
+        """
+        return Volume(
+            volume=self.volume,
+            generation=self.position.generation,
+            size_bytes=self.size_bytes,
+            block_size=self.block_size,
+            partition=0,
+            origin_position=-1,
+            initially_zeroed=False,
+            primary="file:///none",
+        )
 
 
 def encode_point(manifest: PointManifest) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, in_object, render
 from mirrorlog.cli.support.byte_progress import ByteProgress
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.output import discard_the_rest
+from mirrorlog.cli.support.output import write_pieces
 from mirrorlog.cli.support.point_at import chosen_point
 from mirrorlog.cli.support.repository_points import FromRepositoryOption
 from mirrorlog.consumers.backup.repository.catalog import PointRecord
@@ -23,7 +22,6 @@ from mirrorlog.consumers.backup.repository.point_diff import (
     PointDiff,
     differing_blocks,
 )
-from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.units import format_size
@@ -99,16 +97,7 @@ def _print(
 ) -> None:
     """Print the listing as `mirrorlog changed` does. in_an_object: with what it is about."""
     before, after = (record.manifest for record in records)
-    volume = Volume(
-        volume=after.volume,
-        generation=after.position.generation,
-        size_bytes=after.size_bytes,
-        block_size=after.block_size,
-        partition=0,
-        origin_position=-1,
-        initially_zeroed=False,
-        primary="file:///none",
-    )
+    volume = after.as_volume()
     answer = ChangedBlocks(
         volume=volume,
         since=before.position.position,
@@ -136,10 +125,4 @@ def _print(
             "changed_bytes": volume.bytes_of(len(difference.changed)),
         }
         pieces = in_object(fields, pieces)
-    try:
-        for piece in pieces:
-            if not (call.output.quiet and listing == "table"):
-                sys.stdout.write(piece)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        discard_the_rest(sys.stdout)
+    write_pieces(pieces, quiet=call.output.quiet and listing == "table")

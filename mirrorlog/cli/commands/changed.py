@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -17,7 +16,7 @@ from mirrorlog.changed.remote import RemoteListing, remote_listing
 from mirrorlog.cli.support.asked_points import AskedPoints, SinceOption, UntilOption
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.file_names import NameSource
-from mirrorlog.cli.support.output import Output, discard_the_rest
+from mirrorlog.cli.support.output import Output, write_pieces
 from mirrorlog.errors import BadUse
 from mirrorlog.settings import Settings
 from mirrorlog.units import parse_duration_s, parse_size
@@ -99,7 +98,7 @@ def changed(
     pieces = answer.pieces
     if as_json and output_format is None:
         pieces = in_object(_fields(question, answer), pieces)
-    _write(pieces, quiet=name == "table" and call.output.quiet)
+    write_pieces(pieces, quiet=name == "table" and call.output.quiet)
 
 
 FILE_FORMATS = ("table", "json", "csv")
@@ -156,7 +155,7 @@ def _print_files(
     _print_notes(call.output, question, answer, with_times=True)
     fields = _fields(question, answer) if in_an_object else None
     pieces = files_pieces(call, blocks, source, output_format, fields)
-    _write(pieces, quiet=output_format == "table" and call.output.quiet)
+    write_pieces(pieces, quiet=output_format == "table" and call.output.quiet)
 
 
 def _ask_node(
@@ -209,17 +208,3 @@ def _fields(question: Question, answer: RemoteListing) -> dict[str, Any]:
         "volume_began_at": answer.volume_began_at,
         "clock": answer.clock,
     }
-
-
-def _write(pieces: Iterable[str], *, quiet: bool) -> None:
-    """Write the pieces to stdout as they come. A closed pipe (`| head`) ends it without an error.
-
-    quiet: consume the pieces, so that their errors are raised, and write nothing.
-    """
-    try:
-        for piece in pieces:
-            if not quiet:
-                sys.stdout.write(piece)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        discard_the_rest(sys.stdout)

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -97,6 +97,20 @@ def _write(stream: TextIO, text: str) -> None:
     except BrokenPipeError as error:
         discard_the_rest(stream)
         raise OutputClosed from error
+
+
+def write_pieces(pieces: Iterable[str], *, quiet: bool) -> None:
+    """Write the pieces to stdout as they come. A closed pipe (`| head`) ends it without an error.
+
+    quiet: consume the pieces, so that their errors are raised, and write nothing.
+    """
+    try:
+        for piece in pieces:
+            if not quiet:
+                sys.stdout.write(piece)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        discard_the_rest(sys.stdout)
 
 
 def discard_the_rest(stream: TextIO) -> None:

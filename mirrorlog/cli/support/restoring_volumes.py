@@ -71,8 +71,7 @@ def restore_volume_of(call: Invocation, request: VolumeRequest) -> None:
             copied_bytes = restore(
                 point,
                 target,
-                volume=request.volume,
-                block_size=manifest.block_size,
+                volume=manifest.as_volume(),
                 tasks=TaskThreads(threads),
                 on_copied=progress.advance,
             )

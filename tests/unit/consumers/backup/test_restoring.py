@@ -13,12 +13,23 @@ from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
 from mirrorlog.adapters.secondary_marks import mark_path
 from mirrorlog.consumers.backup.restoring import open_target, restore
 from mirrorlog.domain.primary_marks import PrimaryMark
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DeviceFailed
 from mirrorlog.ports.task_runner import OneAtATime
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 SIZE, BLOCK = 64 << 10, 4096
 POINT = b"a" * BLOCK + bytes(3 * BLOCK) + b"b" * BLOCK + bytes(SIZE - 5 * BLOCK - 5)
+VOLUME = Volume(
+    volume="v",
+    generation="generation",
+    size_bytes=len(POINT),
+    block_size=BLOCK,
+    partition=0,
+    origin_position=-1,
+    initially_zeroed=False,
+    primary="v",
+)
 PRIMARY_ID = "11111111-1111-4111-8111-111111111111"
 
 
@@ -36,7 +47,7 @@ def restored(
     source = source or point()
     marks = PrimaryMarkFiles(folder / "marks")
     with open_target(address, len(POINT), marks, may_overwrite=may_overwrite) as target:
-        restore(source, target, volume="v", block_size=BLOCK, tasks=OneAtATime())
+        restore(source, target, volume=VOLUME, tasks=OneAtATime())
 
 
 def test_a_new_file_is_whole_sparse_and_has_the_true_size(tmp_path: Path) -> None:
@@ -65,7 +76,7 @@ def test_everything_is_durable_when_it_is_done() -> None:
     target = MemoryDevice(SIZE)
     target.pwrite(0, b"x" * SIZE)
     target.flush()
-    assert restore(point(), target, volume="v", block_size=BLOCK, tasks=OneAtATime()) == 2 * BLOCK
+    assert restore(point(), target, volume=VOLUME, tasks=OneAtATime()) == 2 * BLOCK
     target.crash()
     assert target.snapshot() == POINT + b"x" * (SIZE - len(POINT))
 
@@ -162,7 +173,7 @@ def test_a_file_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
         pytest.raises(DeviceFailed, match="move it by hand") as raised,
         open_target(str(path), len(POINT), marks, may_overwrite=False) as target,
     ):
-        restore(point(), target, volume="v", block_size=BLOCK, tasks=OneAtATime())
+        restore(point(), target, volume=VOLUME, tasks=OneAtATime())
         path.write_bytes(b"mine")
     assert path.read_bytes() == b"mine"
     assert "v.img.restoring" in str(raised.value)
