@@ -8,10 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from mirrorlog.cli.support.context import Invocation, invocation
-from mirrorlog.cli.support.repository_points import FromRepositoryOption
+from mirrorlog.cli.support.repository_points import FromRepositoryOption, no_points
 from mirrorlog.consumers.backup.repository.check import PointDamage, VolumeCheck, check_volume
 from mirrorlog.consumers.backup.repository.opening import open_repository
-from mirrorlog.errors import BadUse, StateDamaged
+from mirrorlog.errors import StateDamaged
 from mirrorlog.units import format_size
 
 app = typer.Typer()
@@ -42,11 +42,7 @@ def check(
         names = repository.volumes() if name is None else (name,)
         checked = [check_volume(repository, volume, read_data=read_data) for volume in names]
     if name is not None and not (checked[0].sound or checked[0].damages):
-        raise BadUse(
-            f"the repository has no points of volume {name}",
-            where=where,
-            next="`mirrorlog backup list` shows the points.",
-        )
+        raise no_points(name, where)
     call.output.print_json(
         {
             "schema_version": 1,

@@ -10,11 +10,10 @@ from typing import Annotated, Final
 import typer
 
 from mirrorlog.adapters.object_folder import lent_work_folder
-from mirrorlog.cli.commands.backup_serve import WORK
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.point_at import NEWEST
-from mirrorlog.cli.support.point_exports import LEFT_BY_KILLED, SOCKET, exported_point
+from mirrorlog.cli.support.point_exports import LEFT_BY_KILLED, SOCKET, WORK, exported_point
 from mirrorlog.cli.support.repository_points import (
     AtOption,
     CheckOption,

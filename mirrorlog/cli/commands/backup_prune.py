@@ -18,7 +18,7 @@ from mirrorlog.cli.support.keep_options import (
     KeepYearlyOption,
     keep_rules,
 )
-from mirrorlog.cli.support.repository_points import FromRepositoryOption
+from mirrorlog.cli.support.repository_points import FromRepositoryOption, no_points
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.consumers.backup.repository.keep import KeepDecision
 from mirrorlog.consumers.backup.repository.opening import open_repository
@@ -66,11 +66,7 @@ def prune(
     with open_repository(call.settings, repo) as repository:
         catalog = repository.catalog(name)
         if not catalog.points:
-            raise BadUse(
-                f"the repository has no points of volume {name}",
-                where=repository.store.where,
-                next="`mirrorlog backup list` shows the points.",
-            )
+            raise no_points(name, repository.store.where)
         decisions = decide_points(catalog, rules)
         report = PruneReport() if dry_run else prune_by_rules(repository, name, rules)
     _print(call, name, decisions, report, dry_run=dry_run)

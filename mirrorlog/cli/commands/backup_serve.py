@@ -14,7 +14,7 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.listening import ListenOption, PortOption, listen_at
 from mirrorlog.cli.support.point_at import NEWEST
-from mirrorlog.cli.support.point_exports import exported_point
+from mirrorlog.cli.support.point_exports import WORK, exported_point
 from mirrorlog.cli.support.repository_points import (
     AtOption,
     CheckOption,
@@ -24,9 +24,7 @@ from mirrorlog.cli.support.repository_points import (
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.consumers.backup.serving.qemu_nbd import qemu_nbd_path
 
-EXPORTS: Final = "exports"
-WORK: Final = "export-work"
-"""Below the state folder, or --scratch: what exports need while they run, and nothing else."""
+_EXPORTS: Final = "exports"
 _TICK_S: Final = 0.1
 
 app = typer.Typer()
@@ -64,7 +62,7 @@ def serve(
     """
     call = invocation(context)
     qemu_nbd_path()
-    default = call.settings.state_dir / EXPORTS / f"{name}.sock"
+    default = call.settings.state_dir / _EXPORTS / f"{name}.sock"
     listen = listen_at(socket, port, address, default=default)
     tell_ready = detach(pid_file, call.output)
     stopped = stop_flag()

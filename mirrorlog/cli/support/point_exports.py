@@ -10,6 +10,8 @@ from typing import Final
 from mirrorlog.consumers.backup.serving.qemu_nbd import PID_FILE, SECTOR_BYTES, serve_image
 from mirrorlog.processes.nbd_server import NbdAddress, NbdServerProcess
 
+WORK: Final = "export-work"
+"""Below the state folder, or --scratch: what exports need while they run, and nothing else."""
 SOCKET: Final = "s"
 _INNER: Final = "qemu"
 _NBDKIT_PID: Final = "nbdkit.pid"

@@ -18,6 +18,7 @@ from mirrorlog.consumers.backup.repository.manifests import PointManifest
 from mirrorlog.consumers.backup.repository.open_point import open_point
 from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.consumers.backup.repository.repository import Repository
+from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
 
 FromRepositoryOption = Annotated[
@@ -85,6 +86,15 @@ class OpenedPoint:
         """
         with self.repository.chain_files(self.catalog, self.manifest.point) as paths:
             yield paths[0]
+
+
+def no_points(volume: str, where: str) -> BadUse:
+    """Return the error for a volume of which a repository has nothing. where: the repository."""
+    return BadUse(
+        f"the repository has no points of volume {volume}",
+        where=where,
+        next="`mirrorlog backup list` shows the points.",
+    )
 
 
 @contextmanager
