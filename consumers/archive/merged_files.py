@@ -29,12 +29,12 @@ def merged_content(groups: Iterator[Any]) -> tuple[bytes, dict[str, Any]]:
         for group in chain([first], groups):
             facts.add(group)
             writer.write_table(group)
-    return out.getvalue(), facts.fields()
+    return out.getvalue(), facts.fields() | facts.offset_fields()
 
 
 @dataclass(slots=True)
 class RowFacts:
-    """What the entry of a merged file says of its rows."""
+    """What the entry of a file of rows says of its rows."""
 
     rows: int = 0
     longest_bytes: int | None = None
@@ -57,7 +57,7 @@ class RowFacts:
             self.longest_bytes = max(self.longest_bytes or 0, int(lengths.max()))
 
     def fields(self) -> dict[str, Any]:
-        """Return the fields of the entry."""
+        """Return the fields of every entry (ArchivedFile)."""
         assert self.positions is not None
         appended = self.appended_at_us if self.is_timed else None
         return {
@@ -67,6 +67,11 @@ class RowFacts:
             "first_appended_at_us": None if appended is None else appended[0],
             "last_appended_at_us": None if appended is None else appended[1],
             "longest_bytes": self.longest_bytes,
+        }
+
+    def offset_fields(self) -> dict[str, Any]:
+        """Return what the entry of a merged file says beside them (MergedFile)."""
+        return {
             "first_offset": None if self.offsets is None else self.offsets[0],
             "last_offset": None if self.offsets is None else self.offsets[1],
         }

@@ -23,6 +23,7 @@ from mirrorlog.archive.manifests import ArchivedFile, FileKind, digest_of
 from mirrorlog.archive.names import rows_name
 from mirrorlog.archive.parquet import parquet_bytes
 from mirrorlog.consumers.archive.archiver import NewFile
+from mirrorlog.consumers.archive.merged_files import RowFacts
 from mirrorlog.consumers.archive.plan import WriteCommands
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.extras import require_module
@@ -108,10 +109,8 @@ def _file_of(step: WriteCommands, volume: Volume, day: int, batch: HistoryBatch)
         table, dictionaries=options["use_dictionary"], row_group_rows=ROW_GROUP_ROWS
     )
     day_text = datetime.fromtimestamp(day * 86_400, UTC).strftime("%Y-%m-%d")
-    positions = batch.numbers("position").values
-    lengths, appended = batch.numbers("length"), batch.numbers("appended_at_us")
-    is_timed = appended.known is None or bool(appended.known.all())
-    has_extent = lengths.known is None or bool(lengths.known.any())
+    facts = RowFacts()
+    facts.add(table)
     name = rows_name(
         volume.volume,
         day_text,
@@ -126,14 +125,9 @@ def _file_of(step: WriteCommands, volume: Volume, day: int, batch: HistoryBatch)
         kind=FileKind.ROWS,
         size_bytes=len(content),
         sha256=digest_of(content),
-        rows=batch.rows,
-        first_position=int(positions.min()),
-        last_position=int(positions.max()),
-        first_appended_at_us=int(appended.values.min()) if is_timed else None,
-        last_appended_at_us=int(appended.values.max()) if is_timed else None,
         volume=volume.volume,
         day=day_text,
-        longest_bytes=int(lengths.values.max()) if has_extent else None,
+        **facts.fields(),
     )
     return NewFile(entry, content)
 

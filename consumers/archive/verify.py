@@ -92,10 +92,8 @@ def check_merged_rows(archive: Archive, chain: Chain, checked: CheckedPartition)
                 for file in manifest.files_of(FileKind.ROWS):
                     rows[file.volume] += file.rows
         for file in merge.files:
-            checked.files, checked.size_bytes = (
-                checked.files + 1,
-                checked.size_bytes + (_check_merged_file(archive, file)),
-            )
+            checked.files += 1
+            checked.size_bytes += _check_merged_file(archive, file)
             rows[file.volume] -= file.rows
         if any(rows.values()):
             raise DifferenceFound(
@@ -116,7 +114,8 @@ def _check_merged_file(archive: Archive, file: MergedFile) -> int:
     )
     facts = RowFacts()
     facts.add(table)
-    if any(getattr(file, name) != value for name, value in facts.fields().items()):
+    fields = facts.fields() | facts.offset_fields()
+    if any(getattr(file, name) != value for name, value in fields.items()):
         raise _failed(file, "its rows aren't those of its entry")
     if table.column("volume").unique().to_pylist() != [file.volume]:
         raise _failed(file, "its rows are of another volume")
