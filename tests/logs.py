@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 
+import notation
 from notation import message
 
 from mirrorlog.changed.logs import TopicLogSource
@@ -187,3 +188,18 @@ class _Reader(MemoryReader):
 
 def _is_record(message: Message) -> bool:
     return message.value is not None and isinstance(decode(message.value, object), LogRecord)
+
+
+def log_written_at(*at_s: float) -> Log:
+    """Return a log in which v was written to at these times, each time another block.
+
+    Half a second behind each, the volume `other` was.
+    """
+    log = Log([notation.volume(), notation.volume("other")])
+    for number, second in enumerate(at_s):
+        times = {"first_at_us": int(second * 1e6), "last_at_us": int(second * 1e6)}
+        of_v = notation.command(f"{number * 4096}+4096", sequence=number, **times)
+        of_other = notation.command("0+4096", "other", sequence=number, **times)
+        log.publish([of_v, of_other], [second, second + 0.5])
+        log.flush(2)
+    return log

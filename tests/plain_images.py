@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Protocol
 from uuid import UUID, uuid4
 
+from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
 from mirrorlog.consumers.backup.repository.image_files import (
     FileDamage,
     FileDigests,
@@ -29,6 +30,7 @@ from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.domain.site_progress import Rung
 from mirrorlog.errors import StateDamaged
 from mirrorlog.ports.backup_stores import BackupStore
+from mirrorlog.simulation.memory_backups import MemoryBackups
 
 BLOCK = 4096
 BEHIND_ANY_END = 1 << 62
@@ -323,3 +325,18 @@ class BackupWorld:
     def visible(self) -> list[str]:
         """Return the points that the repository says there are."""
         return [record.point for record in self.repository.catalog(self.volume).points]
+
+
+def catalog_with(manifests: Iterable[Mapping[str, object]]) -> VolumeCatalog:
+    """Return a catalog with a point for each of `manifests`: the fields that its manifest has."""
+    world = BackupWorld(MemoryBackups())
+    fields_of = {}
+    for fields in manifests:
+        world.write_some()
+        fields_of[world.backup()] = fields
+    catalog = world.repository.catalog(world.volume)
+    records = {
+        record.point: replace(record, manifest=replace(record.manifest, **fields_of[record.point]))
+        for record in catalog.points
+    }
+    return replace(catalog, records=records)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from plain_images import BackupWorld
+from plain_images import catalog_with
 
 from mirrorlog.cli.support.point_at import chosen_point
 from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
 from mirrorlog.errors import BadUse, OutOfRetention
-from mirrorlog.simulation.memory_backups import MemoryBackups
 
 HOUR_US = 3_600_000_000
 NOW_US = 1_800_000_000_000_000
@@ -18,20 +17,13 @@ NOW_US = 1_800_000_000_000_000
 
 def catalog_of(*times: tuple[int | None, int]) -> VolumeCatalog:
     """Return a catalog with points as of these hours before now, and when they were written."""
-    world = BackupWorld(MemoryBackups())
-    for _ in times:
-        world.write_some()
-        world.backup()
-    catalog = world.repository.catalog(world.volume)
-    records = {}
-    for record, (at, written) in zip(catalog.points, times, strict=True):
-        manifest = replace(
-            record.manifest,
-            at_us=None if at is None else NOW_US - at * HOUR_US,
-            written_at_us=NOW_US - written * HOUR_US,
-        )
-        records[record.point] = replace(record, manifest=manifest)
-    return replace(catalog, records=records)
+    return catalog_with(
+        {
+            "at_us": None if at is None else NOW_US - at * HOUR_US,
+            "written_at_us": NOW_US - written * HOUR_US,
+        }
+        for at, written in times
+    )
 
 
 def place(catalog: VolumeCatalog, text: str) -> int:

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 from command_line import run_main
-from logs import Log
-from notation import GENERATION, command, site_progress, volume
-from plain_images import BackupWorld
+from logs import log_written_at
+from notation import GENERATION, site_progress, volume
+from plain_images import catalog_with
 
 from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.cli.support import restore_choice
@@ -23,7 +23,6 @@ from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.settings import Settings
-from mirrorlog.simulation.memory_backups import MemoryBackups
 
 SECOND = 10**6
 NOW_US = 1_000 * SECOND
@@ -31,36 +30,20 @@ NOW_US = 1_000 * SECOND
 
 def catalog_of(*states: tuple[int, int]) -> VolumeCatalog:
     """Return a catalog of v with a point at each position, as of so many seconds."""
-    world = BackupWorld(MemoryBackups())
-    for _ in states:
-        world.write_some()
-        world.backup()
-    catalog = world.repository.catalog(world.volume)
-    records = {}
-    for record, (position, at_s) in zip(catalog.points, states, strict=True):
-        at = BackupPosition(
-            position=position,
-            generation=GENERATION,
-            history_id=None,
-            anchor=None,
-            is_consistent=True,
-        )
-        manifest = replace(record.manifest, position=at, at_us=at_s * SECOND)
-        records[record.point] = replace(record, manifest=manifest)
-    return replace(catalog, volume=volume().volume, records=records)
-
-
-def written() -> QueryPorts:
-    """Return a log in which v was written to at 100, 200 and 300 s: positions 0, 2 and 4."""
-    log = Log([volume(), volume("other")])
-    for number, second in enumerate((100, 200, 300)):
-        times = {"first_at_us": second * SECOND, "last_at_us": second * SECOND}
-        for name, at_s in (("", second), ("other", second + 1)):
-            names = (name,) if name else ()
-            block = f"{number * 4096}+4096"
-            log.publish([command(block, *names, sequence=number, **times)], [at_s])
-        log.flush(2)
-    return log.ports()
+    catalog = catalog_with(
+        {
+            "position": BackupPosition(
+                position=position,
+                generation=GENERATION,
+                history_id=None,
+                anchor=None,
+                is_consistent=True,
+            ),
+            "at_us": at_s * SECOND,
+        }
+        for position, at_s in states
+    )
+    return replace(catalog, volume=volume().volume)
 
 
 def chosen(
@@ -71,13 +54,16 @@ def chosen(
     reports: Sequence[SiteProgress] = (),
     error: Exception | None = None,
 ) -> ChosenPoint:
-    """Return the choice, with the log of written(). error: what asking Kafka raises."""
+    """Return the choice. error: what asking Kafka raises.
+
+    In the log, v was written to at 100, 200 and 300 s: positions 0, 2 and 4.
+    """
 
     @contextmanager
     def query_ports(*_: object) -> Iterator[QueryPorts]:
         if error is not None:
             raise error
-        yield written()
+        yield log_written_at(100, 200, 300).ports()
 
     @contextmanager
     def open_present(*_: object, **__: object) -> Iterator[Any]:

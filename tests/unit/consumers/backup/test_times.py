@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from logs import Log
-from notation import GENERATION, OTHER_GENERATION, command, site_progress, volume
+from logs import log_written_at
+from notation import GENERATION, OTHER_GENERATION, site_progress, volume
 
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.consumers.backup.sources.times import (
@@ -28,20 +28,6 @@ def state(position: int, at_s: float | None, name: str = "", **more: object) -> 
         position=BackupPosition(position=position, **(fields | more)),  # type: ignore[arg-type]
         at_us=None if at_s is None else int(at_s * SECOND),
     )
-
-
-def written(at_s: list[float]) -> Log:
-    """Return a log with a write of another block at each time; a `beat` of v2 lies between two."""
-    log = Log([volume(), volume("other")])
-    for number, second in enumerate(at_s):
-        times = {"first_at_us": int(second * SECOND), "last_at_us": int(second * SECOND)}
-        log.publish([command(f"{number * 4096}+4096", sequence=number, **times)], [second])
-        log.publish(
-            [command("0+4096", "other", sequence=number, **times)],
-            [second + 0.5],
-        )
-        log.flush(2)
-    return log
 
 
 # The volume was written to at 100, 200, 300, 400 s: positions 0, 2, 4, 6. Others are between.
@@ -69,7 +55,7 @@ def test_a_time_is_had_exactly_or_the_last_state_before_it(case: str) -> None:
     for point in points.split():
         position, _, second = point.partition("@")
         states.append(state(int(position), None if second == "?" else float(second)))
-    ports = written([100, 200, 300, 400]).ports()
+    ports = log_written_at(100, 200, 300, 400).ports()
     at_us = int(float(at) * SECOND)
     if chosen == "-":
         with pytest.raises(OutOfRetention, match="no state of the volume reaches back"):
@@ -83,7 +69,7 @@ def test_a_time_is_had_exactly_or_the_last_state_before_it(case: str) -> None:
 
 
 def test_what_cannot_be_had_is_said() -> None:
-    ports = written([100, 200, 300, 400]).ports()
+    ports = log_written_at(100, 200, 300, 400).ports()
     states = [state(1, 100.5), state(5, 300.5)]
     choice = choose_for_time(states, 250 * SECOND, volume(), ports, 0.0)
     assert choice.describe() == (
@@ -97,14 +83,14 @@ def test_what_cannot_be_had_is_said() -> None:
     "more", [{"generation": OTHER_GENERATION}, {"history_id": OTHER_GENERATION}]
 )
 def test_of_another_generation_or_history_nobody_can_tell(more: dict[str, object]) -> None:
-    ports = written([100, 200]).ports()
+    ports = log_written_at(100, 200).ports()
     choice = choose_for_time([state(1, 100.5, **more)], 150 * SECOND, volume(), ports, 0.0)
     assert (choice.is_exact, choice.missing_blocks) == (None, None)
     assert "nobody knows what was written in between" in choice.describe()
 
 
 def test_a_hole_in_the_log_is_no_proof() -> None:
-    log = written([100, 200, 300])
+    log = log_written_at(100, 200, 300)
     log.lose_records([1])
     choice = choose_for_time([state(1, 100.5)], 250 * SECOND, volume(), log.ports(), 0.0)
     assert choice.is_exact is None
@@ -143,14 +129,14 @@ def site_at(position: int, at_s: float) -> TimedState:
 def test_a_point_stands_for_a_site_that_the_log_names_no_change_away_from_it(
     states: list[TimedState], at_s: float, chosen: str, exact: bool, missing: int | None
 ) -> None:
-    ports = written([100, 200, 300, 400]).ports()
+    ports = log_written_at(100, 200, 300, 400).ports()
     choice = choose_for_time(states, int(at_s * SECOND), volume(), ports, 0.0)
     assert (choice.state.name, choice.is_exact, choice.missing_blocks) == (chosen, exact, missing)
 
 
 def test_a_point_of_another_history_stands_for_no_site() -> None:
     other = state(2, 200, history_id=OTHER_GENERATION)
-    ports = written([100, 200]).ports()
+    ports = log_written_at(100, 200).ports()
     choice = choose_for_time([other, site_at(3, 200.5)], 250 * SECOND, volume(), ports, 0.0)
     assert choice.state.name == "site a"
 
@@ -161,7 +147,7 @@ def test_of_a_point_and_a_site_after_the_time_the_point_is_nearer() -> None:
 
 
 def test_sites_that_are_consistent_are_states_as_well() -> None:
-    ports = written([100, 200]).ports()
+    ports = log_written_at(100, 200).ports()
     consistent = {"state": SiteState.CONSISTENT, "applied_position": 2, "consistent_position": 2}
     reports = [
         site_progress(site="a", **consistent),
