@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from deadlines import DEADLINE_S, wait_until
 from exporting import exported
+from qemu_images import check_content
 from running import run_cli
 
 from mirrorlog.adapters.addresses import open_device
@@ -86,14 +87,8 @@ class Backups:
                     assert device.size_bytes == SIZE
                     assert device.pread(offset=0, length=SIZE) == content, name
                 raw.write_bytes(content)
-                _compare_by_qemu(self.folder / "volumes" / VOLUME / f"{name}.qcow2", raw)
-
-
-def _compare_by_qemu(image: Path, raw: Path) -> None:
-    if shutil.which("qemu-img") is None:
-        return
-    command = ["qemu-img", "compare", "-f", "raw", "-F", "qcow2", str(raw), str(image)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=DEADLINE_S)
+                if shutil.which("qemu-img") is not None:
+                    check_content(self.folder / "volumes" / VOLUME / f"{name}.qcow2", raw)
 
 
 def kill_while_frozen(backups: Backups, mark: Path) -> None:
