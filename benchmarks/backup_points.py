@@ -30,8 +30,6 @@ BLOCK_BYTES: Final = 4096
 VOLUME: Final = "vol1"
 _GENERATION: Final = "11111111-1111-4111-8111-111111111111"
 _HISTORY: Final = "22222222-2222-4222-8222-222222222222"
-CHAIN_IMAGES: Final = 31
-"""A full point and 30 incremental ones: one more than a repository puts into a chain by itself."""
 
 
 @dataclass(slots=True)
@@ -56,7 +54,7 @@ class Points:
         """
         repository = Repository.open(FolderBackups(self.folder), Qcow2Files())
         base = self.names[-1] if self.names else None
-        with open_writer(repository, f"backup of {VOLUME}", max_depth=CHAIN_IMAGES) as writer:
+        with open_writer(repository, f"backup of {VOLUME}") as writer:
             written_at_us = time.time_ns() // 1000
             point = writer.new_point(written_at_us)
             plan = self.plan(blocks, backing_name(base))

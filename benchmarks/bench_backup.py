@@ -36,7 +36,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any, Final
 
-from backup_points import BLOCK_BYTES, CHAIN_IMAGES, VOLUME, Points
+from backup_points import BLOCK_BYTES, VOLUME, Points
 from backup_recording import recorded_intervals, recording_path
 from backup_volume import OTHER_TOOLS, ChangingVolume, OtherTool, copy_bare, stored_bytes
 from bench_node import log_line
@@ -56,7 +56,8 @@ from mirrorlog.domain.bitmaps import BlockSet
 VOLUME_BYTES: Final = 4 << 30
 CHANGED_SHARE: Final = 100
 """One in so many blocks changes."""
-RESTORES: Final = 1
+CHAIN_IMAGES: Final = 31
+"""A full point and 30 incremental ones."""
 OWN_CASES: Final = ("bare_copy", "write_image", "add_point")
 RESTORE_CASES: Final = ("open_chain", "restore", "restore_qemu_img", "restore_cp")
 CASES: Final = (*OWN_CASES, *RESTORE_CASES, "recording", *(tool.name for tool in OTHER_TOOLS))
@@ -112,7 +113,7 @@ def run_round(bench: BackupBench, names: Sequence[str], number: int) -> None:
                     write_image(target, bench.points.plan(blocks, "base.qcow2"), source)
                 else:
                     bench.points.add(blocks, source)
-        path = target if name != "add_point" else bench.points.image(len(bench.points.names) - 1)
+        path = target if name != "add_point" else bench.points.image(-1)
         bench.note_stored(name, path.stat().st_blocks * 512)
         target.unlink(missing_ok=True)
 
@@ -122,7 +123,7 @@ def restore_point(bench: BackupBench, target: Path) -> None:
     settings = site_settings()
     marks = PrimaryMarkFiles(bench.folder / "marks")
     with (
-        bench.points.opened(len(bench.points.names) - 1, reads_all=True) as point,
+        bench.points.opened(-1, reads_all=True) as point,
         open_target(str(target), point.size_bytes, marks, may_overwrite=False) as file,
     ):
         restore(
@@ -143,9 +144,9 @@ def restore_by_tool(*command: str | Path) -> None:
         os.fsync(file.fileno())
 
 
-def run_restores(bench: BackupBench, names: Sequence[str], repeat: int) -> None:
-    """Restore the last point in each way, and compare it with the volume."""
-    last, target = bench.points.image(len(bench.points.names) - 1), bench.folder / "restored"
+def run_restores(bench: BackupBench, names: Sequence[str]) -> None:
+    """Restore the last point once in each way, and compare it with the volume."""
+    last, target = bench.points.image(-1), bench.folder / "restored"
     ways: dict[str, Callable[[], None]] = {
         "restore": lambda: restore_point(bench, target),
         "restore_qemu_img": lambda: restore_by_tool(
@@ -153,17 +154,16 @@ def run_restores(bench: BackupBench, names: Sequence[str], repeat: int) -> None:
         ),
         "restore_cp": lambda: restore_by_tool("cp", "--sparse=always", bench.volume.path, target),
     }
-    for _ in range(repeat):
-        for name in names:
-            if name == "open_chain":
-                with bench.timed(name), bench.points.opened(len(bench.points.names) - 1):
-                    pass
-                continue
-            with bench.timed(name):
-                ways[name]()
-            if subprocess.run(["cmp", "-s", bench.volume.path, target], check=False).returncode:
-                bench.failures.append(f"{name}: what was restored differs from the volume")
-            target.unlink()
+    for name in names:
+        if name == "open_chain":
+            with bench.timed(name), bench.points.opened(-1):
+                pass
+            continue
+        with bench.timed(name):
+            ways[name]()
+        if subprocess.run(["cmp", "-s", bench.volume.path, target], check=False).returncode:
+            bench.failures.append(f"{name}: what was restored differs from the volume")
+        target.unlink()
 
 
 def run_tool(bench: BackupBench, tool: OtherTool) -> None:
@@ -199,7 +199,7 @@ def main() -> int:
             run_round(bench, own, number)
         try:
             restores = [name for name in names if name in RESTORE_CASES]
-            run_restores(bench, restores, 1 if arguments.short else RESTORES)
+            run_restores(bench, restores)
             if "recording" in names and (path := recording_path()) is not None:
                 intervals = recorded_intervals(path, folder)
             for tool in OTHER_TOOLS:
