@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 from backup_points import BLOCK_BYTES
-from pinned import ProgramFailed
+from tool_commands import run_command
 
 _FILL_BYTES: Final = 4 << 20
 _SEED: Final = 14
@@ -97,9 +96,7 @@ class OtherTool:
             "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes",
             "RESTIC_PASSWORD": "benchmark",
         }
-        done = subprocess.run(line, capture_output=True, text=True, check=False, env=environment)
-        if done.returncode:
-            raise ProgramFailed(f"{' '.join(line)}: {done.stderr.strip()}")
+        run_command(line, environment)
 
 
 def _borg(name: str, *options: str) -> OtherTool:

@@ -44,6 +44,7 @@ from case_options import add_case_options, chosen_cases, data_folder
 from pinned import ProgramFailed
 from results import machine, report_result
 from site_cycle import site_settings
+from tool_commands import run_command
 
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
@@ -137,9 +138,7 @@ def restore_point(bench: BackupBench, target: Path) -> None:
 
 def restore_by_tool(*command: str | Path) -> None:
     """Run a tool, the last of whose arguments is the file that it makes, then make that durable."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise ProgramFailed(f"{command}: {done.stderr.strip()}")
+    run_command([str(word) for word in command])
     with Path(command[-1]).open("r+b", 0) as file:
         os.fsync(file.fileno())
 

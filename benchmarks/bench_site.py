@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -51,6 +50,7 @@ from changed_files import (
 from pinned import ProgramFailed
 from results import machine, report_result
 from site_cycle import copy_between, site_settings, stage_and_apply
+from tool_commands import run_command
 
 from mirrorlog.adapters.file_device import FileDevice
 
@@ -113,9 +113,7 @@ def by_tool(*command: str) -> Callable[[Pair], None]:
     def copy(pair: Pair) -> None:
         names = {"PRIMARY": str(pair.primary), "SECONDARY": str(pair.secondary)}
         line = [names.get(word, word) for word in command]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise ProgramFailed(f"{' '.join(line)}: {done.stderr.strip()}")
+        run_command(line)
         with pair.secondary.open("r+b", 0) as secondary:
             os.fsync(secondary.fileno())
 

@@ -35,6 +35,7 @@ from pathlib import Path
 from typing import Final
 
 from pinned import ProgramFailed
+from tool_commands import run_command
 
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 
@@ -170,12 +171,9 @@ def _frame_bytes() -> int:
 def _run(*command: str) -> str:
     """Run a command in this thread's namespace; return what it prints. Raise ProgramFailed."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return run_command(command)
     except FileNotFoundError:
         raise ProgramFailed(f"{command[0]} isn't installed: apt install iproute2") from None
-    if done.returncode:
-        raise ProgramFailed(f"{' '.join(command)}: {done.stderr.strip()}")
-    return done.stdout
 
 
 @contextmanager
