@@ -12,6 +12,7 @@ from typing import Protocol
 from uuid import UUID, uuid4
 
 from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
+from mirrorlog.consumers.backup.repository.check import check_volume
 from mirrorlog.consumers.backup.repository.image_files import (
     FileDamage,
     FileDigests,
@@ -325,6 +326,22 @@ class BackupWorld:
     def visible(self) -> list[str]:
         """Return the points that the repository says there are."""
         return [record.point for record in self.repository.catalog(self.volume).points]
+
+    def check_points(self, points: Mapping[str, list[int]]) -> None:
+        """Each of these points is there and reads as it must, and no byte of a file is damaged."""
+        assert set(points) <= set(self.visible())
+        for point, content in points.items():
+            assert self.reads_as(point) == content
+        assert check_volume(self.repository, self.volume, read_data=True).damages == ()
+
+    def check_tidy(self, points: Set[str]) -> None:
+        """There are these points, hidden ones that they need, and nothing else."""
+        catalog = self.repository.catalog(self.volume)
+        assert {record.point for record in catalog.points} == points
+        needed = {name for point in points for name in catalog.chain(point)}
+        assert set(catalog.records) == needed == set(catalog.images)
+        assert catalog.leftovers == ()
+        assert all(record.is_settled for record in catalog.records.values())
 
 
 def catalog_with(manifests: Iterable[Mapping[str, object]]) -> VolumeCatalog:

@@ -13,7 +13,6 @@ from plain_images import BackupWorld
 from qcow2_points import SmallQcow2
 
 from mirrorlog.adapters.backup_folder import FolderBackups
-from mirrorlog.consumers.backup.repository.check import check_volume
 from mirrorlog.errors import DeviceFailed, RepositoryFailed
 
 pytestmark = pytest.mark.integration
@@ -54,19 +53,12 @@ class KeptWorld:
 
     def check(self, points: set[str]) -> None:
         """Each of these points is there, reads as it must, and no byte of a file is damaged."""
-        assert points <= set(self.world.visible())
-        for point in points:
-            assert self.world.reads_as(point) == self.world.points[point]
-        damages = check_volume(self.world.repository, self.world.volume, read_data=True).damages
-        assert damages == ()
+        self.world.check_points({point: self.world.points[point] for point in points})
 
     def check_tidy(self, points: set[str]) -> None:
         """There are these points, hidden ones that they need, and no file besides."""
-        catalog = self.world.repository.catalog(self.world.volume)
-        assert {record.point for record in catalog.points} == points
-        needed = {name for point in points for name in catalog.chain(point)}
-        assert set(catalog.records) == needed == catalog.images
-        assert catalog.leftovers == ()
+        self.world.check_tidy(points)
+        needed = self.world.repository.catalog(self.world.volume).records
         files = {path for path in self.folder.rglob("*") if path.is_file()}
         assert len(files) == 2 + 2 * len(needed), "the header, the lock, images and manifests"
 

@@ -9,7 +9,6 @@ import pytest
 from plain_images import BackupWorld, TinyImages, WritableImages
 from qcow2_points import SmallQcow2
 
-from mirrorlog.consumers.backup.repository.check import check_volume
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_backups import MemoryBackups
 
@@ -53,24 +52,6 @@ def _world(
             base = random.choice([*world.points, None])  # type: ignore[list-item]
         world.backup(base)
     return world, store, clock
-
-
-def _check_points(world: BackupWorld, points: dict[str, list[int]]) -> None:
-    """Each of these points is there and reads as it must."""
-    assert set(points) <= set(world.visible())
-    for point, content in points.items():
-        assert world.reads_as(point) == content
-    assert check_volume(world.repository, world.volume, read_data=True).damages == ()
-
-
-def _check_tidy(world: BackupWorld, points: dict[str, list[int]]) -> None:
-    """There are these points, hidden ones that they need, and nothing else."""
-    catalog = world.repository.catalog(world.volume)
-    assert {record.point for record in catalog.points} == set(points)
-    needed = {name for point in points for name in catalog.chain(point)}
-    assert set(catalog.records) == needed == set(catalog.images)
-    assert catalog.leftovers == ()
-    assert all(record.is_settled for record in catalog.records.values())
 
 
 def _killed_everywhere(
@@ -123,16 +104,16 @@ def test_a_prune_killed_anywhere_leaves_each_kept_point_and_the_next_one_ends_it
         kept = {point: text for point, text in world.points.items() if point not in drop}
 
         def check() -> None:
-            _check_points(world, kept)  # noqa: B023
+            world.check_points(kept)  # noqa: B023
             world.prune(drop & set(world.visible()))  # noqa: B023
-            _check_points(world, kept)  # noqa: B023
-            _check_tidy(world, kept)  # noqa: B023
+            world.check_points(kept)  # noqa: B023
+            world.check_tidy(kept.keys())  # noqa: B023
 
         kills = _killed_everywhere(world, store, clock, lambda: world.prune(drop), check)  # noqa: B023
         assert kills >= 4
         world.points = kept
-        _check_points(world, kept)
-        _check_tidy(world, kept)
+        world.check_points(kept)
+        world.check_tidy(kept.keys())
         for _ in range(3):
             world.write_some()
             world.backup()
@@ -157,10 +138,10 @@ def test_a_backup_killed_anywhere_leaves_all_points_and_the_next_one_works(
 
     def check() -> None:
         restart()
-        _check_points(world, earlier)
+        world.check_points(earlier)
         world.backup()
-        _check_points(world, world.points)
+        world.check_points(world.points)
         assert world.repository.catalog(world.volume).leftovers == ()
 
     assert _killed_everywhere(world, store, clock, backup, check) >= 4
-    _check_points(world, world.points)
+    world.check_points(world.points)
