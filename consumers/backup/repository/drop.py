@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence, Set
 
 from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
-from mirrorlog.consumers.backup.repository.object_names import (
-    image_name,
-    image_point,
-    manifest_object_name,
-    manifest_parts,
-    volume_prefix,
-)
+from mirrorlog.consumers.backup.repository.object_names import manifest_object_name
 from mirrorlog.consumers.backup.repository.repository_writer import RepositoryWriter
 from mirrorlog.errors import BadUse
 
@@ -61,20 +55,12 @@ def drop_points(writer: RepositoryWriter, volume: str, order: Sequence[str]) -> 
 
     A kill leaves every other point as it was.
     """
-    repository = writer.repository
-    revisions: dict[str, list[int]] = {point: [] for point in order}
-    images: set[str] = set()
-    for name in repository.store.names(volume_prefix(volume)):
-        parts = manifest_parts(name)
-        if parts is not None and parts[0] in revisions:
-            revisions[parts[0]].append(parts[1])
-        elif (point := image_point(name, repository.images.suffix)) is not None:
-            images.add(point)
+    objects = writer.repository.objects(volume)
     for point in order:
-        for revision in sorted(revisions[point]):
+        for revision in objects.revisions.get(point, ()):
             writer.delete(manifest_object_name(volume, point, revision))  # 1
-        if point in images:
-            writer.delete(image_name(volume, point, repository.images.suffix))  # 2
+        if point in objects.images:
+            writer.delete(objects.images[point])  # 2
 
 
 def _bases(catalog: VolumeCatalog) -> Mapping[str, str | None]:

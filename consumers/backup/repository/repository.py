@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,19 @@ from mirrorlog.ports.backup_stores import BackupStore
 
 _FORMAT: Final = "mirrorlog-backups"
 _VERSION: Final = 1
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeObjects:
+    """What the store has of a volume, by the names of the objects.
+
+    revisions: the numbers of the manifests of each point, ascending. images: the name of the image
+    of each point. others: names that are of neither kind.
+    """
+
+    revisions: Mapping[str, list[int]]
+    images: Mapping[str, str]
+    others: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,21 +119,13 @@ class Repository:
 
         If a prune ends meanwhile, the catalog may name objects that are gone.
         """
-        revisions: dict[str, list[int]] = {}
-        files: dict[str, str] = {}
-        leftovers: list[str] = []
-        for name in self.store.names(volume_prefix(volume)):
-            if (parts := manifest_parts(name)) is not None:
-                revisions.setdefault(parts[0], []).append(parts[1])
-            elif (point := image_point(name, self.images.suffix)) is not None:
-                files[point] = name
-            else:
-                leftovers.append(name)
+        objects = self.objects(volume)
+        revisions, files = objects.revisions, objects.images
         records: list[PointRecord] = []
         unreadable: dict[str, StateDamaged] = {}
         for point, numbers in revisions.items():
             try:
-                records.append(self._record(volume, point, sorted(numbers)))
+                records.append(self._record(volume, point, numbers))
             except StateDamaged as error:
                 unreadable[point] = error
         needed = {record.image.base for record in records} | revisions.keys()
@@ -131,8 +136,23 @@ class Repository:
             unreadable=unreadable,
             bases_of_unreadable=self._bases(volume, unreadable),
             images=frozenset(files),
-            leftovers=(*leftovers, *(files[point] for point in files if point not in needed)),
+            leftovers=(*objects.others, *(files[point] for point in files if point not in needed)),
         )
+
+    def objects(self, volume: str) -> VolumeObjects:
+        """Return the objects of a volume by their names. None of them is read."""
+        revisions: dict[str, list[int]] = {}
+        images: dict[str, str] = {}
+        others: list[str] = []
+        for name in self.store.names(volume_prefix(volume)):
+            if (parts := manifest_parts(name)) is not None:
+                revisions.setdefault(parts[0], []).append(parts[1])
+            elif (point := image_point(name, self.images.suffix)) is not None:
+                images[point] = name
+            else:
+                others.append(name)
+        ascending = {point: sorted(numbers) for point, numbers in revisions.items()}
+        return VolumeObjects(ascending, images, others)
 
     def identify(self, volume: str, point: str) -> ImageIdentity:
         """Return what the image of a point says of itself. Raise StateDamaged if it isn't one."""
