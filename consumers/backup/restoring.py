@@ -15,6 +15,7 @@ A target that existed holds a mix of old and new bytes if step 3 or 4 fails. Rep
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,9 +24,9 @@ from typing import Final
 
 from mirrorlog.adapters.addresses import open_nbd, open_primary, parse_file_address
 from mirrorlog.adapters.file_device import FileDevice
-from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.adapters.image_locks import lock_image
 from mirrorlog.adapters.nbd_client.nbd_uri import is_nbd
+from mirrorlog.adapters.object_folder import link_durably
 from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.adapters.secondary_marks import check_no_secondary
 from mirrorlog.consumers.resync.restoration import CopyPlan
@@ -133,9 +134,9 @@ def _new_file(path: Path, size_bytes: int) -> Iterator[BlockDevice]:
             path,
             f"It is whole, as {unfinished}: move it by hand.",
         ):
-            os.link(unfinished, path)  # unlike a renaming, it never replaces a file
+            if not link_durably(unfinished, path):  # unlike a renaming, it never replaces a file
+                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
             unfinished.unlink()
-            sync_folder(path.parent)
 
 
 def _remove_left(unfinished: Path) -> None:
