@@ -115,6 +115,7 @@ class WritersArchive:
         is_merged: bool,
     ) -> None:
         self._state, self._folder, self._made = state, folder, made
+        self._is_merged = is_merged
         self.writes = self.rows = 0
         a_day = DAY_S * state.commands_a_second // RANGE_COMMANDS
         self._manifests: list[tuple[Manifest, bytes]] = []
@@ -224,7 +225,7 @@ class WritersArchive:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
 
-    def ask(self, *, is_merged: bool) -> dict[str, float]:
+    def ask(self) -> dict[str, float]:
         """Ask who wrote the block. Return the seconds in all, those of the CPU, and those until
         the files are known; and how many files there were to choose from.
 
@@ -234,7 +235,7 @@ class WritersArchive:
         question = SqlQuestion(query=f"SELECT * FROM writes_at('vol-0001', {BYTE_ASKED})")
         with TemporaryDirectory() as name:
             topic = ArchivedTopic(Archive(FolderArchive(self._folder)), "t")
-            choose = byte_files_for if is_merged else row_files_for
+            choose = byte_files_for if self._is_merged else row_files_for
             files = list(choose(topic, question, {}, Path(name)))
             chosen_s = time.perf_counter() - begun_s
             database = SqlDatabase(_MEMORY_BYTES, Path(name))

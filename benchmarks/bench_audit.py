@@ -253,7 +253,7 @@ def writers(
     with tempfile.TemporaryDirectory(dir=folder) as own:
         ranges = ranges_of(days, state)
         archive = WritersArchive(state, made, Path(own), ranges, is_merged=merged)
-        asked = [archive.ask(is_merged=merged) for _ in range(repeat)]
+        asked = [archive.ask() for _ in range(repeat)]
         return {
             "median": round(median(run["s"] for run in asked), 3),
             "unit": "s",
