@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
+from backup_positions import at
+
 from mirrorlog.adapters.backup_folder import FolderBackups
 from mirrorlog.consumers.backup.qcow2.chain_reader import ChainReader
 from mirrorlog.consumers.backup.qcow2.format import ImageLayout
@@ -28,19 +30,7 @@ from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.site_progress import Rung
 
 BLOCK = 4096
-GENERATION = "11111111-1111-4111-8111-111111111111"
 HISTORY = "22222222-2222-4222-8222-222222222222"
-
-
-def position_of(number: int) -> BackupPosition:
-    """Return a position, which is consistent."""
-    return BackupPosition(
-        position=number,
-        generation=GENERATION,
-        history_id=HISTORY,
-        anchor=None,
-        is_consistent=True,
-    )
 
 
 def add_point(
@@ -128,7 +118,7 @@ class KeptPoints:
                 writer,
                 plan,
                 source,
-                position=position or position_of(number),
+                position=position or at(number, history_id=HISTORY),
                 at_us=None,
                 written_at_us=1_800_000_000_000_000 + number * 1_000_000,
             )

@@ -16,9 +16,10 @@ from uuid import uuid4
 import psutil
 import pytest
 from backup_images import BytesSource
+from backup_positions import at
 from deadlines import DEADLINE_S
 from file_images import MIB, make_ext, make_tree, need
-from kept_points import BLOCK, add_point, position_of
+from kept_points import BLOCK, add_point
 from nbd_servers import QemuNbd, content_at
 from running import run_cli
 from s3_server import options, s3_server
@@ -72,7 +73,7 @@ class Backups:
             open_repository(self.settings, self.address, creates=True) as repository,
             open_writer(repository, "test") as writer,
         ):
-            position = position_of(len(self.contents))
+            position = at(len(self.contents))
             source = BytesSource(content)
             point = add_point(
                 writer, plan, source, position=position, at_us=at_us, written_at_us=at_us

@@ -10,16 +10,16 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from backup_positions import at
 from command_line import run_main
 from logs import log_written_at
-from notation import GENERATION, site_progress, volume
+from notation import site_progress, volume
 from plain_images import catalog_with
 
 from mirrorlog.changed.volume_commands import QueryPorts
 from mirrorlog.cli.support import restore_choice
 from mirrorlog.cli.support.restore_choice import ChosenPoint, choose_point
 from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
-from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.errors import BadUse, KafkaFailed, OutOfRetention
 from mirrorlog.settings import Settings
@@ -31,17 +31,7 @@ NOW_US = 1_000 * SECOND
 def catalog_of(*states: tuple[int, int]) -> VolumeCatalog:
     """Return a catalog of v with a point at each position, as of so many seconds."""
     catalog = catalog_with(
-        {
-            "position": BackupPosition(
-                position=position,
-                generation=GENERATION,
-                history_id=None,
-                anchor=None,
-                is_consistent=True,
-            ),
-            "at_us": at_s * SECOND,
-        }
-        for position, at_s in states
+        {"position": at(position), "at_us": at_s * SECOND} for position, at_s in states
     )
     return replace(catalog, volume=volume().volume)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
+from backup_positions import at
 from logs import Log
 from notation import GENERATION, OTHER_GENERATION, command, volume
 
@@ -26,16 +27,6 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 HISTORY = "44444444-4444-4444-8444-444444444444"
-
-
-def at(position: int, **more: object) -> BackupPosition:
-    fields = {
-        "generation": GENERATION,
-        "history_id": None,
-        "anchor": None,
-        "is_consistent": True,
-    }
-    return BackupPosition(position=position, **(fields | more))  # type: ignore[arg-type]
 
 
 def folded(extents: Sequence[str], flushes: str, of: Volume | None = None) -> Log:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from backup_positions import at
 from logs import Log
 from notation import GENERATION, OTHER_GENERATION, command, volume
 
@@ -36,12 +37,6 @@ BLOCK = 4096
 SNAPSHOT = SnapshotExport(
     volume="v", session="s", generation=GENERATION, history_id=None, position=0, number=1
 )
-
-
-def at(position: int) -> BackupPosition:
-    return BackupPosition(
-        position=position, generation=GENERATION, history_id=None, anchor=None, is_consistent=True
-    )
 
 
 @dataclass

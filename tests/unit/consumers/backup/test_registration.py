@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from backup_positions import at
 from notation import GENERATION, OTHER_GENERATION, site_progress, volume
 
 from mirrorlog.codec.events import decode, encode
@@ -54,11 +55,6 @@ def report(**more: object) -> BackupReport:
         "every_s": 3600.0,
     }
     return BackupReport(**(fields | more))  # type: ignore[arg-type]
-
-
-def at(position: int, **more: object) -> BackupPosition:
-    fields = {"generation": GENERATION, "history_id": None, "anchor": None, "is_consistent": True}
-    return BackupPosition(position=position, **(fields | more))  # type: ignore[arg-type]
 
 
 def point(position: BackupPosition, reason: str | None = None) -> SourcePoint:

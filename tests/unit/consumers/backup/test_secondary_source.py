@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from backup_positions import at
 from logs import Log
 from notation import GENERATION, command, volume
 
@@ -17,7 +18,6 @@ from mirrorlog.consumers.backup.sources import secondary_source
 from mirrorlog.consumers.backup.sources.log_changes import position_facts
 from mirrorlog.consumers.backup.sources.secondary_source import SecondarySource
 from mirrorlog.consumers.backup.sources.source_point import (
-    BackupPosition,
     ChangesKnown,
     choose_blocks,
 )
@@ -103,12 +103,6 @@ class Secondary:
 @pytest.fixture
 def secondary(tmp_path: Path) -> Secondary:
     return Secondary(tmp_path / "v.img")
-
-
-def at(position: int) -> BackupPosition:
-    return BackupPosition(
-        position=position, generation=GENERATION, history_id=None, anchor=None, is_consistent=True
-    )
 
 
 def test_a_point_says_what_it_is_and_what_changed(secondary: Secondary) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from backup_positions import at
 from logs import log_written_at
-from notation import GENERATION, OTHER_GENERATION, site_progress, volume
+from notation import OTHER_GENERATION, site_progress, volume
 
-from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.consumers.backup.sources.times import (
     TimedState,
     choose_for_time,
@@ -22,10 +22,9 @@ SECOND = 10**6
 
 
 def state(position: int, at_s: float | None, name: str = "", **more: object) -> TimedState:
-    fields = {"generation": GENERATION, "history_id": None, "anchor": None, "is_consistent": True}
     return TimedState(
         name=name or f"p{position}",
-        position=BackupPosition(position=position, **(fields | more)),  # type: ignore[arg-type]
+        position=at(position, **more),
         at_us=None if at_s is None else int(at_s * SECOND),
     )
 
