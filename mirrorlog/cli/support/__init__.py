@@ -53,6 +53,7 @@ In reading order:
 - audit_rows, audit_view: where the rows of an audit go, and what is said of them.
 - audit_summary_view, audit_heat_view: what a history amounts to, and where and when it was hot.
 - row_progress, byte_progress: how far a reading of rows, or a copy of bytes, came.
+- progress_pace: when these say something, and when they will end.
 - command_logs: the Merkle trees of the commands on this machine.
 - archive_trees: the trees of commands on this machine, to hold an archive against.
 - kept_commands: the commands that are kept, for what compares them with a tree.

@@ -9,13 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from mirrorlog.cli.support.output import Output
+from mirrorlog.cli.support.progress_pace import ProgressPace, eta_s
 from mirrorlog.units import format_duration, format_size
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-
-_LINE_S: Final = 10.0
-_MESSAGE_S: Final = 1.0
 
 
 class ByteProgress:
@@ -28,10 +26,10 @@ class ByteProgress:
     """
 
     def __init__(self, output: Output, monotonic_s: Callable[[], float], verb: str) -> None:
-        self._output, self._now_s, self._verb = output, monotonic_s, verb
+        self._output, self._verb = output, verb
+        self._pace: Final = ProgressPace(monotonic_s, as_json=output.json)
         self._has_bar = sys.stderr.isatty() and not output.quiet and not output.json
         self._total = self._done = 0
-        self._began_s = self._told_at_s = monotonic_s()
         self._bar: Progress | None = None
         self._task: TaskID | None = None
 
@@ -50,7 +48,7 @@ class ByteProgress:
         """Begin, or begin again, with so many bytes to do."""
         self._close_bar()
         self._total, self._done = total_bytes, 0
-        self._began_s = self._told_at_s = self._now_s()
+        self._pace.restart()
         if self._has_bar:
             self._open_bar()
 
@@ -60,19 +58,17 @@ class ByteProgress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=self._done)
             return
-        now_s = self._now_s()
-        if now_s - self._told_at_s < (_MESSAGE_S if self._output.json else _LINE_S):
+        took_s = self._pace.due_after_s()
+        if took_s is None:
             return
-        self._told_at_s = now_s
-        took_s = now_s - self._began_s
-        eta_s = took_s * (self._total - self._done) / self._done if self._done else None
+        left_s = eta_s(took_s, self._done, self._total)
         if self._output.json:
             fields = {"done_bytes": self._done, "total_bytes": self._total}
             self._output.print_message(
-                "progress", {**fields, "rate_bytes_s": self._done / took_s, "eta_s": eta_s}
+                "progress", {**fields, "rate_bytes_s": self._done / took_s, "eta_s": left_s}
             )
         elif not self._output.quiet:
-            left = "" if eta_s is None else f", {format_duration(eta_s)} left"
+            left = "" if left_s is None else f", {format_duration(left_s)} left"
             self._output.print_note(
                 f"{format_size(self._done)} of {format_size(self._total)} {self._verb}, "
                 f"{format_size(int(self._done / took_s))}/s{left}"

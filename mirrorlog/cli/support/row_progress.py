@@ -9,13 +9,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from mirrorlog.cli.support.output import Output
+from mirrorlog.cli.support.progress_pace import ProgressPace, eta_s
 from mirrorlog.units import format_duration
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
-
-_LINE_S: Final = 10.0
-_MESSAGE_S: Final = 1.0
 
 
 class RowProgress:
@@ -35,8 +33,8 @@ class RowProgress:
         *,
         shows_rows: bool,
     ) -> None:
-        self._output, self._total, self._now_s = output, total, monotonic_s
-        self._began_s = self._told_at_s = monotonic_s()
+        self._output, self._total = output, total
+        self._pace: Final = ProgressPace(monotonic_s, as_json=output.json)
         on_terminal = sys.stderr.isatty()
         self._is_silent = output.quiet or (on_terminal and shows_rows and sys.stdout.isatty())
         self._has_bar = on_terminal and not self._is_silent and not output.json
@@ -63,17 +61,15 @@ class RowProgress:
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, rows=f"{rows:,} rows")
             return
-        now_s = self._now_s()
-        if now_s - self._told_at_s < (_MESSAGE_S if self._output.json else _LINE_S):
+        took_s = self._pace.due_after_s()
+        if took_s is None:
             return
-        self._told_at_s = now_s
-        rate = rows / (now_s - self._began_s)
-        eta_s = (now_s - self._began_s) * (self._total - done) / done if done else None
+        rate, left_s = rows / took_s, eta_s(took_s, done, self._total)
         if self._output.json:
             fields = {"positions": done, "total_positions": self._total, "rows": rows}
-            self._output.print_message("progress", {**fields, "rate_rows_s": rate, "eta_s": eta_s})
+            self._output.print_message("progress", {**fields, "rate_rows_s": rate, "eta_s": left_s})
         elif not self._is_silent:
-            left = "" if eta_s is None else f", {format_duration(eta_s)} left"
+            left = "" if left_s is None else f", {format_duration(left_s)} left"
             share = done / self._total if self._total else 1.0
             self._output.print_note(f"{share:.1%} read, {rows:,} rows, {rate:,.0f} rows/s{left}")
 
