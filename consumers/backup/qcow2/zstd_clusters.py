@@ -44,7 +44,7 @@ class PackedClusters:
         starts = self.starts + offset
         sectors = (starts + self.frame_bytes - 1) // _SECTOR_BYTES - starts // _SECTOR_BYTES
         is_frame = self.frame_bytes > 0
-        flags = np.where(is_frame, COMPRESSED, COPIED).astype(np.uint64)
+        flags = np.array([COPIED, COMPRESSED], np.uint64)[is_frame.astype(np.intp)]
         counts = np.where(is_frame, sectors, 0).astype(np.uint64) << np.uint64(_OFFSET_BITS)
         return starts.astype(np.uint64) | counts | flags
 
