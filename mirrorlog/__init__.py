@@ -13,6 +13,7 @@ The packages, from the lowest layer to the highest:
 - broker_record.py: the record of an embedded broker in its folder
 - bootstrap_servers.py: which Kafka servers this process talks to, and who named them
 - settings.py, setting_errors.py: the settings, and what is wrong with one in words
+- secret_files.py: secrets that files hold
 - adapters/: the ports on this machine and on a Kafka cluster
 - processes/: child processes that die with their parent
 - broker/: an embedded Kafka

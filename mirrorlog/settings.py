@@ -15,10 +15,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 
 import platformdirs
-from pydantic import Field, PrivateAttr, ValidationError, field_validator
+from pydantic import (
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from mirrorlog.bootstrap_servers import (
@@ -28,6 +35,7 @@ from mirrorlog.bootstrap_servers import (
     choose_servers,
 )
 from mirrorlog.errors import BadUse
+from mirrorlog.secret_files import read_secret
 from mirrorlog.setting_errors import (
     PREFIX,
     Origin,
@@ -46,6 +54,11 @@ ClientValue: TypeAlias = str | int | bool | BootstrapServers
 """The value of a setting of a Kafka client."""
 OLD_NODE_NAME: Final = "node"
 """The default of `node_name` in earlier releases. A folder of this name is taken over."""
+SECRETS_BY_FILE: Final = {
+    "node_http_token_file": "node_http_token",
+    "metrics_token_file": "metrics_token",
+}
+"""By the settings that name a file, the secret that it holds."""
 _NODE_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
 
 
@@ -174,6 +187,8 @@ class Settings(BaseSettings):
     node_http_token: str = Field(default="", repr=False)
     """The token that a request must carry (Authorization: Bearer). Without one, the node listens on
     the loopback address only. All workers need the same token."""
+    node_http_token_file: Path | None = None
+    """The file that holds the token, instead."""
     node_http_advertised: str = ""
     """The address http://HOST:PORT at which the other workers reach this one, if it isn't the
     address at which it listens."""
@@ -182,10 +197,22 @@ class Settings(BaseSettings):
     node_http_connections: int = Field(default=128, ge=1)
     """How many connections may be open at a time, or a quarter of the process's descriptors if that
     is less. Clients of further ones are told to come back."""
+    node_http_client_connections: int = Field(default=64, ge=1)
+    """How many of them may be of one address. Workers and proxies have one, too."""
     node_http_idle_s: float = Field(default=20.0, gt=0)
     """A connection that doesn't bring the whole header of a request within this time is closed."""
     node_http_wait_s: float = Field(default=30.0, ge=0)
     """The longest time that a query waits for the log to be complete."""
+
+    http_certificate: Path | None = None
+    """The certificate of this machine with its chain, as PEM. With it and `http_key`, the node and
+    the dashboard speak HTTPS."""
+    http_key: Path | None = None
+    """The key of that certificate, as PEM without a password."""
+    http_ca: Path | None = None
+    """The authorities, as PEM, that sign the certificates of clients. With it, the node and the
+    dashboard answer only clients with a certificate, and `changed --node` and other workers trust a
+    node with one of theirs."""
 
     chain_dir: Path | None = None
     """The folder of the Merkle trees of the commands, which prove that none was altered
@@ -199,6 +226,8 @@ class Settings(BaseSettings):
     metrics_token: str = Field(default="", repr=False)
     """The token that a request for metrics must carry (Authorization: Bearer). Without one, metrics
     are served on the loopback address only. The node has `node_http_token`."""
+    metrics_token_file: Path | None = None
+    """The file that holds the token, instead."""
     metrics_volumes: int = Field(default=10_000, ge=0)
     """How many volumes of a site have metrics of their own. The sums cover all."""
 
@@ -267,6 +296,22 @@ class Settings(BaseSettings):
 
     _servers: BootstrapServers | None = PrivateAttr(default=None)
 
+    @field_validator(*SECRETS_BY_FILE)
+    @classmethod
+    def _check_secret_file(cls, path: Path | None, info: ValidationInfo) -> Path | None:
+        if path is not None and info.data.get(SECRETS_BY_FILE[str(info.field_name)]):
+            raise ValueError("the setting without `_file` is set, too")
+        if path is not None:
+            read_secret(path)
+        return path
+
+    @model_validator(mode="after")
+    def _read_secret_files(self) -> Self:
+        for name, secret in SECRETS_BY_FILE.items():
+            if (path := getattr(self, name)) is not None:
+                self.__dict__[secret] = read_secret(path)  # the model is frozen for everyone else
+        return self
+
     @field_validator("node_tiers_s")
     @classmethod
     def _check_tiers(cls, tiers_s: tuple[int, ...]) -> tuple[int, ...]:
@@ -318,7 +363,7 @@ class Settings(BaseSettings):
             if isinstance(value, dict | list)
             else str(value)
             for name, value in values.items()
-            if value is not None
+            if value is not None and name not in SECRETS_BY_FILE
         }
 
     @property

@@ -17,6 +17,10 @@ from functools import partial
 from typing import Final, NoReturn, TypeAlias
 
 from mirrorlog import __version__
+from mirrorlog.adapters.http.access import http_access
+from mirrorlog.adapters.http.connections import ConnectionLimits, connection_limit
+from mirrorlog.adapters.http.guard import HttpGuard
+from mirrorlog.adapters.http.http_server import HttpServer
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, ReportPublisher
 from mirrorlog.adapters.tracing import open_tracer
 from mirrorlog.errors import BadUse, MirrorlogError, exit_code_of
@@ -67,13 +71,11 @@ from mirrorlog.streams.table.changelog_follower import (
 from mirrorlog.streams.table.local_store import TableView
 from mirrorlog.streams.table.log_table import LogTable
 from mirrorlog.streams.web.client_pool import ClientPool, QueryClients
-from mirrorlog.streams.web.connections import ConnectionLimits, connection_limit
 from mirrorlog.streams.web.handlers import HttpParts
-from mirrorlog.streams.web.http_server import HttpServer
 from mirrorlog.streams.web.listen import HttpEndpoint, group_instance_id, listen
 from mirrorlog.streams.web.partition_ownership import OwnershipListener, PartitionOwnership
 from mirrorlog.streams.web.query_threads import QueryThreads
-from mirrorlog.streams.web.server import build_http_app
+from mirrorlog.streams.web.server import OPEN_PATHS, build_http_app
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -353,6 +355,7 @@ def _http_server(
     """Return the HTTP server of the worker, which has an endpoint."""
     endpoint, clock = ports.endpoint, ports.clock
     assert endpoint is not None
+    access = http_access(settings, settings.node_http_token)
     parts = HttpParts(
         ownership=ownership,
         open_view=open_view,
@@ -361,14 +364,23 @@ def _http_server(
         topics=settings.topics,
         clock=clock,
         own_url=endpoint.url,
-        token=settings.node_http_token,
+        guard=HttpGuard(
+            access,
+            endpoint.socket,
+            "node_http_token",
+            OPEN_PATHS,
+            advertised_url=settings.node_http_advertised,
+            body_s=settings.node_http_idle_s,
+        ),
         wait_s=settings.node_http_wait_s,
         samples=samples,
     )
     limits = ConnectionLimits(
-        connection_limit(settings.node_http_connections), settings.node_http_idle_s
+        connection_limit(settings.node_http_connections),
+        settings.node_http_idle_s,
+        of_one_client=settings.node_http_client_connections,
     )
-    return HttpServer(build_http_app(parts), endpoint, limits)
+    return HttpServer(build_http_app(parts), endpoint.socket, limits, access.server_context())
 
 
 def _faust_engine(settings: Settings, ports: NodePorts) -> Engine:
@@ -392,7 +404,7 @@ def _open_endpoint(settings: Settings, folder: NodeFolder) -> HttpEndpoint | Non
     """Bind the node's HTTP socket; None if the settings switch HTTP off."""
     return listen(
         settings.node_http,
-        settings.node_http_token,
+        http_access(settings, settings.node_http_token),
         settings.node_http_advertised,
         folder.path / "http-port",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -10,6 +11,8 @@ from typing import Any
 from aiohttp import ClientSession, web
 from logs import Log
 
+from mirrorlog.adapters.http.access import HttpAccess
+from mirrorlog.adapters.http.guard import HttpGuard
 from mirrorlog.metric_samples import MetricSample
 from mirrorlog.metrics import NODE_PARTITIONS
 from mirrorlog.ports.clock import SystemClock
@@ -20,7 +23,7 @@ from mirrorlog.streams.web.handlers import HttpParts
 from mirrorlog.streams.web.listen import listen
 from mirrorlog.streams.web.partition_ownership import PartitionOwnership
 from mirrorlog.streams.web.query_threads import QueryThreads
-from mirrorlog.streams.web.server import build_http_app
+from mirrorlog.streams.web.server import OPEN_PATHS, build_http_app
 from mirrorlog.topics import Topics
 
 
@@ -81,6 +84,7 @@ class Worker:
     query_threads: QueryThreads = field(init=False)
     client: ClientSession = field(init=False)
     url: str = field(init=False)
+    socket: socket.socket = field(init=False)
 
     def __post_init__(self) -> None:
         self.ownership = PartitionOwnership(lambda: self.owners)
@@ -106,7 +110,7 @@ class Worker:
             topics=log.topics,
             clock=SystemClock(),
             own_url=self.url,
-            token=self.token,
+            guard=HttpGuard(HttpAccess(self.token), self.socket, "node_http_token", OPEN_PATHS),
             wait_s=self.wait_s,
             samples=lambda: [MetricSample(NODE_PARTITIONS, len(self.active), ("n",))],
         )
@@ -145,9 +149,9 @@ async def listening(*workers: Worker) -> AsyncIterator[None]:
     """Let the workers listen. Each knows the addresses of all."""
     async with AsyncExitStack() as stack:
         for worker in workers:
-            endpoint = listen("127.0.0.1:0", "")
+            endpoint = listen("127.0.0.1:0", HttpAccess(worker.token))
             assert endpoint is not None
-            worker.url = endpoint.url
+            worker.url, worker.socket = endpoint.url, endpoint.socket
             runner = web.AppRunner(
                 build_http_app(worker.parts()), handler_cancellation=True, shutdown_timeout=1
             )

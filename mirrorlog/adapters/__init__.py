@@ -30,6 +30,7 @@
 - signed_heads.py: what a key has signed, so that it never contradicts itself
 - os_failures.py: what the operating system refuses, as an error for operators
 - machine.py: which machine this is, and whose folder a folder is
+- http/: who may ask a server of mirrorlog, how much, and how it answers
 - listening.py: TCP sockets for what answers over HTTP
 - metrics_page.py: metrics as the text that Prometheus reads
 - metrics_server.py: a small HTTP server for metrics alone

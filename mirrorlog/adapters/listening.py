@@ -22,25 +22,27 @@ OFF: Final = "off"
 class ListeningWords:
     """The words with which errors name what listens.
 
-    who: what listens. option: the option that names the address. token: the setting of its token.
+    who: what listens. option: the option that names the address. guards: the settings of which one
+    lets other machines in.
     """
 
     who: str
     option: str
-    token: str
+    guards: str
 
 
 def listen_at(
-    address: str, token: str, words: ListeningWords, remembered: Path | None = None
+    address: str, words: ListeningWords, *, is_guarded: bool, remembered: Path | None = None
 ) -> socket.socket:
     """Return a socket that listens at `address`.
 
     address:    HOST:PORT. Port 0 is a free one: the remembered one if it is still free.
-    token:      what requests must carry; without one, only this machine may connect.
+    is_guarded: strangers are refused by a token or by certificates; if not, only this machine may
+                connect.
     remembered: the file that keeps the free port for the next start.
 
-    Raise BadUse if the address can't be bound, or if other machines can reach it and `token` is
-    empty.
+    Raise BadUse if the address can't be bound, or if other machines can reach it and it isn't
+    guarded.
     """
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match.group(3)) > 65535:
@@ -50,10 +52,10 @@ def listen_at(
         family, _, _, _, socket_address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        if not ipaddress.ip_address(socket_address[0]).is_loopback and not token:
+        if not ipaddress.ip_address(socket_address[0]).is_loopback and not is_guarded:
             raise BadUse(
                 f"{address} can be reached from other machines, and no token is set",
-                next=f"Set {words.token}.",
+                next=f"Set {words.guards}.",
             )
         return _bind(family, str(socket_address[0]), port, None if port else remembered)
     except OSError as error:
@@ -61,13 +63,13 @@ def listen_at(
         raise _bad(what, words) from error
 
 
-def url_of(listening: socket.socket) -> str:
-    """Return the address http://HOST:PORT at which a socket listens."""
+def url_of(listening: socket.socket, scheme: str = "http") -> str:
+    """Return the address SCHEME://HOST:PORT at which a socket listens."""
     address = ipaddress.ip_address(listening.getsockname()[0])
     host = f"[{address}]" if address.version == 6 else str(address)
     if address.is_unspecified:
         host = socket.getfqdn()
-    return f"http://{host}:{listening.getsockname()[1]}"
+    return f"{scheme}://{host}:{listening.getsockname()[1]}"
 
 
 def _bind(

@@ -31,7 +31,9 @@ MAX_CLIENTS: Final = 4
 DEADLINE_S: Final = 30.0
 _STOP_S: Final = 0.1
 _GZIP_LEVEL: Final = 3
-_WORDS: Final = ListeningWords(who="the metrics", option="--metrics", token="metrics_token")
+_WORDS: Final = ListeningWords(
+    who="the metrics", option="--metrics", guards="metrics_token or metrics_token_file"
+)
 
 
 class MetricsServer:
@@ -74,7 +76,8 @@ def open_metrics_server(
     """
     if address == OFF:
         return None
-    return MetricsServer(role, collect, listen_at(address, token, _WORDS), token)
+    listening = listen_at(address, _WORDS, is_guarded=bool(token))
+    return MetricsServer(role, collect, listening, token)
 
 
 @contextmanager

@@ -1,21 +1,11 @@
-"""The contract of the node's HTTP service and clients: headers, and the status of each error."""
+"""The contract of the node's HTTP service and clients: headers, and errors."""
 
 from __future__ import annotations
 
 import json
 from typing import Any, Final
 
-from mirrorlog.errors import (
-    BadInput,
-    BadUse,
-    KafkaFailed,
-    MirrorlogError,
-    NodeUnavailable,
-    NotAllowed,
-    OutOfRetention,
-    UnknownVolume,
-    error_kind,
-)
+from mirrorlog.errors import BadUse, MirrorlogError, NodeUnavailable, error_kind
 
 SINCE_HEADER: Final = "Mirrorlog-Since"
 UNTIL_HEADER: Final = "Mirrorlog-Until"
@@ -27,25 +17,6 @@ CLOCK_HEADER: Final = "Mirrorlog-Clock"
 """By which clock the question's times were understood (points.AnsweringClock)."""
 FORWARDED_HEADER: Final = "Mirrorlog-Forwarded"
 """A worker passed the request on. The worker that gets it answers itself, or not at all."""
-
-
-def status_of(error: MirrorlogError) -> int:
-    """Return the HTTP status that stands for `error`."""
-    match error:
-        case UnknownVolume():
-            return 404
-        case NotAllowed():
-            return 401
-        case BadInput():
-            return 500  # mirrorlog's own data is damaged: no request causes a BadInput
-        case BadUse():
-            return 400
-        case OutOfRetention():
-            return 410
-        case NodeUnavailable() | KafkaFailed():
-            return 503
-        case _:
-            return 500
 
 
 def error_of(status: int, body: bytes, where: str) -> MirrorlogError:

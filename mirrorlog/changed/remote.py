@@ -9,10 +9,18 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import ProxyHandler, Request, build_opener
+from urllib.request import (
+    HTTPRedirectHandler,
+    HTTPSHandler,
+    OpenerDirector,
+    ProxyHandler,
+    Request,
+    build_opener,
+)
 
 import stamina
 
+from mirrorlog.adapters.http.access import HttpAccess, bearer
 from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER, error_of
 from mirrorlog.errors import BadUse, NodeUnavailable, in_words
 
@@ -39,9 +47,9 @@ class RemoteListing:
 
 
 def remote_listing(
-    node: str, token: str, volume: str, parameters: Mapping[str, str], patience_s: float
+    node: str, access: HttpAccess, volume: str, parameters: Mapping[str, str], patience_s: float
 ) -> RemoteListing:
-    """Ask the node at address `node` for a listing.
+    """Ask the node at address `node` for a listing, with the token and certificate of `access`.
 
     If the node can't answer now, it is asked again until `patience_s` have passed. Raise the node's
     errors by their classes; NodeUnavailable if it doesn't answer. The pieces raise NodeUnavailable
@@ -53,12 +61,15 @@ def remote_listing(
         )
     query = urlencode({**parameters, "limit": "0"})
     url = f"{node.rstrip('/')}/v1/volumes/{quote(volume, safe='')}/changed?{query}"
-    request = Request(url, headers={"Authorization": f"Bearer {token}"} if token else {})
+    request = Request(url, headers=dict(bearer(access.token)))
+    opener = build_opener(
+        ProxyHandler({}), HTTPSHandler(context=access.client_context()), _NoRedirects()
+    )
     for attempt in stamina.retry_context(
         NodeUnavailable, attempts=None, timeout=patience_s, wait_initial=0.2, wait_max=2.0
     ):
         with attempt:
-            response = _open(request, node)
+            response = _open(opener, request, node)
     return RemoteListing(
         since=int(response.headers[SINCE_HEADER]),
         until=int(response.headers[UNTIL_HEADER]),
@@ -66,6 +77,13 @@ def remote_listing(
         pieces=_pieces(response, node),
         clock=response.headers.get(CLOCK_HEADER),
     )
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Follows no redirect: urllib would send the token on, to any host."""
+
+    def redirect_request(self, *_: object) -> None:
+        """Return no request: the redirect is an error."""
 
 
 def _pieces(response: http.client.HTTPResponse, node: str) -> Iterator[str]:
@@ -82,11 +100,9 @@ def _pieces(response: http.client.HTTPResponse, node: str) -> Iterator[str]:
             ) from error
 
 
-def _open(request: Request, node: str) -> http.client.HTTPResponse:
+def _open(opener: OpenerDirector, request: Request, node: str) -> http.client.HTTPResponse:
     try:
-        response: http.client.HTTPResponse = build_opener(ProxyHandler({})).open(
-            request, timeout=_TIMEOUT_S
-        )
+        response: http.client.HTTPResponse = opener.open(request, timeout=_TIMEOUT_S)
     except HTTPError as error:
         with error:
             raise error_of(error.code, error.read(_MAX_ERROR_BYTES), node) from None

@@ -1,10 +1,7 @@
 """Which blocks of a volume changed, over HTTP, answered from the node's own table (docs/http.md).
 
 listen.py               binds the socket, and names the worker in its group after the address
-connections.py          how many connections there may be, and for how long without a request
 server.py               routes
-http_server.py          starts and stops the server with the engine
-error_responses.py      errors as JSON objects, and the token
 request_parameters.py   parameters of a request, checked
 handlers.py             what each route does: answer here, or pass the request on
 partition_ownership.py  which partitions this worker may answer for
@@ -15,4 +12,6 @@ table_logs.py           the log of one volume, read from the table
 page_cache.py           results that are kept for their next page
 responses.py            JSON objects and streamed listings
 openapi.py, docs.html   the description of all of this, for programs and for people
+
+Who may ask, how much, and how errors are answered: mirrorlog/adapters/http/.
 """

@@ -12,9 +12,18 @@ import logging
 from types import TracebackType
 from typing import Final, Self
 
-from aiohttp import ClientError, ClientResponse, ClientSession, ClientTimeout, DummyCookieJar, web
+from aiohttp import (
+    ClientError,
+    ClientResponse,
+    ClientSession,
+    ClientTimeout,
+    DummyCookieJar,
+    TCPConnector,
+    web,
+)
 from yarl import URL
 
+from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.changed.http import BEGAN_HEADER, FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.errors import NodeUnavailable, in_words
 
@@ -40,17 +49,21 @@ class RequestForwarder:
     passes it on again. An asynchronous context manager, which holds the connections.
 
     silence_s: how long the other worker may send nothing, and the client read nothing.
+    access:    with what this worker proves who it is, if the others ask for certificates.
     """
 
-    def __init__(self, silence_s: float) -> None:
-        self._silence_s = silence_s
+    def __init__(self, silence_s: float, access: HttpAccess) -> None:
+        self._silence_s, self._access = silence_s, access
         self._forwarded = 0
         self._session: ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         timeout = ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._silence_s)
         self._session = ClientSession(
-            timeout=timeout, auto_decompress=False, cookie_jar=DummyCookieJar()
+            connector=TCPConnector(ssl=self._access.client_context()),
+            timeout=timeout,
+            auto_decompress=False,
+            cookie_jar=DummyCookieJar(),
         )
         return self
 

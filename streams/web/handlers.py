@@ -10,6 +10,8 @@ from typing import Final
 
 from aiohttp import web
 
+from mirrorlog.adapters.http.guard import HttpGuard
+from mirrorlog.adapters.http.responses import encode_json, json_response
 from mirrorlog.adapters.metrics_page import MetricsExporter
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import render
@@ -35,9 +37,7 @@ from mirrorlog.streams.web.request_parameters import (
 from mirrorlog.streams.web.responses import (
     SLOW_CLIENT_S,
     changed_page,
-    encode_json,
     join_pieces,
-    json_response,
     page_points,
     stream_listing,
     volume_entry,
@@ -54,7 +54,7 @@ class HttpParts:
 
     open_view: opens a view of a partition's table, from any thread.
     own_url:   the address that this worker tells its group.
-    token:     what requests under /v1 must carry; nothing if it is empty.
+    guard:     refuses requests that the worker shouldn't answer.
     wait_s:    how long a question waits at most for the log to be complete.
     samples:   reads the worker's metrics, on the event loop.
     """
@@ -66,7 +66,7 @@ class HttpParts:
     topics: Topics
     clock: Clock
     own_url: str
-    token: str = ""
+    guard: HttpGuard
     wait_s: float = 30.0
     samples: Callable[[], MetricSamples] = tuple
 
@@ -77,7 +77,7 @@ class RequestHandlers:
     def __init__(self, parts: HttpParts) -> None:
         self._parts = parts
         self._cache = PageCache(_CACHED_RESULTS, parts.clock)
-        self._forwarder = RequestForwarder(parts.wait_s + SLOW_CLIENT_S)
+        self._forwarder = RequestForwarder(parts.wait_s + SLOW_CLIENT_S, parts.guard.access)
         self._exporter = MetricsExporter(ExportingRole.NODE, parts.samples)
 
     async def open_clients(self, _: web.Application) -> AsyncIterator[None]:
@@ -111,14 +111,15 @@ class RequestHandlers:
 
     async def docs(self, _: web.Request) -> web.Response:
         """Answer with the description as a page for people. It loads nothing from elsewhere."""
-        page_html = files("mirrorlog.streams.web").joinpath("docs.html").read_text("utf-8")
-        policy = (
-            "default-src 'none'; connect-src 'self'; style-src 'unsafe-inline'; "
-            "script-src 'unsafe-inline'"
-        )
-        return web.Response(
-            text=page_html, content_type="text/html", headers={"Content-Security-Policy": policy}
-        )
+        return web.Response(text=_file("docs.html"), content_type="text/html")
+
+    async def docs_script(self, _: web.Request) -> web.Response:
+        """Answer with the script of that page."""
+        return web.Response(text=_file("docs.js"), content_type="text/javascript")
+
+    async def docs_style(self, _: web.Request) -> web.Response:
+        """Answer with the style of that page."""
+        return web.Response(text=_file("docs.css"), content_type="text/css")
 
     async def volumes(self, request: web.Request) -> web.Response:
         """Answer with a page of the volumes of all partitions, by name."""
@@ -220,3 +221,7 @@ class RequestHandlers:
             }
         )
         return json_response(body, {"Link": f'<{next_url}>; rel="next"'})  # RFC 8288
+
+
+def _file(name: str) -> str:
+    return files("mirrorlog.streams.web").joinpath(name).read_text("utf-8")

@@ -15,10 +15,15 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Final
 
+from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
 from mirrorlog.errors import BadUse
 
-_WORDS: Final = ListeningWords(who="the node", option="--http", token="node_http_token")
+WORDS: Final = ListeningWords(
+    who="the node",
+    option="--http",
+    guards="node_http_token, or http_certificate, http_key and http_ca",
+)
 _DIGEST_BYTES: Final = 8
 
 
@@ -45,11 +50,12 @@ def group_instance_id(node_name: str, instance: str, endpoint: HttpEndpoint | No
 
 
 def listen(
-    address: str, token: str, advertised: str = "", remembered: Path | None = None
+    address: str, access: HttpAccess, advertised: str = "", remembered: Path | None = None
 ) -> HttpEndpoint | None:
     """Bind `address` and return the endpoint; None if `address` is "off".
 
     address:    HOST:PORT. Port 0 is a free one: the remembered one if it is still free.
+    access:     who may ask.
     advertised: the URL to tell the group and people, if the bound address means nothing to them.
     remembered: the file that keeps the free port for the next start.
 
@@ -62,6 +68,6 @@ def listen(
             f"'{advertised[:60]}' is no address to advertise",
             next="Write node_http_advertised as http://HOST:PORT.",
         )
-    bound = listen_at(address, token, _WORDS, remembered)
+    bound = listen_at(address, WORDS, is_guarded=access.is_guarded, remembered=remembered)
     bound.setblocking(False)
-    return HttpEndpoint(bound, advertised.rstrip("/") or url_of(bound))
+    return HttpEndpoint(bound, advertised.rstrip("/") or url_of(bound, access.scheme))

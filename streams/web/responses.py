@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from mirrorlog.adapters.http.responses import NO_STORE, encode_json
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import JSON_FORMATS, list_page
 from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER
@@ -24,30 +24,7 @@ log = logging.getLogger("mirrorlog.node.http")
 SLOW_CLIENT_S: Final = 60.0
 """A client that reads nothing for this long is disconnected: it holds a query slot."""
 _CHUNK_CHARACTERS: Final = 1 << 16
-_RETRY_AFTER_S: Final = 1
-_NO_STORE: Final = {"Cache-Control": "no-store"}
 _MEDIA_TYPES: Final = {"csv": "text/csv"} | dict.fromkeys(JSON_FORMATS, "application/json")
-
-
-def encode_json(fields: Mapping[str, Any]) -> bytes:
-    """Return the object as one line of JSON."""
-    return json.dumps(fields, allow_nan=False).encode() + b"\n"
-
-
-def json_response(
-    body: bytes, headers: Mapping[str, str] | None = None, status: int = 200
-) -> web.Response:
-    """Return the response for an encoded object; with Retry-After if the status is 503.
-
-    No cache may store it: the log goes on.
-    """
-    retry = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else {}
-    return web.Response(
-        body=body,
-        status=status,
-        content_type="application/json",
-        headers={**_NO_STORE, **retry, **(headers or {})},
-    )
 
 
 def volume_entry(volume: Volume, worker: str | None) -> Mapping[str, Any]:
@@ -133,7 +110,7 @@ async def stream_listing(
         positions[BEGAN_HEADER] = began_at
     if blocks.asked.clock is not None:
         positions[CLOCK_HEADER] = blocks.asked.clock
-    response = web.StreamResponse(headers={**_NO_STORE, **positions, "Content-Type": media_type})
+    response = web.StreamResponse(headers={**NO_STORE, **positions, "Content-Type": media_type})
     await response.prepare(request)
     try:
         while chunk := await slot.run(partial(next, chunks, "")):

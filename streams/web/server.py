@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp import web
 
-from mirrorlog.streams.web.connections import untimed_answer
-from mirrorlog.streams.web.error_responses import METRICS_PATH, errors_as_json, token_required
 from mirrorlog.streams.web.handlers import HttpParts, RequestHandlers
+
+OPEN_PATHS: Final = frozenset({"/healthz", "/openapi.json", "/docs", "/docs.js", "/docs.css"})
+"""The paths that need no token: probes and the description tell nothing of the node."""
 
 
 def build_http_app(parts: HttpParts) -> web.Application:
     """Return the application, which doesn't listen yet."""
     handlers = RequestHandlers(parts)
-    app = web.Application(
-        middlewares=[untimed_answer, errors_as_json, token_required(parts.token)],
-        client_max_size=1 << 10,
-    )
+    app = parts.guard.application()
     for path, handler in {
         "/healthz": handlers.health,
-        METRICS_PATH: handlers.metrics,
+        "/metrics": handlers.metrics,
         "/openapi.json": handlers.openapi,
         "/docs": handlers.docs,
+        "/docs.js": handlers.docs_script,
+        "/docs.css": handlers.docs_style,
         "/v1/volumes": handlers.volumes,
         "/v1/volumes/{volume}/changed": handlers.changed,
     }.items():

@@ -132,3 +132,28 @@ def test_each_setting_knows_where_it_comes_from(
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_what_a_setting_accepts_is_in_words(name: str) -> None:
     assert setting_form(name).accepts
+
+
+def test_a_secret_may_be_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "token"
+    secret.write_text("s3cret\n")
+    settings = load_settings(None, {"node_http_token_file": str(secret)})
+    assert settings.node_http_token == "s3cret"
+    # A child process gets the secret itself, in its environment.
+    environment = settings.as_environment()
+    assert "MIRRORLOG_NODE_HTTP_TOKEN_FILE" not in environment
+    assert environment["MIRRORLOG_NODE_HTTP_TOKEN"] == "s3cret"
+    monkeypatch.setenv("MIRRORLOG_NODE_HTTP_TOKEN", "other")
+    with pytest.raises(BadUse, match="is set, too"):
+        load_settings(None, {"node_http_token_file": str(secret)})
+    monkeypatch.delenv("MIRRORLOG_NODE_HTTP_TOKEN")
+    for content, problem in {
+        b"": "must hold",
+        b"\xff": "isn't text",
+        b"x" * 70_000: "hold",
+    }.items():
+        secret.write_bytes(content)
+        with pytest.raises(BadUse, match=problem):
+            load_settings(None, {"node_http_token_file": str(secret)})
+    with pytest.raises(BadUse, match="No such file"):
+        load_settings(None, {"metrics_token_file": str(tmp_path / "missing")})

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from mirrorlog.adapters.http.access import HttpAccess, http_access
 from mirrorlog.changed.ask import ask_kafka
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format, in_object, render
@@ -87,7 +88,8 @@ def changed(
         blocks = _ask_kafka(call.settings, question)
         answer = _as_listing(blocks, render(blocks, name, offset_bytes))
     else:
-        answer = _ask_node(node, call.settings.node_http_token, question, name, offset)
+        access = http_access(call.settings, call.settings.node_http_token)
+        answer = _ask_node(node, access, question, name, offset)
     _print_notes(call.output, question, answer, with_times=name != "table")
     if node is None and call.settings.kafka_mirror_of:
         call.output.print_note(
@@ -159,7 +161,7 @@ def _print_files(
 
 
 def _ask_node(
-    node: str, token: str, question: Question, output_format: str, offset: str
+    node: str, access: HttpAccess, question: Question, output_format: str, offset: str
 ) -> RemoteListing:
     """Ask a node. It gets times as they were understood here, not in words."""
     points = question.points
@@ -171,7 +173,7 @@ def _ask_node(
         "offset": offset,
         "wait": f"{question.patience_s:g}s",
     }
-    return remote_listing(node, token, question.volume, query, question.patience_s)
+    return remote_listing(node, access, question.volume, query, question.patience_s)
 
 
 def _print_notes(

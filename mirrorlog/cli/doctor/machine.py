@@ -17,6 +17,7 @@ from typing import Final
 from packaging.requirements import Requirement
 
 from mirrorlog.acls import Role
+from mirrorlog.adapters.http.access import http_access
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
 from mirrorlog.cli.doctor.snapshot import FolderFacts, LibraryFacts, PortFacts
@@ -85,18 +86,20 @@ def http_ports(settings: Settings, role: Role | None) -> list[PortFacts]:
 
 def _http_ports(settings: Settings, role: Role | None) -> Iterator[PortFacts]:
     if role in (None, Role.NODE):
-        words = ListeningWords(who="the node", option="--http", token="node_http_token")
-        yield _port("node_http", settings.node_http, settings.node_http_token, words)
+        words = ListeningWords(who="the node", option="--http", guards="node_http_token")
+        access = http_access(settings, settings.node_http_token)
+        yield _port("node_http", settings.node_http, words, is_guarded=access.is_guarded)
     if role in (None, Role.HOST, Role.SITE):
-        words = ListeningWords(who="a host or a site", option="--metrics", token="metrics_token")
-        yield _port("metrics", settings.metrics, settings.metrics_token, words)
+        words = ListeningWords(who="a host or a site", option="--metrics", guards="metrics_token")
+        is_guarded = bool(settings.metrics_token)
+        yield _port("metrics", settings.metrics, words, is_guarded=is_guarded)
 
 
-def _port(setting: str, address: str, token: str, words: ListeningWords) -> PortFacts:
+def _port(setting: str, address: str, words: ListeningWords, *, is_guarded: bool) -> PortFacts:
     if address == OFF:
         return PortFacts(setting=setting, address=address)
     try:
-        listen_at(address, token, words).close()
+        listen_at(address, words, is_guarded=is_guarded).close()
     except BadUse as error:
         if _serves_http(address):
             return PortFacts(setting=setting, address=address, answers=True)

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from logs import Log
 from notation import volume
 
+from mirrorlog.adapters.http.error_responses import status_of
 from mirrorlog.changed.formats import JSON_FORMATS, render
-from mirrorlog.changed.http import status_of
 from mirrorlog.changed.points import AtPosition, AtTime, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.domain.commands import CommandKind, TrackingCommand

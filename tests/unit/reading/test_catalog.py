@@ -10,7 +10,7 @@ import pytest
 from deadlines import DEADLINE_S
 from notation import volume
 
-from mirrorlog.changed.http import status_of
+from mirrorlog.adapters.http.error_responses import status_of
 from mirrorlog.codec.events import encode
 from mirrorlog.errors import ExitCode, KafkaFailed, UnknownVolume, WrongCluster, exit_code_of
 from mirrorlog.ports.streams import Message

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.errors import BadUse
 from mirrorlog.streams.web.listen import group_instance_id, listen
 
@@ -34,7 +35,7 @@ def test_addresses(case: str) -> None:
     if address.startswith("[::1]") and not _has_ipv6():
         pytest.skip("this machine has no IPv6 loopback")
     try:
-        endpoint = listen(address, token)
+        endpoint = listen(address, HttpAccess(token))
     except BadUse as error:
         assert expected in error.what
         return
@@ -55,23 +56,23 @@ def _has_ipv6() -> bool:
 
 def test_a_port_in_use_is_an_error_and_a_free_port_is_remembered(tmp_path: Path) -> None:
     hint = tmp_path / "http-port"
-    first = listen("127.0.0.1:0", "", remembered=hint)
+    first = listen("127.0.0.1:0", HttpAccess(), remembered=hint)
     assert first is not None
     with pytest.raises(BadUse, match=r"can't listen at .* in use"):
-        listen(first.url.removeprefix("http://"), "")
-    other = listen("127.0.0.1:0", "", remembered=hint)  # the remembered port is in use
+        listen(first.url.removeprefix("http://"), HttpAccess())
+    other = listen("127.0.0.1:0", HttpAccess(), remembered=hint)  # the remembered port is in use
     assert other is not None
     assert other.url != first.url
     assert group_instance_id("n", "i", other) != group_instance_id("n", "i", first)
     assert group_instance_id("n", "i", None) != group_instance_id("n", "j", None)
     first.socket.close()
     other.socket.close()
-    again = listen("127.0.0.1:0", "", remembered=hint)
+    again = listen("127.0.0.1:0", HttpAccess(), remembered=hint)
     assert again is not None
     assert again.url == other.url
     again.socket.close()
     hint.write_text("no port")
-    fresh = listen("127.0.0.1:0", "", "http://node-1:80/", remembered=hint)
+    fresh = listen("127.0.0.1:0", HttpAccess(), "http://node-1:80/", remembered=hint)
     assert fresh is not None
     assert fresh.url == "http://node-1:80"
     fresh.socket.close()

@@ -15,6 +15,7 @@ from logs import Log
 from notation import command, recorded, volume
 from scraping import OPENMETRICS, read_page
 
+from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, render
 from mirrorlog.changed.points import AtEnd, AtOrigin, Point, parse_point
 from mirrorlog.changed.query import changed_blocks
@@ -150,7 +151,9 @@ def test_pages_by_own_times_answer_the_same_question_and_name_the_clock() -> Non
                 (since, until, "own")
             }
             asked = {"since": since, "until": until}
-            listing = await asyncio.to_thread(remote_listing, worker.url, "", "v", asked, 5.0)
+            listing = await asyncio.to_thread(
+                remote_listing, worker.url, HttpAccess(), "v", asked, 5.0
+            )
             text = await asyncio.to_thread("".join, listing.pieces)
             assert (listing.clock, json.loads(text)) == ("own", whole)
             assert (await worker.json("/v1/volumes/v/changed"))["clock"] is None
@@ -275,7 +278,7 @@ def test_the_command_line_raises_the_error_that_the_node_answers() -> None:
         worker = Worker(log)
         async with listening(worker):
             with pytest.raises(UnknownVolume, match="no volume 'w'"):
-                await asyncio.to_thread(remote_listing, worker.url, "", "w", {}, 5.0)
+                await asyncio.to_thread(remote_listing, worker.url, HttpAccess(), "w", {}, 5.0)
 
     run(test)
 
@@ -291,7 +294,7 @@ def test_a_listing_over_http_says_its_positions_and_that_the_volume_is_younger()
                 ("1969-12-31T23:00:00Z", "1970-01-01T00:00:00.500000Z"),
             ):
                 listing = await asyncio.to_thread(
-                    remote_listing, worker.url, "", "v", {"since": since}, 5.0
+                    remote_listing, worker.url, HttpAccess(), "v", {"since": since}, 5.0
                 )
                 assert (listing.since, listing.until) == (-1, 8)
                 assert listing.volume_began_at == began_at

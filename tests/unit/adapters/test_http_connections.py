@@ -12,13 +12,13 @@ import pytest
 from aiohttp import web
 from deadlines import DEADLINE_S
 
-from mirrorlog.streams.web.connections import (
+from mirrorlog.adapters.http.connections import (
     ConnectionLimits,
     connection_limit,
-    serve,
     untimed_answer,
 )
-from mirrorlog.streams.web.listen import listen
+from mirrorlog.adapters.http.http_server import serve
+from mirrorlog.adapters.listening import ListeningWords, listen_at
 
 LONG_S = 10 * DEADLINE_S
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -48,9 +48,10 @@ class Served:
 
 @asynccontextmanager
 async def served(limits: ConnectionLimits) -> AsyncIterator[Served]:
-    endpoint = listen("127.0.0.1:0", "")
-    assert endpoint is not None
-    world = Served(endpoint.socket.getsockname()[1])
+    words = ListeningWords(who="a test", option="--http", guards="nothing")
+    listening = listen_at("127.0.0.1:0", words, is_guarded=False)
+    listening.setblocking(False)
+    world = Served(listening.getsockname()[1])
     app = web.Application(middlewares=[untimed_answer])
 
     async def answer(request: web.Request) -> web.Response:
@@ -60,7 +61,7 @@ async def served(limits: ConnectionLimits) -> AsyncIterator[Served]:
     app.router.add_get("/hold", world.hold)
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
     await runner.setup()
-    server = await serve(runner, endpoint.socket, limits)
+    server = await serve(runner, listening, limits)
     try:
         async with asyncio.timeout(DEADLINE_S):
             yield world

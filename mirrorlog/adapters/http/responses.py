@@ -1,0 +1,33 @@
+"""JSON objects as answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiohttp import web
+
+NO_STORE: Final = {"Cache-Control": "no-store"}
+_RETRY_AFTER_S: Final = 1
+
+
+def encode_json(fields: Mapping[str, Any]) -> bytes:
+    """Return the object as one line of JSON."""
+    return json.dumps(fields, allow_nan=False).encode() + b"\n"
+
+
+def json_response(
+    body: bytes, headers: Mapping[str, str] | None = None, status: int = 200
+) -> web.Response:
+    """Return the response for an encoded object; with Retry-After if the status is 503.
+
+    No cache may store it: the log goes on.
+    """
+    retry = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else {}
+    return web.Response(
+        body=body,
+        status=status,
+        content_type="application/json",
+        headers={**NO_STORE, **retry, **(headers or {})},
+    )
