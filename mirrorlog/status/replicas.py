@@ -93,8 +93,9 @@ def evaluate_replicas(
 ) -> list[ReplicaStatus]:
     """Return the rows of all volumes at all sites, by volume and site. Pure.
 
-    volumes: by name; every site mirrors every volume that isn't retired. reports: the newest of
-    each site and volume. sites: of evaluate_sites.
+    volumes: by name; a volume that isn't retired is expected at the sites that its description
+    names, or at every site if it names none. reports: the newest of each site and volume. sites:
+    of evaluate_sites.
     """
     by_site = {site.site: site for site in sites}
     rows: dict[tuple[str, str], ReplicaStatus] = {}
@@ -106,12 +107,13 @@ def evaluate_replicas(
     for name, volume in volumes.items():
         if volume.is_retired:
             continue
-        if not sites:
+        expected = [site for site in sites if _is_expected_at(volume, site.site)]
+        if not expected and not any((name, site.site) in rows for site in sites):
             unmirrored.append(_unmirrored(volume))
-        for site in sites:
+        for site in expected:
             if (name, site.site) not in rows:
                 rows[name, site.site] = _not_reported(volume, site)
-    return unmirrored or [rows[key] for key in sorted(rows)]
+    return sorted([*rows.values(), *unmirrored], key=lambda row: (row.volume, row.site or ""))
 
 
 def _row(
@@ -245,6 +247,11 @@ def _eta_s(report: SiteProgress, reported_s: float | None) -> float | None:
     if report.eta_s is None or reported_s is None:
         return None
     return max(0.0, report.eta_s - reported_s)
+
+
+def _is_expected_at(volume: Volume, site: str) -> bool:
+    """Return whether the description asks the site for a secondary."""
+    return not volume.secondaries or site in volume.secondaries
 
 
 def _unmirrored(volume: Volume) -> ReplicaStatus:

@@ -146,6 +146,19 @@ def test_volumes_without_a_site_or_a_report_and_reports_without_a_volume_are_sho
         Health.OK
     )
     assert overview(volumes=[retired], report=None).replicas == []
+
+
+def test_a_volume_is_expected_at_the_sites_that_its_description_names() -> None:
+    of_s = replace(VOLUME, volume="w", secondaries={"s": "file:///w"})
+    of_other = replace(VOLUME, volume="x", secondaries={"other": "file:///x"})
+    rows = overview(report=REPORT, volumes=[VOLUME, of_s, of_other]).replicas
+    assert {(shown.volume, shown.site, shown.health) for shown in rows} == {
+        ("v", "s", Health.OK),
+        ("w", "s", Health.UNKNOWN),
+        ("x", None, Health.WARNING),
+    }
+    given_by_the_site = replace(of_other, volume="v")
+    assert row(volumes=[given_by_the_site]).site == "s"
     detached = row(report=replace(REPORT, state=SiteState.DETACHED, lag_s=None, reason="primary"))
     assert (detached.health, detached.reason) == (Health.OK, "primary")
 
