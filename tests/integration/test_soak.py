@@ -1,7 +1,8 @@
-"""A healthy run prints nothing at warning or above, however long it lasts.
+"""A healthy run prints nothing at warning or above, and takes no more and more, for however long.
 
-`make soak` runs the long form for half an hour, or for `MINUTES=12`. The short form is in the
-suite: Faust's own timeouts, which are five minutes, are turned down.
+This is the short form: Faust's own timeouts, which are five minutes, are turned down, and what is
+done again and again is done often. `make soak` runs the long one (benchmarks/bench_soak.py), which
+also judges memory and disk.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import logging
 import os
 import re
 import time
+from math import inf
+from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
@@ -24,7 +28,11 @@ pytestmark = pytest.mark.integration
 
 MIB = 1 << 20
 TIMEOUT_S = 3.0
-LONG_MINUTES = float(os.environ.get("MIRRORLOG_SOAK_MINUTES", "30"))
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+ROUNDS = 45
+STEP = 8
+"""What leaks leaves one thing in each round, so there are 15 more in the last third of them than in
+the second. Up to STEP more are no leak: connections and threads come and go."""
 OF_A_START = re.compile(r"^the node is ready|waiting for Kafka at|Kafka at \S+ answers$")
 FAUST_TIMEOUTS = ("STREAM_PROCESSING_TIMEOUT", "BROKER_COMMIT_LIVELOCK_SOFT_TIMEOUT")
 
@@ -64,8 +72,45 @@ def start_parts(run: Run) -> str:
     return str(url)
 
 
-def work(run: Run, duration_s: float) -> list[str]:
-    """Write as a host does, and ask over HTTP what changed, for `duration_s`.
+class Samples:
+    """Descriptors and threads of the node, the site and this process, sampled again and again."""
+
+    def __init__(self, bench: SimpleNamespace, run: Run) -> None:
+        self._bench = bench
+        self._pids = {name: part.pid for name, part in run.parts.items()} | {"host": os.getpid()}
+        self._times_s: list[float] = []
+        self._values: dict[tuple[str, str], list[float]] = {}
+
+    def take(self) -> None:
+        self._times_s.append(time.monotonic())
+        for name, pid in self._pids.items():
+            sample = self._bench.sample_process(pid, with_children=False)
+            for quantity in ("descriptors", "threads"):
+                values = self._values.setdefault((name, quantity), [])
+                values.append(getattr(sample, quantity))
+
+    def grown(self) -> dict[tuple[str, str], tuple[float, float, float]]:
+        """Return the maxima of the thirds of what has grown, by part and quantity."""
+        limit = self._bench.Limit(per_hour=inf, share_per_hour=0, step=STEP, share=0)
+        verdicts = {
+            key: self._bench.judge(self._times_s, values, limit)
+            for key, values in self._values.items()
+        }
+        return {key: verdict.maxima for key, verdict in verdicts.items() if not verdict.is_flat}
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """Return what the soak's benchmark samples and judges with."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from flatness import Limit, judge
+    from process_samples import sample_process
+
+    return SimpleNamespace(Limit=Limit, judge=judge, sample_process=sample_process)
+
+
+def work(run: Run, bench: SimpleNamespace, duration_s: float) -> list[str]:
+    """Write as a host does, and ask over HTTP what changed, for `duration_s` and ROUNDS rounds.
 
     One volume is written all the time, one now and then, and the others never. Each has a
     partition of its own. Return what the hosts reported after each volume was first opened.
@@ -75,14 +120,16 @@ def work(run: Run, duration_s: float) -> list[str]:
     names = names_by_partition(run.settings.partitions)
     make_volumes(run.settings, dict.fromkeys(names, 8 * MIB), run.folder / "primary")
     busy, seldom, *_ = names
-    until, asked_s = time.monotonic() + duration_s, 0.0
+    until, asked_s, rounds = time.monotonic() + duration_s, 0.0, 0
     for name in (busy, seldom):
         open_volume(name, run.settings, report=lambda _: None).close()
+    samples = Samples(bench, run)
     with open_volume(busy, run.settings, report=reports.append) as often:
-        while (now_s := time.monotonic()) < until:
+        while (now_s := time.monotonic()) < until or rounds < ROUNDS:
             often.pwrite(random.randbytes(4096), 4096 * random.randrange(2048))
-            if now_s - asked_s > duration_s / 20:
-                asked_s = now_s
+            if now_s - asked_s > duration_s / ROUNDS:
+                asked_s, rounds = now_s, rounds + 1
+                samples.take()
                 with open_volume(seldom, run.settings, report=reports.append) as volume:
                     volume.pwrite(random.randbytes(4096), 0)
                 for name in (busy, seldom):
@@ -92,25 +139,19 @@ def work(run: Run, duration_s: float) -> list[str]:
                         assert answer.status == 200
             time.sleep(0.01)
             run.check()
+    assert samples.grown() == {}
     return reports
 
 
 @pytest.mark.parametrize("world", [{"partitions": 3}], indirect=True, ids=[""])
-def test_a_healthy_run_prints_nothing_after_fausts_timeouts(
-    world: Run, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_healthy_run_prints_nothing_and_leaks_nothing_after_fausts_timeouts(
+    world: Run,
+    bench: SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     for name in FAUST_TIMEOUTS:
         monkeypatch.setenv(name, str(TIMEOUT_S))
-    assert work(world, 3 * TIMEOUT_S) == []
+    assert work(world, bench, 3 * TIMEOUT_S) == []
     assert printed(world) == []
-    assert logged(caplog) == []
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(0)
-def test_a_healthy_run_of_half_an_hour_prints_nothing(
-    run: Run, caplog: pytest.LogCaptureFixture
-) -> None:
-    assert work(run, LONG_MINUTES * 60) == []
-    assert printed(run) == []
     assert logged(caplog) == []

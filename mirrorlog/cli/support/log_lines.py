@@ -68,5 +68,8 @@ def set_up_logging(*, verbose: bool) -> None:
         return
     # It logs each attempt, without what failed. mirrorlog logs that itself.
     logging.getLogger("stamina").setLevel(logging.CRITICAL)
+    # Faust's timers log each run that takes longer than their interval, as on a busy machine. What
+    # doesn't get on is reported by the node itself (partition_watch.py).
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)
     for handler in logging.root.handlers:
         handler.addFilter(RepeatFilter(SystemClock()))
