@@ -14,6 +14,7 @@ import psutil
 import pytest
 from deadlines import DEADLINE_S
 from memory_folders import keep_small_files
+from preloaded_processes import preloaded
 
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
@@ -55,8 +56,15 @@ def tmp_path(
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def preloaded_python() -> Iterator[None]:
+    """Fork the processes of mirrorlog from one that has imported it already."""
+    with preloaded():
+        yield
+
+
 @pytest.fixture(autouse=True)
-def nothing_left_running(request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_left_running(preloaded_python: None, request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process behind, and kill what it left."""
     if "run" in request.fixturenames and not request.node.get_closest_marker("own_broker"):
         request.getfixturevalue("shared_broker")  # it runs on, so it starts before
