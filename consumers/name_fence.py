@@ -164,7 +164,8 @@ class NameFence:
         """Publish the lease again, and look whether another process has taken the name.
 
         Call it at least once a round and while blocks are copied; it does nothing most times.
-        Raise BadUse if another process runs the site now: nothing more may be written.
+        Raise BadUse if another process runs the site now, or if it was removed: nothing more may
+        be written.
         """
         now_s = self._ports.clock.monotonic_s()
         if now_s - self._looked_at_s < BEAT_S / 3:
@@ -227,6 +228,9 @@ class NameFence:
             if lease is not None and has_lost(self._lease, self._position, lease, message.position):
                 self._position = None  # the name is the other's: nothing is published any more
                 raise self._refusal(lease)
+            if self._is_removal(message) and message.position > self._position:
+                self._position = None
+                raise self._removal()
 
     def _lease_in(self, message: Message) -> SiteLease | None:
         """Return the lease of this site that the message holds, or None."""
@@ -237,6 +241,10 @@ class NameFence:
         except BadInput as error:
             log.error("a lease of %s can't be read: %s", self._lease.site, error)
             return None
+
+    def _is_removal(self, message: Message) -> bool:
+        """Return whether an operator removed the site: its lease was deleted."""
+        return message.key == self._key and message.value is None
 
     def _is_fellows(self, lease: SiteLease) -> bool:
         """Return whether a fellow has published the lease."""
@@ -253,6 +261,15 @@ class NameFence:
             where=f"site {site}",
             next="All workers of a site run on one machine. Start this one there, or run a site of "
             "another name here, and share the volumes with --volumes GLOB.",
+        )
+
+    def _removal(self) -> BadUse:
+        site = self._lease.site
+        return BadUse(
+            f"the site {site} was removed while this process was silent (`mirrorlog site remove`)",
+            where=f"site {site}",
+            next="Leave it so, or start the site again. It then copies what the log names, and all "
+            "that is allocated if the log no longer reaches back to where the site was.",
         )
 
     def _refusal(self, other: SiteLease) -> BadUse:

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
+from typing import Final, TypeAlias
 from uuid import uuid4
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.machine import boot_id
+from mirrorlog.codec.events import decode
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.domain.site_leases import SiteLease
-from mirrorlog.domain.site_progress import check_site_name
-from mirrorlog.errors import BadUse
+from mirrorlog.domain.site_progress import SiteProgress, check_site_name
+from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.settings import Settings
 
-_PARTITION = 0
+LastReports: TypeAlias = Mapping[str, SiteProgress | None]
+"""By volume, the last report of a site; None for one that can't be read."""
+_PARTITION: Final = 0
 
 
-def remove_site(name: str, settings: Settings) -> int:
-    """Remove a site from the progress topic; return how many of its reports were deleted.
+def remove_site(name: str, settings: Settings) -> LastReports:
+    """Remove a site from the progress topic; return its reports, which were deleted.
 
     Raise BadUse if the site runs, or if there is none; KafkaFailed if Kafka doesn't answer. It may
     listen for 12 s for a sign of life.
@@ -31,8 +35,8 @@ def remove_site(name: str, settings: Settings) -> int:
         return remove_from(name, ports, topic)
 
 
-def check_removal(name: str, settings: Settings) -> int:
-    """Return how many reports remove_site would delete, and change nothing. Raise the same."""
+def check_removal(name: str, settings: Settings) -> LastReports:
+    """Return the reports that remove_site would delete, and change nothing. Raise the same."""
     with _open_topic(name, settings) as (ports, topic):
         return check_removal_from(name, ports, topic)
 
@@ -59,55 +63,78 @@ def _open_topic(name: str, settings: Settings) -> Iterator[tuple[FencePorts, Com
         yield ports, CompactedTopic(reader, admin, ports.topic, patience)
 
 
-def remove_from(name: str, ports: FencePorts, topic: CompactedTopic) -> int:
-    """Remove the site from the topic that `topic` reads. Raise as remove_site.
+def remove_from(name: str, ports: FencePorts, topic: CompactedTopic) -> LastReports:
+    """Remove the site from the topic that `topic` reads. Return and raise as remove_site.
 
     1. Take the site's name, as a process does that runs it: a site that lives refuses that, and one
        that starts meanwhile is refused.
     2. Delete its reports.
-    3. Delete the lease. A site that was only paused has seen the lease of step 1, and stops.
+    3. Delete the lease. A site that was only paused sees the lease of step 1, or that there is none
+       any more, and stops.
     """
-    keys = _known_keys_of(name, topic)
+    known = _known_values_of(name, topic)
     NameFence(_lease(name, ports.clock.now_us()), ports).take()  # 1
-    lease_key = f"{name}/".encode()
-    reports = _keys_of(name, topic, keys) - {lease_key}
-    for key in sorted(reports):  # 2
+    reports = _values_of(name, topic, known)
+    lease_key = _key(name)
+    for key in sorted(set(reports) - {lease_key}):  # 2
         ports.publisher.publish(ports.topic, _PARTITION, key, None)
     ports.publisher.flush(ports.patience_s)
     ports.publisher.publish(ports.topic, _PARTITION, lease_key, None)  # 3
     ports.publisher.flush(ports.patience_s)
-    return len(reports)
+    return _decoded(name, reports)
 
 
-def check_removal_from(name: str, ports: FencePorts, topic: CompactedTopic) -> int:
-    """Do what remove_from does before it changes anything; return the number of reports."""
-    keys = _known_keys_of(name, topic)
+def check_removal_from(name: str, ports: FencePorts, topic: CompactedTopic) -> LastReports:
+    """Do what remove_from does before it changes anything; return the reports."""
+    known = _known_values_of(name, topic)
     NameFence(_lease(name, ports.clock.now_us()), ports).check_free()
-    return len(_keys_of(name, topic, keys) - {f"{name}/".encode()})
+    return _decoded(name, _values_of(name, topic, known))
 
 
-def _known_keys_of(name: str, topic: CompactedTopic) -> frozenset[bytes]:
-    """Return the keys of the site. Raise BadUse if it has none."""
-    if not (keys := _keys_of(name, topic)):
+def _key(name: str, volume: str = "") -> bytes:
+    """Return the key of a site's report on a volume; without a volume, that of its lease."""
+    return f"{name}/{volume}".encode()
+
+
+def _known_values_of(name: str, topic: CompactedTopic) -> Mapping[bytes, bytes]:
+    """Return what the topic holds of the site, by key. Raise BadUse if that is nothing."""
+    if not (values := _values_of(name, topic, {})):
         raise BadUse(
             f"there is no site '{name}'", next="`mirrorlog site list` shows those that exist."
         )
-    return keys
+    return values
 
 
-def _keys_of(
-    name: str, topic: CompactedTopic, known: frozenset[bytes] = frozenset()
-) -> frozenset[bytes]:
-    """Return the keys of the site by the topic's end now. known: those that were read before."""
-    keys = set(known)
+def _values_of(
+    name: str, topic: CompactedTopic, known: Mapping[bytes, bytes]
+) -> Mapping[bytes, bytes]:
+    """Return what the topic holds of the site now, by key. known: what was read before."""
+    values = dict(known)
     for message in topic.read_to_end():
-        if message.key is None or not message.key.startswith(f"{name}/".encode()):
+        if message.key is None or not message.key.startswith(_key(name)):
             continue
         if message.value is None:
-            keys.discard(message.key)
+            values.pop(message.key, None)
         else:
-            keys.add(message.key)
-    return frozenset(keys)
+            values[message.key] = message.value
+    return values
+
+
+def _decoded(name: str, values: Mapping[bytes, bytes]) -> LastReports:
+    """Return the reports among what the topic holds of the site."""
+    lease_key = _key(name)
+    return {
+        key.removeprefix(lease_key).decode("utf-8", "replace"): _report_in(value)
+        for key, value in sorted(values.items())
+        if key != lease_key
+    }
+
+
+def _report_in(value: bytes) -> SiteProgress | None:
+    try:
+        return decode(value, SiteProgress)
+    except BadInput:
+        return None
 
 
 def _lease(name: str, now_us: int) -> SiteLease:

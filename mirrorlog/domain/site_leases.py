@@ -10,7 +10,8 @@ The order in the partition decides between two processes (invariant 10):
    If another process has published a lease with that term, or a higher one, below it, that one has
    the site.
 3. While it runs, it reads the topic. A lease with a higher term ends it: it was silent for so long
-   that another process took the site over.
+   that another process took the site over. A deleted lease ends it, too: the site was removed. The
+   terms begin at 1 after that.
 
 So a process that was paused notices when it goes on, and two that start at once can't both run.
 """

@@ -275,17 +275,15 @@ def remove(
 ) -> None:
     """Remove a site that will never return: the log is no longer kept for it.
 
-    A site that runs isn't removed. Its secondaries stay as they are. If it is started again, it may
-    have to copy everything.
+    A site that runs isn't removed. Its secondaries stay as they are. If it is started again, it
+    goes on if the log still reaches back to where it was, and copies all that is allocated if not.
     """
+    from mirrorlog.cli.support.removals import print_removed, removal_cost, removal_fields
     from mirrorlog.consumers.site_removal import check_removal, remove_site
 
     call = invocation(context)
-    cost = f"The log is no longer kept for site {name}."
-    if dry_run:
-        cost += f" Its reports on {check_removal(name, call.settings)} volumes are deleted."
-    if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, kind="site"):
+    reports = check_removal(name, call.settings)
+    cost, facts = removal_cost(name, reports), removal_fields(name, reports)
+    if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, kind="site", facts=facts):
         return
-    reports = remove_site(name, call.settings)
-    call.output.print_json({"schema_version": 1, "site": name, "reports": reports})
-    call.output.print_text(f"site {name} is removed, with its reports on {reports} volumes")
+    print_removed(call.output, name, remove_site(name, call.settings))

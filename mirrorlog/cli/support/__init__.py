@@ -11,6 +11,7 @@ In reading order:
 - lookup: volumes and topics, read once.
 - settings_view: the settings, and where they come from.
 - confirming: a question before something is given up for good.
+- removals: what is lost with a site that is removed.
 - volume_view: a volume's description as a row, as lines and as fields.
 - describing: changes of a volume's description that the command line publishes itself.
 - moving: which sessions have a volume open, and its new address.

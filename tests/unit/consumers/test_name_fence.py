@@ -7,8 +7,9 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
+from reports import PROGRESS
 
-from mirrorlog.codec.events import decode
+from mirrorlog.codec.events import decode, encode
 from mirrorlog.consumers import name_fence
 from mirrorlog.consumers.name_fence import BEAT_S, SILENT_S, FencePorts, NameFence
 from mirrorlog.consumers.site_removal import check_removal_from, remove_from
@@ -138,6 +139,31 @@ def test_a_process_that_was_paused_notices_that_it_was_replaced(rig: Rig) -> Non
         rig.start(folder=3)
 
 
+def test_a_process_that_was_paused_notices_that_its_site_was_removed(rig: Rig) -> None:
+    """Compaction has taken the lease of the removal, and the terms begin again."""
+    rig.start().give_up()
+    paused = rig.start()
+    rig.running.clear()
+    rig.broker.append(TOPICS.progress, 0, b"s/", None)
+    rig.start(folder=2, machine="n")
+    with pytest.raises(BadUse, match="the site s was removed"):
+        paused.keep()
+    before = rig.broker.messages(TOPICS.progress)
+    paused.give_up()  # says nothing
+    assert rig.broker.messages(TOPICS.progress) == before
+
+
+def test_a_removal_of_before_ends_no_process_that_started_since(rig: Rig) -> None:
+    rig.start().give_up()
+    rig.broker.append(TOPICS.progress, 0, b"s/", None)
+    first = rig.start()
+    fellow = rig.process()
+    fellow.join(first.taken())
+    rig.clock.now_s += BEAT_S
+    for process in (first, fellow):
+        rig.beat(process)
+
+
 def test_of_two_that_start_at_once_the_first_in_the_partition_wins(rig: Rig) -> None:
     one, two = rig.process(), rig.process(folder=2)
     for fence in (one, two):  # both have read the topic to its end
@@ -232,8 +258,9 @@ def last_lease(rig: Rig) -> SiteLease:
 def test_a_site_that_is_gone_is_removed_with_its_reports_and_one_that_lives_is_not() -> None:
     rig = Rig()
     fence = rig.start()
-    for key in (b"s/v1", b"s/v2", b"sea/v1"):
-        rig.broker.append(TOPICS.progress, 0, key, b"report")
+    values = {b"s/v1": b"report", b"s/v2": encode(PROGRESS), b"sea/v1": b"report"}
+    for key, value in values.items():
+        rig.broker.append(TOPICS.progress, 0, key, value)
     ports = replace(fence._ports, reader=rig.broker.reader(), publisher=rig.broker.publisher())
     patience = ReadPatience(rig.clock, 30, "reading")
 
@@ -246,9 +273,9 @@ def test_a_site_that_is_gone_is_removed_with_its_reports_and_one_that_lives_is_n
             attempt("s", beating, topic())
     fence.give_up()
     before = len(rig.broker.messages(TOPICS.progress))
-    assert check_removal_from("s", ports, topic()) == 2
+    assert check_removal_from("s", ports, topic()) == {"v1": None, "v2": PROGRESS}
     assert len(rig.broker.messages(TOPICS.progress)) == before
-    assert remove_from("s", ports, topic()) == 2
+    assert remove_from("s", ports, topic()) == {"v1": None, "v2": PROGRESS}
     kept = {message.key: message.value for message in rig.broker.messages(TOPICS.progress)}
     assert [kept[key] for key in (b"s/", b"s/v1", b"s/v2", b"sea/v1")] == [None] * 3 + [b"report"]
     for attempt in (check_removal_from, remove_from):
