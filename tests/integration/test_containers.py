@@ -1,24 +1,19 @@
-"""The main job on a Kafka of testcontainers, and on that of the project's docker-compose.yml."""
+"""The main job on a Kafka of testcontainers, and through the project's docker-compose.yml."""
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from deadlines import DEADLINE_S
-from running import Outcome, wait_for_result
-
-from mirrorlog.broker import ports
-from mirrorlog.cli.demo.run import Run
-from mirrorlog.producers.traces import demo_trace_path
-from mirrorlog.settings import load_settings
+from composing import Compose, VolumeClient, assert_copied, compose_of
+from deadlines import DEADLINE_S, wait_until
+from running import run_cli
 
 pytestmark = [
     pytest.mark.integration,
@@ -26,7 +21,6 @@ pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(1500),
 ]
-REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,6 +34,12 @@ def engine() -> Iterator[Any]:
         pytest.skip(f"no Docker engine answers: {str(error)[:120]}")
     yield client
     client.close()
+
+
+@pytest.fixture
+def compose(engine: Any) -> Iterator[Compose]:
+    with compose_of(engine) as services:
+        yield services
 
 
 def demo(bootstrap_servers: str, state_dir: Path) -> dict[str, Any]:
@@ -80,61 +80,25 @@ def test_the_main_job_on_the_kafka_of_testcontainers(tmp_path: Path) -> None:
         kafka.stop()
 
 
-@pytest.fixture
-def compose(engine: Any) -> Iterator[Any]:
-    """Yield a function that runs `docker compose …` in a project of its own, then remove it."""
-    project = f"mirrorlog-test-{uuid.uuid4().hex[:8]}"
-    environment = {**os.environ, "KAFKA_PORT": str(ports.choose_free())}
-    before = everything(engine)
+def test_compose_does_the_main_job_also_without_a_worker_and_a_broker(
+    compose: Compose, tmp_path: Path
+) -> None:
+    compose.run("up", "--build", "--detach", "--wait")
+    settings = compose.settings(tmp_path)
+    topics = json.loads(run_cli(settings, "topics", "list").stdout)["topics"]
+    assert {topic["copies"] for topic in topics} == {3}
+    clients = [VolumeClient(compose, f"vol{number}", seed=number) for number in (1, 2)]
+    with ExitStack() as stack:
+        for client in clients:
+            stack.enter_context(client.writing())
+        for service in ("node-1", "kafka-1"):
+            compose.container(service).kill()
+            for client in clients:
+                client.wait_for_more()
+    contents = {client.volume: client.content for client in clients}
+    assert_copied(compose, settings, contents)
 
-    def run(*arguments: str) -> str:
-        command = [
-            "docker",
-            "compose",
-            "--project-directory",
-            str(REPOSITORY),
-            "--project-name",
-            project,
-            *arguments,
-        ]
-        done = subprocess.run(
-            command,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=2 * DEADLINE_S,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run.servers = f"127.0.0.1:{environment['KAFKA_PORT']}"  # type: ignore[attr-defined]
-    try:
-        yield run
-    finally:
-        run("--profile", "*", "down", "--volumes", "--timeout", "20")
-    assert everything(engine) - before == set()
-
-
-def everything(engine: Any) -> set[str]:
-    """Return the names of all containers, volumes (also anonymous ones) and networks."""
-    objects = [*engine.containers.list(all=True), *engine.volumes.list(), *engine.networks.list()]
-    return {f"{type(item).__name__} {item.name}" for item in objects}
-
-
-def test_the_main_job_on_the_projects_compose_file(compose: Any, tmp_path: Path) -> None:
-    compose("up", "--build", "--detach", "--wait", "kafka", "node")
-    assert_ok(demo(compose.servers, tmp_path))
-    inside = compose("run", "--rm", "demo", "demo", "--json")
-    assert_ok(json.loads(inside.splitlines()[-1]))
-    # The node in the container serves a host and a site outside.
-    settings = load_settings(None, {"bootstrap_servers": compose.servers})
-    with Run(tmp_path / "run", settings, own_broker=False) as run:
-        run.start_broker()  # it has no broker of its own: this creates the topics
-        run.start_host(demo_trace_path(), "auto")
-        positions = wait_for_result(run)["last_positions"]
-        run.start_site("site-a")
-        outcome = Outcome(run)
-        outcome.wait_consistent("site-a", positions)
-        assert outcome.identical("site-a")
-    assert sorted(compose("ps", "--services", "--status", "running").split()) == ["kafka", "node"]
+    compose.run("up", "--detach", "--wait")  # the two that were killed are back
+    assert_ok(json.loads(compose.run("run", "--rm", "demo", "demo", "--json").splitlines()[-1]))
+    wait_until(lambda: run_cli(settings, "check", as_json=False).returncode == 0, every_s=1)
+    assert_copied(compose, settings, contents)
