@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Final, TypeAlias
@@ -41,6 +41,10 @@ def ignore_ready() -> None:
     """Do nothing when the site is open."""
 
 
+def ignore_life() -> None:
+    """Do nothing about a sign of life."""
+
+
 def ignore_url(url: str) -> None:
     """Do nothing with the address of the metrics."""
     del url
@@ -54,6 +58,21 @@ def ignore_change(change: SecondaryChange) -> None:
 def ignore_summary(summary: SiteSummary) -> None:
     """Do nothing with a summary."""
     del summary
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteCalls:
+    """What a site calls. The fields are as the parameters of run_site.
+
+    on_alive: called often while the site makes progress: in each round, and after each batch of
+        blocks. A site that waits for Kafka calls it after `patience_s` at the latest, or ends.
+    """
+
+    on_ready: Callable[[], None] = ignore_ready
+    on_summary: OnSummary = ignore_summary
+    on_metrics: Callable[[str], None] = ignore_url
+    on_change: OnChange = ignore_change
+    on_alive: Callable[[], None] = ignore_life
 
 
 def run_site(
@@ -91,12 +110,32 @@ def run_site(
     Any thread may call it; it handles no signals. Raise BadUse if another process has the folder,
     and the errors of Site.run_once.
     """
+    calls = SiteCalls(
+        on_ready=on_ready, on_summary=on_summary, on_metrics=on_metrics, on_change=on_change
+    )
+    run_site_with(name, folder, settings, stopped, calls)
+
+
+def run_site_with(
+    name: str, folder: Path, settings: Settings, stopped: Callable[[], bool], calls: SiteCalls
+) -> None:
+    """Do as run_site, with all that can be called."""
     with (
-        open_site(name, folder, settings, on_change) as site,
-        serving(site, folder, settings, on_metrics),
+        open_site(name, folder, settings, calls.on_change, calls.on_alive) as site,
+        serving(site, folder, settings, calls.on_metrics),
     ):
-        on_ready()
-        run_rounds(site, stopped, on_summary, SystemClock())
+        calls.on_ready()
+        run_rounds(site, stopped, calls.on_summary, SystemClock())
+
+
+def in_turn(first: Callable[[], None], then: Callable[[], None]) -> Callable[[], None]:
+    """Return a function that calls both, the second only if the first returns."""
+
+    def call_both() -> None:
+        first()
+        then()
+
+    return call_both
 
 
 @contextmanager
@@ -143,9 +182,13 @@ def run_rounds(
 
 @contextmanager
 def open_site(
-    name: str, folder: Path, settings: Settings, on_change: OnChange = ignore_change
+    name: str,
+    folder: Path,
+    settings: Settings,
+    on_change: OnChange = ignore_change,
+    on_alive: Callable[[], None] = ignore_life,
 ) -> Iterator[Site]:
-    """Open a site on Kafka and on files. on_change: as in run_site.
+    """Open a site on Kafka and on files. on_change, on_alive: as in run_site.
 
     Raise BadUse if another process has its folder, or runs the site elsewhere.
     """
@@ -162,7 +205,7 @@ def open_site(
         stack.callback(fence.give_up)
         ports = replace(
             ports,
-            keep_name=fence.keep,
+            keep_name=in_turn(fence.keep, on_alive),
             note_caught_up=fence.note_caught_up,
             on_change=on_change,
         )

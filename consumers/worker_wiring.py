@@ -24,11 +24,9 @@ from mirrorlog.consumers.resync.state_changes import OnChange
 from mirrorlog.consumers.site_journals import apply_sealed_as_worker, open_journals
 from mirrorlog.consumers.state.site_folder import folder_id
 from mirrorlog.consumers.wiring import (
-    OnSummary,
-    ignore_change,
-    ignore_ready,
-    ignore_summary,
-    ignore_url,
+    SiteCalls,
+    ignore_life,
+    in_turn,
     run_rounds,
     serving,
 )
@@ -51,17 +49,13 @@ _END_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerCalls:
-    """What a worker calls. The fields are as the parameters of run_site.
+class WorkerCalls(SiteCalls):
+    """What a worker calls, which is what a site calls, and one more.
 
     on_summary: is about this worker's volumes.
     on_share: called between two rounds if the worker's share has changed.
     """
 
-    on_ready: Callable[[], None] = ignore_ready
-    on_summary: OnSummary = ignore_summary
-    on_metrics: Callable[[str], None] = ignore_url
-    on_change: OnChange = ignore_change
     on_share: OnShare = ignore_share
 
 
@@ -81,7 +75,7 @@ def run_worker(
     """
     calls = calls or WorkerCalls()
     with (
-        open_worker(name, folder, settings, calls.on_change) as worker,
+        open_worker(name, folder, settings, calls.on_change, calls.on_alive) as worker,
         serving(
             worker.site,
             folder,
@@ -131,9 +125,13 @@ class SiteWorker:
 
 @contextmanager
 def open_worker(
-    name: str, folder: Path, settings: Settings, on_change: OnChange
+    name: str,
+    folder: Path,
+    settings: Settings,
+    on_change: OnChange,
+    on_alive: Callable[[], None] = ignore_life,
 ) -> Iterator[SiteWorker]:
-    """Open one of several workers of a site. on_change: as in run_site.
+    """Open one of several workers of a site. on_change, on_alive: as in run_site.
 
     1. Lock the folder together with the other workers, and apply the journals in partitions that
        none of them has. Neither needs Kafka.
@@ -167,7 +165,7 @@ def open_worker(
         stack.callback(_leave, locks, clock, group, fence)
         ports = replace(
             ports,
-            keep_name=fence.keep,
+            keep_name=in_turn(fence.keep, on_alive),
             note_caught_up=fence.note_caught_up,
             on_change=on_change,
             share=share,

@@ -524,6 +524,18 @@ def _not_json(name: str) -> BadUse:
     return wrong_value(name, value, "", Origin.ENVIRONMENT, "", setting_form(name))
 
 
+_SERVICE_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
+
+
+def take_service_environment() -> dict[str, str]:
+    """Return the variables by which systemd hears of this process (sd_notify(3)), and unset them.
+
+    So no child process speaks in its name.
+    """
+    values = {name: os.environ.pop(name, None) for name in _SERVICE_VARIABLES}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def inherited_environment() -> dict[str, str]:
     """Return the environment for child processes."""
     return dict(os.environ)

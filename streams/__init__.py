@@ -5,6 +5,7 @@ package imports neither Faust nor a Kafka client.
 
     wiring.py      puts a node together from the settings and runs it
     node_figures.py, node_metrics.py  what a worker is doing now, as numbers
+    liveness.py    tells whether a worker makes progress
     node_reporting.py publishes these numbers as reports
     backup_watch.py  what registered backups report, for their metrics
     node_folder.py the folder of a worker's state, which one process at a time uses

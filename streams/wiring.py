@@ -48,6 +48,7 @@ from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.fold.traced_batches import TracedFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.history.renewal import RenewalPorts
+from mirrorlog.streams.liveness import LifeCalls, NodeLiveness
 from mirrorlog.streams.node_figures import NodeFigures
 from mirrorlog.streams.node_folder import NodeFolder, open_node_folder
 from mirrorlog.streams.node_metrics import node_samples
@@ -109,6 +110,7 @@ def run_node(
     on_ready: OnReady = _log_ready,
     on_failure: OnFailure = _log_failure,
     on_recovery: OnRecovery = _log_recovery,
+    life: LifeCalls | None = None,
 ) -> None:
     """Run one worker of the node in this process until SIGTERM or SIGINT, then return.
 
@@ -123,6 +125,7 @@ def run_node(
     on_ready:   called after each rebalance, once the worker folds commands.
     on_failure: called before an error ends the process.
     on_recovery: called while the worker's tables are read from the changelog, every ten seconds.
+    life: called while the worker makes progress, and when it doesn't or stops.
 
     MirrorlogError is raised for what is found before the worker starts: BadUse for settings that
     can't be used, or if another worker has the folder; DeviceFailed, KafkaFailed, OutOfRetention.
@@ -132,7 +135,7 @@ def run_node(
     """
     with ExitStack() as opened:
         settings, ports = _open_ports(settings, on_ready, on_failure, opened)
-        ports = replace(ports, on_recovery=on_recovery)
+        ports = replace(ports, on_recovery=on_recovery, life=life or LifeCalls())
         engine = _faust_engine(settings, ports)
         build_node(settings, ports, engine)
         opened.pop_all()  # the worker uses them until the process ends
@@ -220,6 +223,7 @@ class NodePorts:
     tracer:       takes a span for each batch of commands; None: nothing is traced.
     questions:    where the questions of mirrored sites arrive; None: there are no such sites.
     open_backup_reports: opens the reports of backups, for metrics; None: there are no backups.
+    life:         told whether the worker makes progress.
     """
 
     catalog: Catalog
@@ -236,6 +240,7 @@ class NodePorts:
     tracer: Tracer | None = None
     questions: QuestionTopics | None = None
     open_backup_reports: Callable[[], BackupReports] | None = None
+    life: LifeCalls = field(default_factory=LifeCalls)
 
 
 def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
@@ -314,7 +319,10 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
         ),
     )
     recovery = WatchedRecovery(ChangelogFollower(store, ports.changelog, ports.on_recovery))
-    services: list[EngineService] = [_reporter(settings, ports, figures, recovery)]
+    services: list[EngineService] = [
+        NodeLiveness(engine.health, ports.life),
+        _reporter(settings, ports, figures, recovery),
+    ]
     if answers is not None:
         services.append(answers.reader)
     if ports.endpoint:

@@ -95,6 +95,15 @@ def run_archiver(
     again by itself, and with one round every error.
     """
     clock = SystemClock()
+
+    def is_stopped() -> bool:
+        calls.on_alive()
+        return stopped()
+
+    def before_range() -> None:
+        calls.on_alive()
+        catalog.refresh()
+
     with (
         closing(open_store(settings, options.address, for_writing=True)) as store,
         closing(KafkaAdmin(settings.kafka_client())) as admin,
@@ -107,7 +116,7 @@ def run_archiver(
             topics=settings.topics,
             clock=clock,
             make_rows=RowFiles(catalog, options.volumes),
-            before_range=catalog.refresh,
+            before_range=before_range,
         )
         archiver = Archiver(ports, accepts_hole=options.accepts_hole, written_by=__version__)
         held = None
@@ -118,7 +127,7 @@ def run_archiver(
         progress = ArchiveProgress(store.where, options.every_s, options.keep_s, clock)
         merger = None
         if options.merges_rows:
-            merger = RowMerger(archiver.archive, stopped, written_by=__version__)
+            merger = RowMerger(archiver.archive, is_stopped, written_by=__version__)
         topic = settings.topics.commands
         rounds = ArchiveRounds(archiver, held, admin, topic, calls, progress, merger)
         client = settings.kafka_client()
@@ -128,12 +137,12 @@ def run_archiver(
         ):
             on_ready(store.where)
             try:
-                while not stopped():
-                    rounds.run(stopped, raises=options.every_s is None)
+                while not is_stopped():
+                    rounds.run(is_stopped, raises=options.every_s is None)
                     if options.every_s is None:
                         return
                     progress.publish(sink)
-                    _rest(options.every_s, stopped, clock)
+                    _rest(options.every_s, is_stopped, clock)
             finally:
                 progress.publish(sink, is_over=True)
 
@@ -146,7 +155,8 @@ class ArchiveCalls:
     and the first position that the topic keeps after archived messages were deleted. on_held:
     called with settings of the topic that the archiver has overruled. on_error: called with an
     error after which the next round tries again. on_metrics: called with the address of the
-    metrics, if they are served.
+    metrics, if they are served. on_alive: called often while the archiver makes progress: before
+    each range and each merged file, and while it rests.
     """
 
     on_written: Callable[[Written], None]
@@ -154,6 +164,7 @@ class ArchiveCalls:
     on_held: Callable[[Mapping[str, str | None]], None]
     on_error: Callable[[MirrorlogError], None]
     on_metrics: Callable[[str], None]
+    on_alive: Callable[[], None] = lambda: None
 
 
 class ArchiveRounds:

@@ -34,6 +34,7 @@
 - listening.py: TCP sockets for what answers over HTTP
 - metrics_page.py: metrics as the text that Prometheus reads
 - metrics_server.py: a small HTTP server for metrics alone
+- systemd.py: tells systemd how a service does
 - tracing.py: the switch of traces
 - otel.py: traces through OpenTelemetry
 - kafka/: a Kafka cluster through confluent-kafka

@@ -13,5 +13,6 @@ mirrorlog.adapters implements them for real, mirrorlog.simulation in memory.
 - streams.py: publishing to topics and reading them by position
 - tracing.py: spans of what the roles do with commands
 - task_runner.py: work that several threads may share
+- supervisor.py: what runs a role as a service
 - reports.py: publishing reports, which nothing depends on
 """

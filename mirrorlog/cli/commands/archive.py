@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mirrorlog.adapters.systemd import open_supervisor
 from mirrorlog.archive.archive import Archive
 from mirrorlog.archive.chains import Chain
 from mirrorlog.archive.manifests import FileKind, Manifest
@@ -115,6 +116,7 @@ def run(
     call = with_metrics(invocation(context, waits=True), metrics)
     keep_s = call.settings.archive_keep_s if keep is None else parse_duration_s(keep)
     tell_ready = detach(pid_file, call.output)
+    supervisor = open_supervisor()
     options = ArchiveOptions(
         address=to or "",
         every_s=every_s,
@@ -128,18 +130,35 @@ def run(
         call.output.print_message("ready", {"archive": where})
         call.output.print_text(f"archiving to {where}")
         tell_ready()
+        supervisor.ready(f"archiving to {where}")
+
+    def print_written(written: Written) -> None:
+        _print_written(call, written)
+        supervisor.tell(f"archiving to {to or call.settings.archive}")
+
+    def print_error(error: MirrorlogError) -> None:
+        _print_error(call, error)
+        supervisor.tell(f"the next round tries again: {error.what}")
+
+    signalled = stop_flag()
+
+    def stopped() -> bool:
+        if signalled():
+            supervisor.stopping()
+        return signalled()
 
     run_archiver(
         call.settings,
         options,
-        stopped=stop_flag(),
+        stopped=stopped,
         on_ready=print_ready,
         calls=ArchiveCalls(
-            on_written=lambda written: _print_written(call, written),
+            on_written=print_written,
             on_deleted=lambda partition, first: _print_deleted(call, partition, first),
             on_held=lambda had: _print_held(call, had),
-            on_error=lambda error: _print_error(call, error),
+            on_error=print_error,
             on_metrics=metrics_printer(call.output),
+            on_alive=supervisor.alive,
         ),
     )
 

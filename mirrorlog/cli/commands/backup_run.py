@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
+from mirrorlog.adapters.systemd import open_supervisor
 from mirrorlog.cli.support.backup_options import (
     AfterOption,
     BeforeOption,
@@ -43,10 +44,13 @@ from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.consumers.backup.repository.prune_by_rules import prune_by_rules
 from mirrorlog.consumers.backup.taking.rounds import run_rounds
 from mirrorlog.errors import BadUse, MirrorlogError, UnknownVolume
-from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.clock import Clock, SystemClock
+from mirrorlog.ports.supervisor import Supervisor
 from mirrorlog.units import format_duration, parse_duration_s
 
 app = typer.Typer()
+
+_LOOK_S: Final = 1.0
 
 
 @app.command()
@@ -112,6 +116,7 @@ def run(
     given.as_options()
     given.as_request(volumes[0])
     tell_ready = detach(pid_file, call.output)
+    supervisor = open_supervisor()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _check_volumes(call, volumes)
     call.output.print_message("ready", {"repository": to, "every_s": every_s, "volumes": volumes})
@@ -119,9 +124,11 @@ def run(
         f"backing up {', '.join(volumes)} to {to} every {format_duration(every_s)}"
     )
     tell_ready()
+    supervisor.ready(f"backing up {len(volumes)} volumes to {to}")
     try:
-        _run(call, given, volumes, rules, every_s)
+        _run(call, given, volumes, rules, every_s, supervisor)
     except KeyboardInterrupt:  # a point that isn't finished leaves nothing behind
+        supervisor.stopping()
         call.output.print_text("stopped")
 
 
@@ -131,15 +138,21 @@ def _run(
     volumes: list[str],
     rules: KeepRules | None,
     every_s: float,
+    supervisor: Supervisor,
 ) -> None:
     """Run rounds until KeyboardInterrupt comes."""
+    clock = SystemClock()
 
     def back_up(volume: str) -> None:
-        take_and_print(call, given, given.as_options(), volume)
+        supervisor.alive()
+        supervisor.tell(f"backing up {volume}")
+        take_and_print(call, given, given.as_options(), volume, supervisor.alive)
+        supervisor.tell(f"{volume} is backed up")
         if rules is not None:
             _prune(call, given.to, volume, rules)
 
     def report(volume: str, error: MirrorlogError) -> None:
+        supervisor.tell(f"{volume} isn't backed up: {error.what}")
         report_error(error, as_json=False, verbose=call.verbose)
         fields = {**error.as_message(), "message_type": "warning", "volume": volume}
         call.output.print_message("warning", fields)
@@ -148,10 +161,18 @@ def _run(
         volumes,
         back_up,
         every_s=every_s,
-        clock=SystemClock(),
-        rest=time.sleep,
+        clock=clock,
+        rest=lambda for_s: _rest(for_s, clock, supervisor),
         on_error=report,
     )
+
+
+def _rest(for_s: float, clock: Clock, supervisor: Supervisor) -> None:
+    """Rest for so many seconds, and show signs of life meanwhile."""
+    until_s = clock.monotonic_s() + for_s
+    while (left_s := until_s - clock.monotonic_s()) > 0:
+        supervisor.alive()
+        time.sleep(min(left_s, _LOOK_S))
 
 
 def _prune(call: Invocation, address: str, volume: str, rules: KeepRules) -> None:

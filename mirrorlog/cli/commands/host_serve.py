@@ -13,6 +13,7 @@ import typer
 
 from mirrorlog.adapters.addresses import parse_file_address, path_of
 from mirrorlog.adapters.file_device import FileDevice
+from mirrorlog.adapters.systemd import open_supervisor
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.forking import ForkModeOption, ForkOption, fork_reporter
@@ -27,6 +28,7 @@ from mirrorlog.cli.support.metrics_option import (
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
+from mirrorlog.ports.supervisor import Supervisor
 from mirrorlog.processes.nbd_server import NbdAddress
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
 from mirrorlog.producers.host_metrics import export_samples
@@ -140,6 +142,7 @@ def serve(
     default = call.settings.state_dir / "nbd" / f"{name}.sock"
     listen = listen_at(socket, port, address, default=default)
     tell_ready = detach(pid_file, call.output)
+    supervisor = open_supervisor()
     with closing(load_catalog(call.settings)) as catalog:
         volume, volumes = catalog.volume_named(name), dict(catalog)
     plans = fork_plans(fork or (), fork_mode, [volume])
@@ -160,7 +163,7 @@ def serve(
         take_over=take_over or (),
         forks=plans.get(name),
     )
-    _serve(call, options, volumes, stop_flag(), tell_ready)
+    _serve(call, options, volumes, stop_flag(), tell_ready, supervisor)
 
 
 def _serve(
@@ -169,6 +172,7 @@ def _serve(
     volumes: Mapping[str, Volume],
     stopped: Callable[[], bool],
     tell_ready: Callable[[], None],
+    supervisor: Supervisor,
 ) -> None:
     """Run the host and the export until `stopped`. The steps are undone in the reverse order:
 
@@ -207,12 +211,17 @@ def _serve(
         call.output.print_message("ready", {**ready, **session})
         call.output.print_text(f"{name} is served at {uri}; {lines.described([name])}")
         tell_ready()
+        served = f"{name} is served at {uri}"
+        supervisor.ready(served)
         while not stopped():  # 3
             export.check()
             nbdkit.check()
             tracked.check()
             host.pause(TICK_S)
             lines.look(host.figures)
+            supervisor.alive()
+            supervisor.tell(f"{served}; Kafka is away" if lines.is_away else served)
+        supervisor.stopping()
     call.output.print_message(
         "result", {"commands": host.commands, "last_positions": dict(host.last_positions)}
     )

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from mirrorlog.adapters.systemd import open_supervisor
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
-from mirrorlog.cli.support.node_lines import NodeLines
+from mirrorlog.cli.support.node_lines import NodeLines, listed
 from mirrorlog.cli.support.output import report_error
 
+if TYPE_CHECKING:
+    from mirrorlog.streams.table.changelog_follower import RecoveryProgress
+
 app = typer.Typer()
+
+_NEXT_S: Final = 120.0
+"""Within this time a worker that reads the log says how far it is: it does so every 10 s."""
 
 
 @app.command()
@@ -35,7 +42,9 @@ def node(
     """
     call = invocation(context, waits=True)
     tell_ready = detach(pid_file, call.output)
+    supervisor = open_supervisor()
     from mirrorlog.streams import run_node
+    from mirrorlog.streams.liveness import LifeCalls
 
     settings = (
         call.settings if http is None else call.settings.model_copy(update={"node_http": http})
@@ -45,9 +54,25 @@ def node(
     def print_ready(url: str | None, partitions: Sequence[int]) -> None:
         lines.ready(url, partitions)
         tell_ready()
+        supervisor.ready(f"{settings.node_name} is ready; partitions {listed(partitions)}")
+
+    def print_recovery(progress: RecoveryProgress) -> None:
+        lines.recovery(progress)
+        supervisor.starting(
+            f"reading the log: {progress.read} of {progress.total} positions", within_s=_NEXT_S
+        )
 
     def print_failure(error: BaseException) -> None:
+        supervisor.tell(str(error))
         report_error(error, as_json=call.output.json, verbose=call.verbose)
 
-    run_node(settings, on_ready=print_ready, on_failure=print_failure, on_recovery=lines.recovery)
+    run_node(
+        settings,
+        on_ready=print_ready,
+        on_failure=print_failure,
+        on_recovery=print_recovery,
+        life=LifeCalls(
+            on_alive=supervisor.alive, on_stuck=supervisor.tell, on_stopping=supervisor.stopping
+        ),
+    )
     lines.stopped()

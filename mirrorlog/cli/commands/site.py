@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mirrorlog.adapters.systemd import open_supervisor
 from mirrorlog.cli.commands.site_serve import serve
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import invocation
@@ -37,9 +38,11 @@ from mirrorlog.cli.support.site_addresses import (
 from mirrorlog.cli.support.site_lines import SiteLines
 from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.cli.support.waiting import wait_until_consistent
-from mirrorlog.consumers import run_site, run_worker
+from mirrorlog.consumers import run_worker
 from mirrorlog.consumers.resync.copy_rate import parse_rates
+from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.state.pauses import PauseFile, Pauses
+from mirrorlog.consumers.wiring import run_site_with
 from mirrorlog.consumers.worker_wiring import WorkerCalls
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
@@ -132,6 +135,7 @@ def run(
     call = with_journal(call, consistency, journal, journal_max)
     output = call.output
     tell_ready = detach(pid_file, output)
+    supervisor = open_supervisor()
     signalled: Callable[[], bool] | None = None
     clock = SystemClock()
     lines = SiteLines(name, output, clock.monotonic_s)
@@ -143,31 +147,33 @@ def run(
         signalled = stop_flag()
         lines.ready(call.settings, folder)
         tell_ready()
+        supervisor.ready(f"site {name} is ready")
 
     def stopped() -> bool:
         lines.tick()
-        return signalled is not None and signalled()
+        if signalled is None or not signalled():
+            return False
+        supervisor.stopping()
+        return True
+
+    def tell_summary(summary: SiteSummary) -> None:
+        output.print_message("progress", asdict(summary))
+        supervisor.tell(
+            f"{summary.volumes} volumes: {summary.consistent} consistent, {summary.stopped} stopped"
+        )
 
     calls = WorkerCalls(
         on_ready=on_ready,
-        on_summary=lambda summary: output.print_message("progress", asdict(summary)),
+        on_summary=tell_summary,
         on_metrics=metrics_printer(output),
         on_change=lines.change,
         on_share=lines.share,
+        on_alive=supervisor.alive,
     )
     if worker:
         run_worker(name, folder, call.settings, stopped=stopped, calls=calls)
     else:
-        run_site(
-            name,
-            folder,
-            call.settings,
-            stopped=stopped,
-            on_ready=calls.on_ready,
-            on_summary=calls.on_summary,
-            on_metrics=calls.on_metrics,
-            on_change=calls.on_change,
-        )
+        run_site_with(name, folder, call.settings, stopped, calls)
     lines.stopped()
 
 

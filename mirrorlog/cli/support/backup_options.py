@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -181,16 +182,28 @@ def with_backup_addresses(
 
 
 def take_and_print(
-    call: Invocation, given: GivenBackup, options: BackupOptions, volume: str
+    call: Invocation,
+    given: GivenBackup,
+    options: BackupOptions,
+    volume: str,
+    on_alive: Callable[[], None] = lambda: None,
 ) -> TakenPoint:
-    """Take one point of a volume, and print it. Raise as take_point()."""
+    """Take one point of a volume, and print it. Raise as take_point().
+
+    on_alive: called after each read.
+    """
     request = given.as_request(volume)
     with ByteProgress(call.output, SystemClock().monotonic_s, "read") as progress:
+
+        def note_read(size_bytes: int) -> None:
+            progress.advance(size_bytes)
+            on_alive()
+
         calls = BackupCalls(
             taking=TakingCalls(
                 say=lambda text: _warn(call, text),
                 on_begin=progress.begin,
-                on_read=progress.advance,
+                on_read=note_read,
             ),
             await_site=lambda name, site, wait_s: wait_until_site_proves(
                 call.settings, name, site, wait_s

@@ -30,6 +30,11 @@ class HostLines:
         self._looked_s = float("-inf")
         self._away_since_s: float | None = None
 
+    @property
+    def is_away(self) -> bool:
+        """Return whether Kafka was away at the last look."""
+        return self._away_since_s is not None
+
     def described(self, volumes: Collection[str]) -> str:
         """Return in words which volumes the host tracks, and to which Kafka it publishes."""
         servers = self._settings.servers

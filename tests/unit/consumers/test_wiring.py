@@ -15,7 +15,12 @@ from mirrorlog.consumers.name_fence import FencePorts
 from mirrorlog.consumers.resync.reporting import SiteSummary
 from mirrorlog.consumers.resync.site import Site
 from mirrorlog.consumers.resync.site_ports import SitePorts
-from mirrorlog.consumers.wiring import open_site, run_rounds, run_site
+from mirrorlog.consumers.wiring import (
+    in_turn,
+    open_site,
+    run_rounds,
+    run_site,
+)
 from mirrorlog.errors import BadUse
 from mirrorlog.reading.catalog import Catalog, publish_volume
 from mirrorlog.reading.log_reader import LogReader
@@ -85,6 +90,52 @@ def test_run_site_opens_the_site_and_closes_it(
         )
     summary = SiteSummary("a", 1, 1, 0, 0, 0, 0, 0)
     assert said == ["ready", summary] * 2
+
+
+def test_a_site_shows_signs_of_life_while_it_copies_and_none_while_it_hangs(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_memory(site, monkeypatch)
+    assert isinstance(site._ports.secondaries, MemorySecondaries)
+    publish_volume(site._ports.publisher, SETTINGS.topics, volume("w", initially_zeroed=False))
+    site._ports.publisher.flush(0)
+    site._ports.secondaries.primaries["w"] = primary = MemoryDevice(volume().size_bytes)
+    primary.pwrite(0, b"x" * volume().size_bytes)
+    watermark = Watermark(partition=0, through=-1, at_us=1)
+    assert isinstance(site._ports.admin, MemoryBroker)
+    site._ports.admin.append(SETTINGS.topics.changelog, 0, watermark_key(0), encode(watermark))
+    alive: list[int] = []
+    at_reads: list[int] = []
+
+    def hang(operation: str, *_: int) -> None:
+        """Read for an hour. The thread of the site does nothing else meanwhile."""
+        if operation == "pread":
+            before = len(alive)
+            for _ in range(12_000):
+                site._ports.clock.monotonic_s()
+            assert len(alive) == before
+            at_reads.append(before)
+
+    primary.hook = hang
+    small = SETTINGS.model_copy(update={"site_copy_bytes": 1 << 18})
+    with wiring.open_site("a", tmp_path, small, on_alive=lambda: alive.append(1)) as opened:
+        for _ in range(9):
+            opened.run_once(0)
+    assert len(at_reads) >= 4
+    assert len(set(at_reads)) > 1, "no sign of life between two batches"
+
+
+def test_a_site_that_lost_its_name_is_not_alive() -> None:
+    alive: list[int] = []
+
+    def lose() -> None:
+        raise BadUse("another process runs the site")
+
+    with pytest.raises(BadUse):
+        in_turn(lose, lambda: alive.append(1))()
+    assert alive == []
+    in_turn(lambda: None, lambda: alive.append(1))()
+    assert alive == [1]
 
 
 def test_two_sites_in_one_folder_are_refused(
