@@ -97,7 +97,11 @@ class BlockSet:
 
     def add_range(self, first: int, end: int) -> None:
         """Add the blocks from `first` to `end` - 1."""
-        if end > first:
+        if end <= first:
+            return
+        if not len(self.chunks) and end >> CHUNK_BITS <= (first + CHUNK_BLOCKS - 1) >> CHUNK_BITS:
+            self.bits.add_range(first, end)  # it holds no whole chunk
+        else:
             one, other = np.array([first], np.uint64), np.array([end], np.uint64)
             self |= BlockSet.of_ranges(one, other, BitMap64())
 

@@ -26,12 +26,19 @@ class MemorySecondaryStates:
     def __init__(self) -> None:
         self.contents: Final[dict[str, bytes]] = {}
         self._durable: dict[str, bytes] = {}
+        self._decoded: dict[str, tuple[bytes, SecondaryState]] = {}
         self.hook: StateHook | None = None
 
     def load(self, volume: str) -> SecondaryState | None:
         """Return the state that was saved last; raise StateDamaged as the files do."""
         content = self.contents.get(check_volume_name(volume))
-        return None if content is None else decode_state(content, volume, f"memory, {volume}")
+        if content is None:
+            return None
+        known, state = self._decoded.get(volume, (b"", None))
+        if state is None or known != content:
+            state = decode_state(content, volume, f"memory, {volume}")
+            self._decoded[volume] = (content, state)
+        return state
 
     def save_all(self, states: Sequence[SecondaryState]) -> None:
         """Save each state."""

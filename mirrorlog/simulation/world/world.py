@@ -94,6 +94,7 @@ class World:
         for volume in self.volumes.values():
             self.publish_volume(volume)
         self.snapshots: Final[dict[int, set[str]]] = {}
+        self._commands_seen: Final[dict[bytes, tuple[str, BlockSet]]] = {}
         self._is_closed = self._has_all_snapshots = False
         self._node_fuse, self._site_fuse = Fuse(), Fuse()
         self.host = HostModel(self.broker, self.settings, self.volumes, self._random)
@@ -495,12 +496,20 @@ class World:
         for message in self.broker.messages(self.settings.topics.commands):
             if through is not None and message.position > through:
                 break
-            command = decode(message.value or b"", TrackingCommand)
-            if command.volume == name:
-                for extent in command.extents:
-                    end = (extent.end + BLOCK_BYTES - 1) // BLOCK_BYTES
-                    blocks.add_range(extent.offset // BLOCK_BYTES, end)
+            volume, named = self._named_blocks(message.value or b"")
+            if volume == name:
+                blocks |= named
         return blocks
+
+    def _named_blocks(self, value: bytes) -> tuple[str, BlockSet]:
+        """Return the volume of a command and the blocks that it names. Each is decoded once."""
+        if value not in self._commands_seen:
+            command, blocks = decode(value, TrackingCommand), BlockSet()
+            for extent in command.extents:
+                end = (extent.end + BLOCK_BYTES - 1) // BLOCK_BYTES
+                blocks.add_range(extent.offset // BLOCK_BYTES, end)
+            self._commands_seen[value] = (command.volume, blocks)
+        return self._commands_seen[value]
 
 
 def _describe(name: str) -> Volume:
