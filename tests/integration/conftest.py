@@ -15,6 +15,7 @@ import pytest
 from deadlines import DEADLINE_S
 from memory_folders import keep_small_files
 from preloaded_processes import preloaded
+from shared_brokers import SharedBroker, delete_topics, one_for_all
 
 from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.broker.first_start import prepare_runtime
@@ -81,30 +82,47 @@ def nothing_left_running(preloaded_python: None, request: pytest.FixtureRequest)
 
 
 @pytest.fixture(scope="session")
-def shared_broker(fast_root: Path) -> Iterator[EmbeddedBroker]:
-    """Yield a broker for tests that use topics of a prefix of their own and leave it running."""
-    folder = fast_root / "shared-broker"
-    with EmbeddedBroker(folder, prepare_runtime(load_settings(None, {}).cache_dir)) as broker:
-        yield broker
+def shared_broker(
+    fast_root: Path, tmp_path_factory: pytest.TempPathFactory, worker_id: str
+) -> Iterator[SharedBroker]:
+    """Yield a broker for tests that use topics of a prefix of their own and leave it running.
+
+    All workers of a run share it.
+    """
+
+    @contextmanager
+    def start() -> Iterator[str]:
+        runtime = prepare_runtime(load_settings(None, {}).cache_dir)
+        with EmbeddedBroker(fast_root / "shared-broker", runtime) as broker:
+            yield broker.bootstrap_servers
+
+    folder = tmp_path_factory.getbasetemp()
+    meeting_place = folder if worker_id == "master" else folder.parent
+    with one_for_all(meeting_place / "shared-broker", start) as bootstrap_servers:
+        yield SharedBroker(bootstrap_servers)
 
 
 @contextmanager
-def run_on(broker: EmbeddedBroker, folder: Path, more: Mapping[str, object]) -> Iterator[Run]:
+def run_on(broker: SharedBroker, folder: Path, more: Mapping[str, object]) -> Iterator[Run]:
     """Yield a run in `folder` on this broker, with topics of its own. more: settings."""
+    prefix = f"t{zlib.crc32(str(folder).encode()):08x}."
     given = {
         "state_dir": folder / "state",
-        "topic_prefix": f"t{zlib.crc32(str(folder).encode()):08x}.",
+        "topic_prefix": prefix,
         "bootstrap_servers": broker.bootstrap_servers,
         **more,
     }
-    with Run(folder / "run", load_settings(None, given), own_broker=False) as started:
-        started.start_broker()
-        yield started
+    try:
+        with Run(folder / "run", load_settings(None, given), own_broker=False) as started:
+            started.start_broker()
+            yield started
+    finally:
+        delete_topics(broker.bootstrap_servers, prefix)
 
 
 @pytest.fixture
 def world(
-    shared_broker: EmbeddedBroker, tmp_path: Path, request: pytest.FixtureRequest
+    shared_broker: SharedBroker, tmp_path: Path, request: pytest.FixtureRequest
 ) -> Iterator[Run]:
     """Yield a run on the shared broker, with topics of its own.
 

@@ -23,11 +23,11 @@ import trustme
 from deadlines import DEADLINE_S, wait_until
 from nbd_servers import Nbdkit, skip_without, write_certificates
 from running import Outcome, wait_for_result
+from shared_brokers import SharedBroker
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher
-from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.waiting import wait_until_consistent
 from mirrorlog.consumers.resync.state_changes import SecondaryChange
@@ -49,7 +49,7 @@ SITES = ("site-a", "site-b")
 
 
 @pytest.fixture(scope="module")
-def run(shared_broker: EmbeddedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+def run(shared_broker: SharedBroker, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """Yield a run with a node and two sites for all tests.
 
     Few regions may be hot, so that they change often.

@@ -450,10 +450,18 @@ CLEAN_AT_ONCE = {
 
 @pytest.mark.parametrize("world", [ONE_PARTITION | ROLL_UP_AT_ONCE], indirect=True, ids=[""])
 def test_a_site_copies_only_what_changed_while_its_log_is_compacted(world: Run) -> None:
-    changelog = world.settings.topics.changelog
     admin = AdminClient({"bootstrap.servers": world.settings.bootstrap_servers})
     (broker,) = admin.list_topics(timeout=DEADLINE_S).brokers
-    set_configs(world, ConfigResource.Type.BROKER, str(broker), {"log.cleaner.backoff.ms": "100"})
+    kind, pause = ConfigResource.Type.BROKER, "log.cleaner.backoff.ms"
+    set_configs(world, kind, str(broker), {pause: "100"})
+    try:
+        copy_while_its_log_is_compacted(world)
+    finally:
+        set_configs(world, kind, str(broker), {pause: "15000"})
+
+
+def copy_while_its_log_is_compacted(world: Run) -> None:
+    changelog = world.settings.topics.changelog
     set_configs(world, ConfigResource.Type.TOPIC, changelog, CLEAN_AT_ONCE)
     writer = Writer(
         world.settings,

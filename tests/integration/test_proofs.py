@@ -18,11 +18,11 @@ from confluent_kafka.admin import AdminClient
 from deadlines import DEADLINE_S, wait_until
 from running import run_cli
 from sealed_logs import Command, audit, commands, publish, run
+from shared_brokers import SharedBroker
 from writing import make_volumes
 
 from mirrorlog.adapters.folders import lock_folder
 from mirrorlog.adapters.kafka import KafkaPublisher
-from mirrorlog.broker.embedded import EmbeddedBroker
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.command_logs import watermarks
 from mirrorlog.codec.events import encode
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.integration
 COUNT = 300
 
 
-def settings_in(folder: Path, broker: EmbeddedBroker, prefix: str) -> Settings:
+def settings_in(folder: Path, broker: SharedBroker, prefix: str) -> Settings:
     values = {
         "state_dir": folder / f"state-{prefix}",
         "chain_dir": folder / "trees",
@@ -53,7 +53,7 @@ def settings_in(folder: Path, broker: EmbeddedBroker, prefix: str) -> Settings:
 class Sealed:
     """A topic that was sealed, and others that somebody made of it."""
 
-    def __init__(self, folder: Path, broker: EmbeddedBroker) -> None:
+    def __init__(self, folder: Path, broker: SharedBroker) -> None:
         self.folder, self.broker, self.key = folder, broker, folder / "seal.key"
         self.name = folder.name.replace("-", "")
         self.settings = settings_in(folder, broker, f"{self.name}.")
@@ -84,7 +84,7 @@ class Sealed:
 
 
 @pytest.fixture(scope="module")
-def sealed(shared_broker: EmbeddedBroker, fast_root: Path) -> Sealed:
+def sealed(shared_broker: SharedBroker, fast_root: Path) -> Sealed:
     # A worker may come back to this module, with the same broker.
     folder = Path(tempfile.mkdtemp(dir=fast_root, prefix="proofs-"))
     return Sealed(folder, shared_broker)
