@@ -9,7 +9,7 @@ positions of which another record knows more. So the blocks are compared before 
 from __future__ import annotations
 
 import logging
-from collections.abc import Generator, Sequence
+from collections.abc import Container, Generator, Sequence
 from typing import Final
 
 from mirrorlog.domain.positions import BEFORE_FIRST
@@ -31,6 +31,7 @@ def sweep(state: PartitionState, now_s: float) -> Job:
     The watermark is written first: a roll-up that the survey found may have none behind it.
     """
     yield WatermarkDue()
+    swept: set[tuple[str, StoredRecord]] = set()
     for _ in range(_SWEEPS_AT_ONCE):
         due = state.sweeps.take_due(now_s)
         if due is None:
@@ -41,7 +42,7 @@ def sweep(state: PartitionState, now_s: float) -> Job:
             state.sweeps.schedule(volume, rolled_up, due_s=due_s)
             continue
         try:
-            yield from _sweep_record(state, volume, rolled_up)
+            yield from _sweep_record(state, volume, rolled_up, swept)
         except DamagedRecord as damaged:
             state.damaged.add(damaged)
             state.sweeps.keep_sources(volume, rolled_up)
@@ -60,13 +61,21 @@ def _was_kept(state: PartitionState, volume: str, rolled_up: StoredRecord) -> bo
     return not keep_s or rolled_up.through <= state.times.position_at(now_us - keep_s * 1e6)
 
 
-def _sweep_record(state: PartitionState, volume: str, rolled_up: StoredRecord) -> Job:
+def _sweep_record(
+    state: PartitionState,
+    volume: str,
+    rolled_up: StoredRecord,
+    swept: set[tuple[str, StoredRecord]],
+) -> Job:
     """Delete the records inside `rolled_up` if it is proved to hold them.
+
+    swept: the records that this job has deleted, to which those of this call are added. Tombstones
+        leave together, so the table may still have such a record, and lose it at the next step.
 
     DamagedRecord if one of them, or `rolled_up` itself, can't be read.
     """
     after = rolled_up.after
-    if rolled_up not in state.records.beginning_in(
+    if (volume, rolled_up) in swept or rolled_up not in state.records.beginning_in(
         volume, tier=rolled_up.tier, after=after, before=after + 1
     ):
         # It was rolled up itself, or was too old to be kept.
@@ -74,7 +83,7 @@ def _sweep_record(state: PartitionState, volume: str, rolled_up: StoredRecord) -
             state.sweeps.schedule(volume, further, due_s=state.clock.monotonic_s())
         return
     holder = state.records.source(volume, rolled_up)
-    inside = yield from _inside(state, volume, holder)
+    inside = yield from _inside(state, volume, holder, swept)
     if not holder.is_complete:
         # A crash cut it off: its sources are rolled up again.
         for source in inside:
@@ -95,6 +104,7 @@ def _sweep_record(state: PartitionState, volume: str, rolled_up: StoredRecord) -
         )
         return
     for source in inside:
+        swept.add((volume, source.record))
         yield from tombstones(volume, source.record)
 
 
@@ -112,7 +122,10 @@ def _is_held(
 
 
 def _inside(
-    state: PartitionState, volume: str, holder: RollUpSource
+    state: PartitionState,
+    volume: str,
+    holder: RollUpSource,
+    swept: Container[tuple[str, StoredRecord]],
 ) -> Generator[Step, None, list[RollUpSource]]:
     """Return the records of lower tiers and the same generation that the holder covers."""
     covering, inside = holder.record, []
@@ -120,7 +133,7 @@ def _inside(
         for record in state.records.beginning_in(
             volume, tier=tier, after=covering.after, before=covering.through
         ):
-            if record.is_covered_by(covering):
+            if record.is_covered_by(covering) and (volume, record) not in swept:
                 source = state.records.source(volume, record)
                 if source.first.generation == holder.first.generation:
                     inside.append(source)

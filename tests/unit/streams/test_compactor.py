@@ -77,6 +77,28 @@ def test_sources_that_a_crash_left_are_deleted_once_they_are_proved_to_be_held()
     assert model.after(0) == ""
 
 
+@pytest.mark.parametrize("steps", range(1, 12))
+def test_sources_of_two_roll_ups_that_are_due_together_are_deleted_once(
+    steps: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The tombstones leave after any number of steps: also between a look at a record's key and
+    the look at the record."""
+    model = CompactorModel({"second": 600.0, "minute": 600.0})
+    for text in ("-1..4", "4..9", "9..14", "14..19"):
+        model.table.flush(text, "1 2")
+    for text, tier in (("-1..9", 1), ("9..19", 1), ("-1..19", 2)):
+        model.table.flush(text, "1 2", tier=tier)
+    model.restart()
+    model.work()
+    model.clock.now_s += 700
+    model.clock.look_s = 0.05 / steps
+    model.work()
+    assert [(kept.tier, kept.after, kept.through) for kept in model.table.records()] == [
+        (2, -1, 19)
+    ]
+    assert caplog.messages == []
+
+
 def test_sources_that_the_roll_up_does_not_hold_stay_and_an_error_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
