@@ -40,7 +40,10 @@ class FaustEngine:
     ) -> None:
         self._topics, self._patience_s = settings.topics, settings.patience_s
         self._app = make_app(settings, group=group, member=member, url=url)
-        options = {"block_cache_size": settings.node_block_cache_bytes}
+        options = {
+            "block_cache_size": settings.node_block_cache_bytes,
+            "write_buffer_size": settings.node_write_buffer_bytes,
+        }
         self._store = FaustStore(self._app, self._topics.changelog, options)
         self._send_reports = SendReports(clock)
         self._stuck: dict[int, str] = {}

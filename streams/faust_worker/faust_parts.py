@@ -48,11 +48,14 @@ faust.assignor.partition_assignor:PartitionAssignor._update_member_urls(clients_
 faust.assignor.partition_assignor:PartitionAssignor.app
 faust.assignor.partition_assignor:PartitionAssignor.assigned_actives()
 faust.assignor.partition_assignor:PartitionAssignor.assigned_standbys()
+faust.stores.rocksdb:RocksDBOptions.as_options() \
+    | called by faust.stores.rocksdb:RocksDBOptions.open
 faust.stores.rocksdb:Store._db_for_partition(partition)
 faust.stores.rocksdb:Store._dbs
 faust.stores.rocksdb:Store.apply_changelog_batch(batch, to_key, to_value)
 faust.stores.rocksdb:Store.partition_path(partition)
 faust.stores.rocksdb:Store.persisted_offset(tp)
+faust.stores.rocksdb:Store.rocksdb_options
 faust.streams:Stream.ack(event)
 faust.streams:Stream.events()
 faust.streams:Stream.noack()
@@ -149,6 +152,8 @@ aiokafka.structs:ConsumerRecord.timestamp
 aiokafka.structs:ConsumerRecord.timestamp_type
 aiokafka.structs:ConsumerRecord.value
 aiokafka.structs:RecordMetadata.offset
+rocksdict:Options.set_keep_log_file_num
+rocksdict:Options.set_max_log_file_size
 rocksdict:Rdict.delete
 rocksdict:Rdict.iter
 rocksdict:Rdict.property_int_value

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Final
 
 import faust
+from faust.stores.rocksdb import RocksDBOptions
 from faust.types import TP
 
 from mirrorlog.errors import NodeUnavailable
@@ -29,10 +30,25 @@ _SIZES: Final = ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-table
 """RocksDB's properties that make up the size of a table: its files, and what isn't in one yet."""
 
 
+_LOG_FILE_BYTES: Final = 1 << 20
+_LOG_FILES: Final = 4
+
+
+class _TableOptions(RocksDBOptions):
+    """Faust's options, and a bound for RocksDB's own log files (LOG), which otherwise grow for ever
+    while the table is open."""
+
+    def as_options(self) -> Any:
+        options = super().as_options()
+        options.set_max_log_file_size(_LOG_FILE_BYTES)
+        options.set_keep_log_file_num(_LOG_FILES)
+        return options
+
+
 class FaustStore:
     """The rows of the log by partition.
 
-    options: Faust's options of RocksDB (`block_cache_size`, in bytes).
+    options: Faust's options of RocksDB (`block_cache_size` and `write_buffer_size`, in bytes).
     """
 
     def __init__(self, app: faust.App, changelog: str, options: Mapping[str, int]) -> None:
@@ -46,6 +62,8 @@ class FaustStore:
             ),
             options=dict(options),
         )
+        data: Any = self.table.data
+        data.rocksdb_options = _TableOptions(**options, use_rocksdict=True)
 
     def open(self, partition: int) -> None:
         """Open the partition's table if it isn't open, and create it if there is none."""
