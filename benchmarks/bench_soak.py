@@ -193,7 +193,7 @@ def main() -> int:
     parser.add_argument("--rate", type=float, default=2000, help="writes/s (default 2,000)")
     parser.add_argument("--dir", type=Path, help="create the folder for all data here")
     parser.add_argument("--save", action="store_true", help="keep the result")
-    parser.add_argument("--keep", type=Path, help="copy the logs to this folder")
+    parser.add_argument("--keep", type=Path, help="copy logs and samples to this folder")
     arguments = parser.parse_args()
     seconds = arguments.minutes * 60
     warm_up_s = seconds / 6
@@ -207,6 +207,16 @@ def main() -> int:
             arguments.keep.mkdir(parents=True, exist_ok=True)
             for log in [*folder.glob("*.log"), *(folder / "broker" / "log").iterdir()]:
                 shutil.copy(log, arguments.keep)
+            (arguments.keep / "series.json").write_text(
+                json.dumps({"times_s": sampler.times_s, "series": sampler.series})
+            )
+            (arguments.keep / "files.txt").write_text(
+                "".join(
+                    f"{path.stat().st_blocks * 512:>12} {path.relative_to(folder)}\n"
+                    for path in sorted(folder.rglob("*"))
+                    if path.is_file()
+                )
+            )
     verdicts = judge_all(sampler.times_s, sampler.series, warm_up_s)
     failures += grown(verdicts)
     rate = rate_of(sampler, warm_up_s)

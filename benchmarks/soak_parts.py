@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -38,8 +39,12 @@ SHARES: Final = {"client": 0.75, "program": 0.25}
 SETTINGS: Final[Mapping[str, Any]] = {
     "node_tiers_s": (10, 30, 60),
     "node_keep_s": {"second": 10.0, "minute": 30.0, "hour": 60.0, "day": 120.0},
+    "node_write_buffer_bytes": 1 << 19,
 }
-"""Roll-ups after 10, 30 and 60 s. The log is kept for 2 minutes, and until it is applied."""
+"""Roll-ups after 10, 30 and 60 s. The log is kept for 2 minutes, and until it is applied. The
+node's table is in files soon, and compacted."""
+_JVM_HEAP: Final = "-Xmx160m"
+"""By default the JVM's heap may grow up to 512 MiB before old garbage is collected."""
 _SHORT_SEGMENTS: Final = {"segment.ms": "20000", "file.delete.delay.ms": "1000"}
 _COMPACTED: Final = {
     **_SHORT_SEGMENTS,
@@ -61,8 +66,9 @@ _EXPECTED: Final = re.compile(
     r"the node is ready|waiting for Kafka at|Kafka at \S+ answers|metrics at |is served at |"
     r"^stopped$|"
     r"counts as dirty as a whole: recovered|taking the rung 'allocated'|"
-    r"^archiving to |^backing up |^partition \d+: \d+ commands in |: point \S+, consistent as of |"
-    r": removed \S+$|Performing controller activation"
+    r"^archiving to |keeps everything from now on|keeps what isn't archived|"
+    r"^partition \d+: (Kafka keeps commands from|\d+ commands in) |"
+    r"^backing up |: point \S+, consistent as of |: removed \S+$|Performing controller activation"
 )
 _LOUD: Final = re.compile(r"^\S+ (WARN|ERROR|FATAL) ")
 
@@ -98,7 +104,11 @@ class SoakBroker(EmbeddedBroker):
     """The embedded Kafka with BROKER_SETTINGS."""
 
     def __init__(self, folder: Path, settings: Settings) -> None:
-        super().__init__(folder, prepare_runtime(settings.cache_dir))
+        runtime = prepare_runtime(settings.cache_dir)
+        options = tuple(
+            _JVM_HEAP if option.startswith("-Xmx") else option for option in runtime.jvm_options
+        )
+        super().__init__(folder, replace(runtime, jvm_options=options))
         self.folder = _SoakFolder(folder)
 
 
