@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 from deadlines import DEADLINE_S
+from typed_pages import shell_blocks, type_blocks
 
 from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.settings import load_settings
@@ -21,14 +22,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.long]
 REPOSITORY = Path(__file__).parents[2]
 README = (REPOSITORY / "README.md").read_text("utf-8")
 PATH = re.compile(r"^<!-- path.*?^<!-- /path -->", re.DOTALL | re.MULTILINE)
-BLOCK = re.compile(r"^```sh\n(.*?)^```", re.DOTALL | re.MULTILINE)
 IDENTICAL = "the primary and its secondary are identical"
 
 
 def path_blocks() -> list[str]:
     """Return the shell blocks of the path, as they are written."""
     (path,) = PATH.findall(README)
-    return BLOCK.findall(path)
+    return shell_blocks(path)
 
 
 def copy_checkout(target: Path) -> None:
@@ -110,16 +110,7 @@ def test_the_path_ends_with_a_promoted_identical_secondary_and_leaves_nothing_ru
     clone = tmp_path / "mirrorlog"
     copy_checkout(clone)
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(tmp_path)}
-    done = subprocess.run(
-        ["bash", "-e", "-o", "pipefail"],
-        input="trap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n" + "\n".join(path_blocks()),
-        cwd=clone,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = type_blocks(path_blocks(), clone, environment)
     assert done.returncode == 0, done.stdout + done.stderr
     assert IDENTICAL in done.stdout.splitlines()
     assert "Images are identical." in done.stdout.split(IDENTICAL)[1].splitlines()
