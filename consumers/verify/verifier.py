@@ -262,9 +262,12 @@ class Verifier:
         return is_same and answer.generation == self._options.volume.generation
 
     def _check_history(self) -> None:
-        """Raise VerificationAborted if the volume has got a new generation."""
+        """Raise VerificationAborted if the log is that of another history.
+
+        A promotion gives the volume a new generation, and goes on with its log.
+        """
         generation, volume = self._ports.log.generation, self._options.volume
-        if self._ports.log.is_ready and generation not in (None, volume.generation):
+        if self._ports.log.is_ready and generation not in (None, volume.generation_of_log):
             raise VerificationAborted(
                 f"the volume's history ended: its generation is {generation} now",
                 where=f"volume {volume.volume} at {self._options.site}",

@@ -264,3 +264,16 @@ def test_a_new_generation_ends_the_run() -> None:
     verifying.verifier._options = replace(verifying.verifier._options, volume=renewed)
     with pytest.raises(VerificationAborted, match="the volume's history ended"):
         verifying.finish()
+
+
+def test_a_volume_that_was_promoted_is_verified_with_the_log_that_goes_on() -> None:
+    world = settled_world(10)
+    before, saved = world.described("v"), world.site.states.load("v")
+    assert saved is not None
+    generation = "22222222-2222-4222-8222-222222222222"
+    promoted = replace(before, generation=generation, log_generation=before.generation)
+    world.site.states.save(replace(saved, generation=generation))
+    verifying = VerifyingWorld(world, "v")
+    verifying.verifier._options = replace(verifying.verifier._options, volume=promoted)
+    verifying.finish()
+    assert verifying.verifier.report(VerificationState.FINISHED).is_equal
