@@ -3,7 +3,8 @@
 #
 #   mirrorlog-service setup        once: the topics, and the token that HTTP requests carry
 #   mirrorlog-service node
-#   mirrorlog-service host VOLUME  with the volume, which is made at the first start
+#   mirrorlog-service host VOLUME [OPTION …]
+#                                  with the volume, which is made at the first start
 #   mirrorlog-service site SITE
 #   mirrorlog-service healthy URL  exit code 0 if it answers with 200
 set -eu
@@ -30,9 +31,10 @@ node)
   ;;
 host)
   volume=$2
+  shift 2
   mirrorlog -q volume show "$volume" >/dev/null 2>&1 ||
     mirrorlog volume create "$volume" --size "$VOLUME_SIZE"
-  exec mirrorlog host serve "$volume" --through filter --port 10809 --address 0.0.0.0
+  exec mirrorlog host serve "$volume" --through filter --port 10809 --address 0.0.0.0 "$@"
   ;;
 site)
   exec mirrorlog site run "$2" --dir /var/lib/mirrorlog/state/site
