@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -12,6 +11,7 @@ from notation import record
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.site_reports import LogUser
+from mirrorlog.simulation.coroutines import CoroutineRunner
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.table.local_store import Row
@@ -105,6 +105,7 @@ class CompactorModel:
         broker_ahead_s: float | None = 0.0,
     ) -> None:
         self.broker_ahead_s, self.appended = broker_ahead_s, -1
+        self._coroutines = CoroutineRunner()
         self.table, self.clock, self.reports = FakeTable(), ManualClock(1_000_000.0), FakeReports()
         self.volumes: dict[str, Volume] = {}
         self.settings = CompactionSettings(
@@ -139,7 +140,7 @@ class CompactorModel:
                     return rest_s
             pytest.fail("the work never ends")
 
-        return asyncio.run(work_off())
+        return self._coroutines.run(work_off())
 
     def after(self, seconds: float, steps: int = 4) -> str:
         """Return what is written in that time."""

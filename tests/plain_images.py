@@ -329,9 +329,12 @@ class BackupWorld:
 
     def check_points(self, points: Mapping[str, list[int]]) -> None:
         """Each of these points is there and reads as it must, and no byte of a file is damaged."""
-        assert set(points) <= set(self.visible())
+        repository = Repository.open(self.store, self.images)
+        catalog = repository.catalog(self.volume)
+        assert set(points) <= {record.point for record in catalog.points}
         for point, content in points.items():
-            assert self.reads_as(point) == content
+            with repository.chain_files(catalog, point) as paths:
+                assert self.images.read_chain(paths) == content
         assert check_volume(self.repository, self.volume, read_data=True).damages == ()
 
     def check_tidy(self, points: Set[str]) -> None:

@@ -27,6 +27,7 @@ For example, a device that loses power, and a topic that is read from its start:
 Files:
 
 - memory_broker.py: MemoryBroker, the ports of mirrorlog.ports.streams
+- coroutines.py: CoroutineRunner, an event loop without files
 - memory_engine.py: MemoryEngine, the port of mirrorlog.streams.engine, and MemoryStore
 - memory_devices.py: MemoryDevice and MemoryDevices, the ports of mirrorlog.ports.devices
 - memory_archive.py: MemoryArchive, the port of mirrorlog.ports.archive_stores

@@ -98,11 +98,12 @@ class Site:
     dirty: set[tuple[str, int]] = field(default_factory=set)
 
     def copy(self, devices: dict[str, MemoryDevice]) -> None:
+        if not self.dirty:
+            return
+        contents = {name: read_all(device) for name, device in devices.items()}
         for volume, sector in self.dirty:
-            data = (
-                devices[volume].reopen(writable=False).pread(offset=sector * SECTOR, length=SECTOR)
-            )
-            self.secondaries[volume][sector * SECTOR : (sector + 1) * SECTOR] = data
+            place = slice(sector * SECTOR, (sector + 1) * SECTOR)
+            self.secondaries[volume][place] = contents[volume][place]
         self.dirty.clear()
 
 
@@ -385,8 +386,9 @@ class World:
         command = decode(value, TrackingCommand)
         self.commands.append((position, command))
         self.fold(position, command)
+        named = {(command.volume, sector) for sector in sectors(command)}
         for site in self.sites:
-            site.dirty |= {(command.volume, sector) for sector in sectors(command)}
+            site.dirty |= named
             if self.random.random() < site.copies:
                 site.copy(self.devices)
         self.check_primary_reads(position)
@@ -397,7 +399,7 @@ class World:
         if self.random.random() > 0.05:
             return
         name = self.random.choice(list(VOLUMES))
-        data = self.devices[name].reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
+        data = read_all(self.devices[name])
         seen = []
         for sector in range(SECTORS):
             write = self.contents.get((name, sector, data[sector * SECTOR : (sector + 1) * SECTOR]))
@@ -506,7 +508,7 @@ class World:
             site.copy(self.devices)
         self.power_cut()
         for name, device in self.devices.items():
-            primary = device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
+            primary = read_all(device)
             for site in self.sites:
                 differing = [
                     sector
@@ -529,6 +531,10 @@ def _flipped(data: bytes, random: Random) -> bytes:
 def _damaged(data: bytes, random: Random) -> bytes | None:
     """Flip a bit, cut the end off, or remove everything (None)."""
     return random.choice((_flipped(data, random), data[: random.randrange(len(data) + 1)], None))
+
+
+def read_all(device: MemoryDevice) -> bytes:
+    return device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
 
 
 def sectors(command: TrackingCommand) -> set[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from functools import cache
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Any, Final, get_args, get_origin, get_type_hints
 from uuid import UUID
 
@@ -153,28 +153,31 @@ def _image(value: object, what: str) -> ImageFacts:
 
 
 @cache
-def _hints(kind: Any) -> dict[str, Any]:
-    """Return the kinds of the fields, which take far longer to find out than a manifest to read."""
-    return get_type_hints(kind)
+def _field_kinds(kind: Any) -> dict[str, tuple[frozenset[type], type | None]]:
+    """Return by field its possible types, and the type of its items if it is a tuple.
+
+    They take far longer to find out than a manifest takes to read.
+    """
+    by_field: dict[str, tuple[frozenset[type], type | None]] = {}
+    hints = get_type_hints(kind)
+    for field in fields(kind):
+        hint = hints[field.name]
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        items = get_args(hint)[0] if get_origin(hint) is tuple else None
+        by_field[field.name] = frozenset(get_origin(one) or one for one in kinds), items
+    return by_field
 
 
 def _typed(kind: Any, value: object, what: str) -> Any:
     """Return `kind` of the fields. Raise ValueError unless these are its fields, of their kinds."""
     if not isinstance(value, dict):
         raise ValueError(f"{what} is missing")
-    hints = _hints(kind)
-    names = {field.name for field in fields(kind)}
-    if unknown := sorted(value.keys() ^ names):
+    field_kinds = _field_kinds(kind)
+    if unknown := sorted(value.keys() ^ field_kinds.keys()):
         raise ValueError(f"{what} has other fields: {', '.join(unknown)}")
-    for name in names:
-        hint = hints[name]
-        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-        if type(value[name]) not in {getattr(kind, "__origin__", kind) for kind in kinds} | (
-            {NoneType} if None in kinds else set()
-        ):
+    for name, (kinds, item_kind) in field_kinds.items():
+        if type(value[name]) not in kinds:
             raise ValueError(f"{name} is '{value[name]}'")
-        if get_origin(hint) is tuple:
-            item_kind = get_args(hint)[0]
-            if any(type(item) is not item_kind for item in value[name]):
-                raise ValueError(f"{name} aren't texts")
+        if item_kind is not None and any(type(item) is not item_kind for item in value[name]):
+            raise ValueError(f"{name} aren't texts")
     return kind(**value)

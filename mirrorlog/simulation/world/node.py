@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from copy import copy
 from random import Random
@@ -14,6 +13,7 @@ from mirrorlog.reading.commands_now import anchor_at, commands_now
 from mirrorlog.reading.read_through import ReadPatience
 from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
+from mirrorlog.simulation.coroutines import CoroutineRunner
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.world.crashes import Fuse
@@ -86,7 +86,7 @@ class NodeModel:
         random: Random,
         tracer: Tracer | None = None,
     ) -> None:
-        self._tracer = tracer
+        self._tracer, self._coroutines = tracer, CoroutineRunner()
         self._broker, self._settings, self._fuse, self._random = broker, settings, fuse, random
         self._committed = 0
         self._clock = ManualClock(look_s=_CLOCK_STEP_S)
@@ -113,9 +113,9 @@ class NodeModel:
             ),
             lambda: broker.identity(topic),
         )
-        asyncio.run(ChangelogFollower(self, changelog).catch_up([0]))
+        self._coroutines.run(ChangelogFollower(self, changelog).catch_up([0]))
         self._build()
-        asyncio.run(self._assign())
+        self._coroutines.run(self._assign())
 
     async def _assign(self) -> None:
         """Begin where the history or the log says, as PartitionHandover does."""
@@ -189,12 +189,12 @@ class NodeModel:
         ][:max_messages]
         if not messages:
             end = self._broker.end_position(self._settings.topics.commands, 0)
-            asyncio.run(self._folder.pass_empty(0, end))
+            self._coroutines.run(self._folder.pass_empty(0, end))
             return False
         folder: BatchFolder | TracedFolder = self._folder
         if self._tracer is not None:
             folder = TracedFolder(self._folder, self._tracer, self._clock)
-        asyncio.run(folder.record(EventBatch.from_messages(messages)))
+        self._coroutines.run(folder.record(EventBatch.from_messages(messages)))
         self._position = messages[-1].position + 1
         return True
 
@@ -218,7 +218,7 @@ class NodeModel:
         for message in self._question_reader.poll(0):
             if (question := read_question(message)) is not None:
                 self._questions.take(question)
-        return asyncio.run(self._answering.maintain(0)) == 0
+        return self._coroutines.run(self._answering.maintain(0)) == 0
 
     def commit(self) -> None:
         """Commit the source offset as far as the gate allows it."""
