@@ -16,8 +16,10 @@ from ordering import long_first
 settings.register_profile("mirrorlog", deadline=None)
 settings.load_profile("mirrorlog")
 
-# A shell lets its background jobs ignore SIGINT, and children inherit that: Ctrl-C in a terminal of
-# a test would then end nothing.
+# A shell lets background jobs ignore SIGINT and SIGQUIT, nohup lets a command ignore SIGHUP, and
+# children inherit that: a test's signals would then end nothing.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
