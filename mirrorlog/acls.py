@@ -22,9 +22,10 @@ from mirrorlog.topics import CLIENT_GROUPS, Topics
 class Role(StrEnum):
     """What a process is, or what a person does.
 
-    archive: `archive run`. backup: `backup`, `restore`. reader: `status`, `check`, `changed`,
-    `audit`, `sql`, `topics tail`, `doctor`. admin: `topics create`, `volume`, `site remove`,
-    `command send`, `import`, `verify`, `archive off`.
+    archive: `archive run`. backup: `backup`, `restore`. auditor: `audit`, `changed`, `sql`, which
+    read who wrote what, and nothing of sites and machines. dashboard: `dashboard`, `status`,
+    `check`. reader: these, and `topics tail`, `doctor`. admin: `topics create`, `volume`, `site
+    remove`, `command send`, `import`, `verify`, `archive off`.
     """
 
     HOST = "host"
@@ -32,6 +33,8 @@ class Role(StrEnum):
     SITE = "site"
     ARCHIVE = "archive"
     BACKUP = "backup"
+    AUDITOR = "auditor"
+    DASHBOARD = "dashboard"
     READER = "reader"
     ADMIN = "admin"
 
@@ -92,6 +95,7 @@ class _Rule:
     topics: tuple[str, ...] = ()
 
 
+_HISTORY: Final = ("commands", "changelog", "status")
 _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
     Role.HOST: (
         _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
@@ -141,6 +145,19 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
         _Rule(KafkaOperation.READ, "what is registered of the repository", ("progress",)),
         _Rule(KafkaOperation.WRITE, "the repository's registration", ("progress",)),
     ),
+    Role.AUDITOR: (
+        _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
+        _Rule(KafkaOperation.READ, "who wrote what", ("commands",)),
+        _Rule(KafkaOperation.READ, "what the node recorded of them", ("changelog", "status")),
+        _Rule(KafkaOperation.READ, "what the node refused, and why", ("quarantine",)),
+    ),
+    Role.DASHBOARD: (
+        _Rule(KafkaOperation.READ, "which volumes there are", ("volumes",)),
+        _Rule(KafkaOperation.READ, "the log: what changed, and how far sites are behind", _HISTORY),
+        _Rule(KafkaOperation.READ, "how sites, hosts and workers do", ("progress", "reports")),
+        _Rule(KafkaOperation.READ, "what the node refused, and why", ("quarantine",)),
+        _Rule(KafkaOperation.READ, "the last verifications", ("verifications",)),
+    ),
     Role.READER: (
         _Rule(KafkaOperation.READ, "everything"),
         _Rule(KafkaOperation.DESCRIBE_CONFIGS, "the settings of the topics (`doctor`)"),
@@ -171,7 +188,7 @@ def rights_of(role: Role, topics: Topics) -> list[Right]:
         rights += [
             Right(rule.operation, Resource.TOPIC, name, is_prefix, rule.why) for name in names
         ]
-    if role in (Role.NODE, Role.HOST, Role.BACKUP, Role.READER):
+    if role in (Role.NODE, Role.HOST, Role.BACKUP, Role.DASHBOARD, Role.READER):
         why = "the progress of sites that mirrors bring"
         rights += [
             Right(KafkaOperation.READ, Resource.TOPIC, name, False, why)

@@ -32,7 +32,8 @@ from mirrorlog.settings import Settings
 
 USER, PASSWORD = "mirrorlog", "correct-horse:7f"
 """The super user. The brokers and the holders of certificates count as this user, too."""
-ROLE_USERS = [default_principal(role).removeprefix("User:") for role in Role]
+OTHER_HOST = "mirrorlog-host-west"
+ROLE_USERS = [*(default_principal(role).removeprefix("User:") for role in Role), OTHER_HOST]
 """Users without any right, for whom tests make ACLs."""
 SERVER_PROPERTIES = """
 process.roles=broker,controller

@@ -17,15 +17,17 @@ from unittest import mock
 import psutil
 import pytest
 from command_line import run_main
+from confluent_kafka import KafkaException, TopicCollection
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AclBindingFilter,
     AclOperation,
     AclPermissionType,
+    AdminClient,
     ResourcePatternType,
     ResourceType,
 )
 from deadlines import DEADLINE_S
-from securing import PASSWORD, USER, Secured, secured_broker
+from securing import OTHER_HOST, PASSWORD, USER, Secured, secured_broker
 from writing import make_volumes
 
 from mirrorlog.acls import Role, default_principal
@@ -182,8 +184,8 @@ def test_a_client_that_only_polls_raises_the_refusal_too(role: str, secured: Sec
 class Roles:
     """Every role on the secured broker, each as a user of its own, with topics of their own."""
 
-    def __init__(self, secured: Secured, folder: Path) -> None:
-        self._secured, self.folder = secured, folder
+    def __init__(self, secured: Secured, folder: Path, prefix: str = "roles.") -> None:
+        self._secured, self.folder, self._prefix = secured, folder, prefix
 
     def settings(self, role: Role | None) -> Settings:
         """Return the settings of a role. None: of the super user."""
@@ -191,7 +193,7 @@ class Roles:
         given = {
             "bootstrap_servers": self._secured.login,
             "kafka": self._secured.client("PLAIN", user),
-            "topic_prefix": "roles.",
+            "topic_prefix": self._prefix,
             "partitions": 1,
             "state_dir": self.folder / "state",
             "node_name": "worker",
@@ -323,10 +325,12 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
             roles.command(Role.READER, "site", "wait", "vol")
             copied = (tmp_path / "berlin" / "vol.img").read_bytes()
             assert copied == (tmp_path / "primary" / "vol.img").read_bytes()
-            overview = json.loads(roles.command(Role.READER, "status"))
+            overview = json.loads(roles.command(Role.DASHBOARD, "status"))
             assert [row["state"] for row in overview["volumes"]] == ["CONSISTENT"]
             assert len(overview["hosts"]) == len(overview["nodes"]) == 1
-            *rows, _ = roles.command(Role.READER, "audit", "vol", "--kind", "write").splitlines()
+            blocks = json.loads(roles.command(Role.AUDITOR, "changed", "vol", "--format", "json"))
+            assert sum(run["length"] for run in blocks) >= len(data)
+            *rows, _ = roles.command(Role.AUDITOR, "audit", "vol", "--kind", "write").splitlines()
             assert {json.loads(row)["status"] for row in rows} == {"ACCEPTED"}
             assert [roles.rights(role) for role in Role] == [["ok"]] * len(Role)
             archive = str(tmp_path / "archive")
@@ -365,3 +369,96 @@ def test_each_role_needs_the_rights_that_the_list_gives_it(
     said = roles.refused(Role.READER, "command", "send", "vol", "--write", "0+4KiB")
     assert "Cluster authorization failed" in said  # a producer that may write to no topic
     assert "mirrorlog acl" in said
+
+
+# role | topics that it may read | that it may write to | that it may do more with
+MAY = """
+host      | volumes commands log status progress digests | commands reports digests |
+node      | volumes commands log progress | log status quarantine volumes reports |
+site      | volumes log progress digests | progress digests |
+archive   | volumes commands log | reports | commands
+backup    | volumes log commands progress | progress |
+auditor   | volumes commands log status quarantine | |
+dashboard | volumes commands log status progress reports quarantine verifications | |
+reader    | all | | all
+admin     | all | volumes commands progress digests verifications | all
+"""
+TOPICS = [
+    "volumes",
+    "commands",
+    "status",
+    "quarantine",
+    "log",
+    "progress",
+    "reports",
+    "digests",
+    "verifications",
+]
+NOTHING: dict[str, set[str]] = {name: set() for name in TOPICS}
+
+
+def test_a_role_may_do_nothing_else_and_hosts_of_another_prefix_nothing_at_all(
+    secured: Secured, tmp_path: Path
+) -> None:
+    """The broker says what it would allow; what matters most is tried, too."""
+    east, west = (Roles(secured, tmp_path / name, f"{name}.") for name in ("east", "west"))
+    for roles in (east, west):
+        create_topics(roles.settings(None))
+    east.command(None, "acl", "--apply", "--yes")
+    west.command(
+        None, "acl", "--apply", "--yes", "--role", "host", "--principal", f"User:{OTHER_HOST}"
+    )
+    rows = [[part.strip() for part in line.split("|")] for line in MAY.strip().splitlines()]
+    assert {role for role, *_ in rows} == set(Role)
+    for role, read, written, more in rows:
+        of_role = allowed(secured, default_principal(Role(role)), "east.")
+        for operation, names in (("READ", read), ("WRITE", written)):
+            expected = set(TOPICS if names == "all" else names.split())
+            assert {name for name in TOPICS if operation in of_role[name]} == expected, role
+        further = {"DESCRIBE", "READ", "WRITE"}
+        expected = set(TOPICS if more == "all" else more.split())
+        assert {name for name in TOPICS if of_role[name] - further} == expected, role
+        assert allowed(secured, default_principal(Role(role)), "west.") == NOTHING, role
+    assert allowed(secured, f"User:{OTHER_HOST}", "east.") == NOTHING
+    for user, topic in (
+        ("mirrorlog-site", "east.commands"),
+        ("mirrorlog-host", "west.commands"),
+        (OTHER_HOST, "east.commands"),
+        ("mirrorlog-host", "east.log"),
+        ("mirrorlog-node", "east.commands"),
+        ("mirrorlog-dashboard", "east.progress"),
+    ):
+        with pytest.raises(KafkaFailed, match="authorization failed"):
+            publish(secured, user, topic)
+    publish(secured, OTHER_HOST, "west.commands")
+
+
+def allowed(secured: Secured, principal: str, prefix: str) -> dict[str, set[str]]:
+    """Return by topic, without the prefix, the operations that the broker allows the principal."""
+    user = principal.removeprefix("User:")
+    client = {"bootstrap.servers": secured.login, **secured.client("PLAIN", user), "log_level": 0}
+    admin = AdminClient(client)
+    asked = admin.describe_topics(
+        TopicCollection([f"{prefix}{name}" for name in TOPICS]), include_authorized_operations=True
+    )
+    operations: dict[str, set[str]] = {}
+    for topic, future in asked.items():
+        try:
+            described = future.result(DEADLINE_S).authorized_operations
+        except KafkaException as error:
+            assert "authorization failed" in str(error)
+            described = []
+        operations[topic.removeprefix(prefix)] = {operation.name for operation in described}
+    return operations
+
+
+def publish(secured: Secured, user: str, topic: str) -> None:
+    """Publish a message as a user, and wait for its acknowledgement."""
+    publisher = KafkaPublisher(
+        {"bootstrap.servers": secured.login, **secured.client("PLAIN", user)}
+    )
+    try:
+        publisher.publish(topic, 0, b"key", b"value")
+        publisher.flush(DEADLINE_S)
+    finally:
+        publisher.close()

@@ -17,6 +17,8 @@ WRITERS = {
     Role.SITE: {"progress", "digests"},
     Role.ARCHIVE: {"reports"},
     Role.BACKUP: {"progress"},
+    Role.AUDITOR: set(),
+    Role.DASHBOARD: set(),
     Role.READER: set(),
     Role.ADMIN: {"volumes", "commands", "progress", "digests", "verifications"},
 }
