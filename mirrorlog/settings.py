@@ -35,7 +35,7 @@ from mirrorlog.bootstrap_servers import (
     choose_servers,
 )
 from mirrorlog.errors import BadUse
-from mirrorlog.secret_files import read_secret
+from mirrorlog.secret_files import read_secret, with_secrets_from_files
 from mirrorlog.setting_errors import (
     PREFIX,
     Origin,
@@ -76,8 +76,9 @@ class Settings(BaseSettings):
     bootstrap_servers: str = DEFAULT_SERVERS
     """The Kafka cluster's addresses. Unless they are named, load_settings takes those of the state
     folder's embedded broker (bootstrap_servers.py)."""
-    kafka: dict[str, str] = Field(default_factory=dict)
-    """Client settings by librdkafka's names, passed on unchanged (`-F` and `-X`)."""
+    kafka: dict[str, str] = Field(default_factory=dict, repr=False)
+    """Client settings by librdkafka's names, passed on unchanged (`-F` and `-X`). A secret may be
+    in a file that `NAME_file` names: `sasl.password_file`."""
     topic_prefix: str = "mirrorlog."
     kafka_mirror_of: str = ""
     """The id of the cluster whose log a site, or a question, reads here from a mirror
@@ -238,8 +239,9 @@ class Settings(BaseSettings):
     """The archive of history (docs/archive.md): a folder, or s3://BUCKET/PREFIX. Questions read it
     for what Kafka no longer keeps."""
     archive_s3: dict[str, str] = Field(default_factory=dict, repr=False)
-    """Options of an archive in S3: endpoint, region, access_key_id, secret_access_key. Without
-    them, the variables AWS_* hold, and then the role of the machine."""
+    """Options of an archive in S3: endpoint, region, access_key_id, and secret_access_key or the
+    file secret_access_key_file. Without them, the variables AWS_* hold, and then the role of the
+    machine."""
     archive_s3_credentials: Path | None = None
     """A file with the credentials, in the form of ~/.aws/credentials. Its profile `default` is
     used."""
@@ -298,6 +300,11 @@ class Settings(BaseSettings):
     """The same for the secondaries of a site."""
 
     _servers: BootstrapServers | None = PrivateAttr(default=None)
+
+    @field_validator("kafka", "archive_s3")
+    @classmethod
+    def _read_secret_options(cls, options: dict[str, str]) -> dict[str, str]:
+        return with_secrets_from_files(options)
 
     @field_validator(*SECRETS_BY_FILE)
     @classmethod
@@ -476,6 +483,9 @@ def examine_settings(
         else Origin.DEFAULT
         for name in known
     }
+    for by_file, secret in SECRETS_BY_FILE.items():
+        if origins[by_file] is not Origin.DEFAULT:
+            origins[secret] = origins[by_file]
     problems = [
         *unknown_variables(os.environ, known),
         *unknown_in_file(from_file, known, str(path)),

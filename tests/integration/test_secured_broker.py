@@ -53,7 +53,13 @@ def secured(fast_root: Path) -> Iterator[Secured]:
 
 
 def command_line(servers: str, client: Mapping[str, str], state_dir: Path) -> list[str]:
-    options = [part for name, value in client.items() for part in ("-X", f"{name}={value}")]
+    """Return the beginning of a command with client settings. The password is in a file."""
+    given = dict(client)
+    if password := given.pop("sasl.password", ""):
+        file = state_dir / "password"
+        file.write_text(password + "\n")
+        given["sasl.password_file"] = str(file)
+    options = [part for name, value in given.items() for part in ("-X", f"{name}={value}")]
     program = [sys.executable, "-m", "mirrorlog", "--state-dir", str(state_dir)]
     return [*program, "--bootstrap-servers", servers, *options]
 

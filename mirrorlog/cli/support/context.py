@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, cast
@@ -14,10 +15,12 @@ from mirrorlog.cli.support.global_options import given_options
 from mirrorlog.cli.support.log_lines import set_up_logging
 from mirrorlog.cli.support.output import Output
 from mirrorlog.errors import BadUse
+from mirrorlog.secret_files import is_secret_name, with_secrets_from_files
 from mirrorlog.settings import Settings, load_settings
 
 log = logging.getLogger("mirrorlog.cli")
 
+_NAME: Final = re.compile(r"[A-Za-z0-9._-]*")
 CONNECT_WITHIN_S: Final = 1.25
 """The whole answer then comes within 3 s: the rest is for the start of the process."""
 
@@ -80,7 +83,13 @@ def settings_from(
     settings = loaded or load_settings(config, overrides)
     from_file = _read_client_file(client_file) if client_file else {}
     from_options = dict(_split_pair(option, "-X") for option in client_options)
-    client = {**settings.kafka, **from_file, **from_options}
+    _refuse_secrets(from_options)
+    try:
+        given = with_secrets_from_files({**from_file, **from_options})
+    except ValueError as error:
+        where = f"-X, {client_file}" if client_file else "-X"
+        raise BadUse(str(error), where=where, next="Correct it.") from None
+    client = {**settings.kafka, **given}
     settings = settings.model_copy(update={"kafka": client})
     if bootstrap_servers:
         settings = settings.with_given_servers(bootstrap_servers, "--bootstrap-servers")
@@ -96,20 +105,42 @@ def _read_client_file(path: Path) -> dict[str, str]:
     """Read a client.properties file: `key=value` lines; a line that begins with # is a comment."""
     try:
         lines = path.read_text("utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadUse(f"the client's settings can't be read: {error}", where=str(path)) from error
+    except OSError as error:
+        what = f"the client's settings can't be read: {error.strerror}"
+        raise BadUse(what, where=str(path)) from error
+    except UnicodeDecodeError:
+        what = "the client's settings can't be read: they aren't text in UTF-8"
+        raise BadUse(what, where=str(path)) from None
     return dict(
-        _split_pair(line, str(path))
-        for line in lines
+        _split_pair(line, f"{path}, line {number}")
+        for number, line in enumerate(lines, start=1)
         if line.strip() and not line.lstrip().startswith("#")
     )
+
+
+def _refuse_secrets(options: Mapping[str, str]) -> None:
+    """Raise BadUse for a secret among options: every user of the machine sees them (proc(5))."""
+    for name in options:
+        if is_secret_name(name):
+            raise BadUse(
+                f"{name} is a secret, and every user of this machine sees the options of a process",
+                where="-X",
+                next=f"Write -X {name}_file=FILE, put it into a file for -F, or set MIRRORLOG_KAFKA"
+                " in the environment.",
+            )
+
+
+def _beginning(text: str) -> str:
+    """Return the name that a text begins with: the rest may be a secret."""
+    match = _NAME.match(text.strip())
+    return match.group()[:40] if match else ""
 
 
 def _split_pair(text: str, where: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
         raise BadUse(
-            f"'{key[:40]}' isn't key=value",
+            f"'{_beginning(text)}…' isn't key=value",
             where=where,
             next="Use librdkafka's names, as in -X acks=all.",
         )

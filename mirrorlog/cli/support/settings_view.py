@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mirrorlog.cli.support.context import settings_from
 from mirrorlog.errors import BadUse
+from mirrorlog.secret_files import is_secret_name
 from mirrorlog.setting_errors import Origin, variable_of
 from mirrorlog.settings import LoadedSettings, examine_settings, setting_form
 
 HIDDEN: Final = "(hidden)"
-_SECRET: Final = re.compile(
-    r"password|secret|token|credential|private|jaas|user\.info|ssl\.key\.pem|oauthbearer\.config"
-)
-"""Of librdkafka's and of a schema registry's settings, those that hold a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +97,7 @@ def _client_setting(
     key: str, value: Any, origin: Origin, before: Mapping[str, Any]
 ) -> ShownSetting:
     """Return one client setting of Kafka. before: those of the file and the environment."""
-    is_hidden = bool(_SECRET.search(key))
+    is_hidden = is_secret_name(key)
     if before.get(key) != value:
         origin = Origin.OPTION
     return ShownSetting(f"kafka.{key}", None if is_hidden else value, origin, is_hidden)
