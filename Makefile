@@ -7,7 +7,7 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
-.PHONY: demo test test-busy test-pythons test-slow soak seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-backup bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak fuzz seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-backup bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -41,6 +41,9 @@ test-slow: setup ## what takes minutes and isn't in the suite
 MINUTES ?= 30
 soak: setup ## all parts under 2,000 writes/s: memory, descriptors, threads and disk stay flat, no warning; half an hour, or MINUTES=12
 	$(BIN)/python benchmarks/bench_soak.py --minutes $(MINUTES) $(ARGS)
+
+fuzz: setup ## damaged bytes for every decoder, other ones each time; half an hour, or MINUTES=60
+	MIRRORLOG_FUZZ_MINUTES=$(MINUTES) $(BIN)/pytest --timeout=0 tests/property/test_hostile_bytes.py
 
 seeds: setup ## the simulations of faults with 10,000 seeds, which takes hours; ARGS='--first 5000 --count 100'
 	$(BIN)/python tests/run_seeds.py $(ARGS)

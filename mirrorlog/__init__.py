@@ -2,7 +2,8 @@
 
 The packages, from the lowest layer to the highest:
 
-- errors.py, topics.py, units.py: errors, topics, sizes and durations as text
+- errors.py, json_text.py: errors, and JSON of which nothing is believed yet
+- topics.py, units.py: topics, sizes and durations as text
 - metric_samples.py, metrics.py: metrics, and the closed list of them
 - acls.py: the rights on Kafka that each role needs
 - domain/: volumes, extents, commands, bitmaps (pure)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mirrorlog.errors import StateDamaged
+from mirrorlog.json_text import parse_json
 
 if TYPE_CHECKING:
     import psutil
@@ -60,7 +60,7 @@ class BrokerRecord:
 def parse_record(text: str, where: str) -> BrokerRecord:
     """Parse the record. StateDamaged if `text` isn't one."""
     try:
-        fields = json.loads(text)
+        fields = parse_json(text)
         if fields.pop("version") != RECORD_VERSION:
             raise ValueError("it has another version")
         record = BrokerRecord(**fields)

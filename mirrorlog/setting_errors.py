@@ -16,7 +16,9 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "MIRRORLOG_"
 """The beginning of the name of an environment variable that is a setting."""
-VARIABLES_OF_TESTS: Final = frozenset({"MIRRORLOG_SOAK_MINUTES", "MIRRORLOG_TRACES"})
+VARIABLES_OF_TESTS: Final = frozenset(
+    {"MIRRORLOG_FUZZ_MINUTES", "MIRRORLOG_SOAK_MINUTES", "MIRRORLOG_TRACES"}
+)
 """Variables with the prefix that mirrorlog's own tests read, and that are no settings."""
 _MAX_SHOWN: Final = 60
 _VALUE_ERROR: Final = "Value error, "

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from mirrorlog.consumers.file_names.file_index import FileIndex
 from mirrorlog.consumers.file_names.name_table import NameTable
 from mirrorlog.consumers.file_names.owners import Area, OwnerTable
+from mirrorlog.json_text import parse_json
 
 Int64s = npt.NDArray[np.int64]
 
@@ -57,7 +58,7 @@ def unpack_index(data: bytes) -> FileIndex:
     """Return the index that was packed. Raise ValueError if the bytes aren't those of one."""
     end = data.find(b"\n", 0, _MAX_HEADER_BYTES)
     try:
-        header: dict[str, Any] = json.loads(data[: max(end, 0)])
+        header: dict[str, Any] = parse_json(data[: max(end, 0)])
         lengths = [int(length) for length in header["lengths"]]
         areas = tuple(map(_area, header["areas"]))
         texts = tuple(map(str, header["texts"]))

@@ -21,6 +21,7 @@ from mirrorlog.consumers.file_names.reading_process import (
 )
 from mirrorlog.consumers.file_names.scan import ScanRequest
 from mirrorlog.errors import BadInput, MirrorlogError, error_kind
+from mirrorlog.json_text import parse_json
 
 _READ_BYTES: Final = 1 << 20
 _SCAN: Final = (sys.executable, "-m", "mirrorlog.consumers.file_names.scan")
@@ -122,7 +123,7 @@ def _error_of(address: str, code: int, talk: _Talk) -> MirrorlogError:
 def _told_error(answer: bytes) -> MirrorlogError | None:
     """Return the error that the process answered with; None if its answer is none."""
     try:
-        fields = json.loads(answer)
+        fields = parse_json(answer)
         what, where, advice = (str(fields[name]) for name in ("what", "where", "next"))
         kind = error_kind(str(fields["code"]))
     except (ValueError, KeyError, TypeError):

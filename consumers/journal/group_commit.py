@@ -10,7 +10,6 @@ Format, version 1: a line of mirrorlog/adapters/sealed_json.py, with the fields 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
@@ -21,6 +20,7 @@ from mirrorlog.consumers.journal.journal_format import SealedJournal
 from mirrorlog.consumers.journal.journal_store import JournalStore
 from mirrorlog.domain.volumes import check_group_name, check_volume_name
 from mirrorlog.errors import BadUse
+from mirrorlog.json_text import parse_json
 
 FORMAT: Final = "mirrorlog.group_commit"
 
@@ -54,7 +54,7 @@ def encode_commit(commit: GroupCommit) -> bytes:
 def decode_commit(content: bytes) -> GroupCommit | None:
     """Return the commit record that these bytes hold; None unless each byte is as it was made."""
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
         commit = GroupCommit(fields["group"], fields["commit_id"], fields["journals"])
         return commit if encode_commit(commit) == content else None
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUse):

@@ -44,6 +44,7 @@ from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.range_columns import RangeColumns
 from mirrorlog.domain.volumes import check_group_name, check_volume_name
 from mirrorlog.errors import BadUse
+from mirrorlog.json_text import parse_json
 from mirrorlog.ports.devices import Data
 
 FORMAT: Final = "mirrorlog.site_journal"
@@ -308,7 +309,7 @@ def _read_record(read_at: ReadAt, offset: int) -> _Record | None:
 
 def _decode_header(body: memoryview) -> JournalHeader | None:
     try:
-        fields = json.loads(bytes(body))
+        fields = parse_json(bytes(body))
         version = 2 if "group" in fields else 1
         if (fields.pop("format"), fields.pop("version")) != (FORMAT, version):
             return None

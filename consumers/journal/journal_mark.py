@@ -8,7 +8,6 @@ folder knows it.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -16,6 +15,7 @@ from uuid import uuid4
 from mirrorlog.adapters.folders import create_folder, replace_files
 from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.json_text import parse_json
 
 MARK_NAME: Final = "mirrorlog-journals.json"
 """The mark in the folder of journals."""
@@ -76,7 +76,7 @@ def _read(path: Path) -> dict[str, str] | None:
     except OSError as error:
         raise _failed("reading", path, error) from error
     try:
-        fields = json.loads(content)
+        fields = parse_json(content)
         if _content(fields["id"], Path(fields["path"])) == content:
             return {"id": fields["id"], "path": fields["path"]}
     except (ValueError, KeyError, TypeError, RecursionError):

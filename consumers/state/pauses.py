@@ -9,7 +9,6 @@ a second.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from mirrorlog.adapters.folders import replace_files
 from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+from mirrorlog.json_text import parse_json
 
 _FORMAT: Final = "mirrorlog.site_pauses"
 _NAME: Final = "paused.json"
@@ -79,7 +79,7 @@ class PauseFile:
         except OSError as error:
             raise _failed("reading", self.path, error) from error
         try:
-            document = json.loads(content)
+            document = parse_json(content)
             pauses = Pauses(document["all"], frozenset(document["volumes"]))
             is_intact = _encode(pauses.is_all, pauses.volumes) == content
         except (ValueError, KeyError, TypeError, RecursionError):

@@ -6,7 +6,6 @@ UUID), `site`, `format` and `version`.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
@@ -15,6 +14,7 @@ from mirrorlog.adapters.folders import replace_files
 from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.errors import BadUse, StateDamaged
+from mirrorlog.json_text import parse_json
 
 _FORMAT: Final = "mirrorlog.site_folder"
 _MAX_BYTES: Final = 4096
@@ -34,7 +34,7 @@ def folder_id(folder: Path, site: str) -> str:
         with path.open("rb") as file:
             content = file.read(_MAX_BYTES)
     try:
-        document = json.loads(content)
+        document = parse_json(content)
         id_, owner = document["id"], document["site"]
         is_intact = _encode(str(UUID(id_)), owner) == content
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):

@@ -13,7 +13,6 @@ version.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -30,6 +29,7 @@ from mirrorlog.consumers.state.secondary_state import (
 )
 from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+from mirrorlog.json_text import parse_json
 
 FORMAT: Final = "mirrorlog.secondary_state"
 FORMAT_VERSION: Final = 7
@@ -95,7 +95,7 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
     exactly those that encode_state() makes.
     """
     try:
-        document = json.loads(content[:MAX_STATE_BYTES])
+        document = parse_json(content[:MAX_STATE_BYTES])
     except (ValueError, RecursionError):
         _damaged("it isn't JSON", where)
     if not isinstance(document, dict) or document.get("format") != FORMAT:

@@ -15,7 +15,6 @@ is ahead by more than the lease takes the lock from a holder that is alive.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -25,6 +24,7 @@ from typing import Final, Protocol
 from mirrorlog.adapters.folders import holder_line
 from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.errors import BadUse, RepositoryFailed
+from mirrorlog.json_text import parse_json
 from mirrorlog.ports.clock import Clock
 
 LEASE_S: Final = 600.0
@@ -154,7 +154,7 @@ def _line(clock: Clock, lease_s: float, purpose: str) -> bytes:
 def _read(store: LeaseStore, name: str) -> dict[str, object]:
     """Return a lease. One that can't be read, or is gone, has ended."""
     with suppress(ValueError, TypeError):
-        lease = json.loads(store.read(name) or b"")
+        lease = parse_json(store.read(name) or b"")
         if {"holder", "until_us"} <= lease.keys():
             return dict(lease)
     return {"holder": "unknown", "until_us": 0}

@@ -6,7 +6,6 @@ file that differs from this in any byte is damaged.
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +15,7 @@ from mirrorlog.adapters.sealed_json import sealed_line
 from mirrorlog.domain.primary_marks import PrimaryMark
 from mirrorlog.domain.secondary_marks import SecondaryMark
 from mirrorlog.errors import BadUse, DeviceFailed, StateDamaged
+from mirrorlog.json_text import parse_json
 
 _VERSION: Final = 1
 _KNOWN_MARKS: Final = 4096
@@ -67,7 +67,7 @@ class MarkFormat(Generic[Mark]):
         Their meaning depends on nothing else.
         """
         try:
-            document = json.loads(content[: self.max_bytes])
+            document = parse_json(content[: self.max_bytes])
             mark = self.kind(**{field.name: document[field.name] for field in fields(self.kind)})
             return mark if self.encode(mark) == content else None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError, BadUse):

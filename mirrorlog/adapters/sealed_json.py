@@ -13,6 +13,8 @@ import zlib
 from collections.abc import Mapping
 from typing import Any
 
+from mirrorlog.json_text import parse_json
+
 
 def sealed_line(document: Mapping[str, object]) -> bytes:
     """Return the line of a document, which names its `format` and `version`."""
@@ -22,13 +24,17 @@ def sealed_line(document: Mapping[str, object]) -> bytes:
 def unsealed(content: bytes) -> dict[str, Any]:
     """Return the document of a line. Raise ValueError, which says why, if the line is damaged."""
     try:
-        document = json.loads(content)
-    except (ValueError, RecursionError):
+        document = parse_json(content)
+    except ValueError:
         raise ValueError("it isn't a line of JSON") from None
     if not isinstance(document, dict) or "crc32" not in document:
         raise ValueError("it has no checksum")
     del document["crc32"]
-    if sealed_line(document) != content:
+    try:
+        is_intact = sealed_line(document) == content
+    except RecursionError:
+        is_intact = False
+    if not is_intact:
         raise ValueError("it fails its checksum")
     return document
 

@@ -19,6 +19,7 @@ from typing import Final, Self
 from mirrorlog.adapters.folders import replace_files
 from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.errors import DifferenceFound, StateDamaged
+from mirrorlog.json_text import parse_json
 from mirrorlog.transparency.checkpoints import TreeHead
 from mirrorlog.transparency.merkle import consistency_proof, is_consistent
 from mirrorlog.transparency.tiles import ReadFile, TiledLog
@@ -94,7 +95,7 @@ def _check_continues(last: TreeHead, head: TreeHead, read: ReadFile, where: str)
 
 def _read(path: Path) -> dict[str, TreeHead]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
         return {
             origin: TreeHead(origin, int(fields["size"]), b64decode(fields["root"], validate=True))
             for origin, fields in content.items()

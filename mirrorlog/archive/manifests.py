@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 from mirrorlog.domain.histories import History
 from mirrorlog.errors import StateDamaged
+from mirrorlog.json_text import parse_json
 
 FORMAT: Final = "mirrorlog-archive"
 VERSION: Final = 1
@@ -143,7 +144,7 @@ def decode_fields(
         rest = content[: checksum.start()] + content[checksum.end() :]
         if zlib.crc32(rest) != int(checksum[1]):
             raise ValueError("it fails its checksum")
-        fields = json.loads(rest)
+        fields = parse_json(rest)
         if fields.pop("format") != form:
             raise ValueError("it is no manifest")
         if (its_version := fields.pop("version")) != version:

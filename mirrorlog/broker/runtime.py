@@ -22,6 +22,7 @@ import stamina
 from mirrorlog.broker.artifacts import JARS
 from mirrorlog.broker.files import replace_text, waiting_lock
 from mirrorlog.errors import BadUse, KafkaFailed
+from mirrorlog.json_text import parse_json
 
 if TYPE_CHECKING:
     from jgo.maven import MavenContext
@@ -120,7 +121,7 @@ def startup_cache_options(startup_cache: Path) -> tuple[str, ...]:
 def recorded_class_path(cache_dir: Path, jars: Mapping[str, str]) -> tuple[Path, ...] | None:
     """Return the class path for `jars` in `cache_dir`; None if it isn't complete."""
     try:
-        record = json.loads(_record_path(cache_dir).read_text(encoding="utf-8"))
+        record = parse_json(_record_path(cache_dir).read_text(encoding="utf-8"))
         if (record["version"], record["list_sha256"]) != (RECORD_VERSION, _list_digest(jars)):
             return None
         sizes = {cache_dir / entry["path"]: entry["size_bytes"] for entry in record["class_path"]}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any, Final
 
 from mirrorlog.errors import BadUse, MirrorlogError, NodeUnavailable, error_kind
+from mirrorlog.json_text import parse_json
 
 SINCE_HEADER: Final = "Mirrorlog-Since"
 UNTIL_HEADER: Final = "Mirrorlog-Until"
@@ -26,7 +26,7 @@ def error_of(status: int, body: bytes, where: str) -> MirrorlogError:
     response isn't mirrorlog's.
     """
     try:
-        fields: dict[str, Any] = json.loads(body)
+        fields: dict[str, Any] = parse_json(body)
         what, error_where, advice = (str(fields[name]) for name in ("what", "where", "next"))
     except (ValueError, TypeError, KeyError):
         return NodeUnavailable(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import queue
 import signal
 import subprocess
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mirrorlog.errors import PartFailed
+from mirrorlog.json_text import parse_json
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 
 _STOP_S: Final = 15.0
@@ -131,7 +131,7 @@ class ChildProcess:
         with process.stdout:
             for line in process.stdout:
                 try:
-                    fields = json.loads(line)
+                    fields = parse_json(line)
                     message = ChildMessage(self.name, str(fields.pop("message_type", "")), fields)
                 except (ValueError, AttributeError):
                     continue

@@ -13,8 +13,8 @@ from uuid import uuid4
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.partitioning import partition_of
-from mirrorlog.domain.volumes import Volume, check_geometry, check_volume_name
-from mirrorlog.errors import MirrorlogError, OutOfRetention, UnknownVolume
+from mirrorlog.domain.volumes import VOLUME_NAME, Volume, check_geometry, check_volume_name
+from mirrorlog.errors import BadInput, MirrorlogError, OutOfRetention, UnknownVolume
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
 from mirrorlog.reading.clusters import ClusterCheck, IdentifiedCluster
@@ -91,9 +91,15 @@ class Catalog(Mapping[str, Volume]):
         if message.key is None:
             return
         if message.value is None:
-            self._volumes.pop(message.key.decode(), None)
+            self._volumes.pop(message.key.decode(errors="replace"), None)
         else:
             description = decode(message.value, Volume)
+            if not VOLUME_NAME.fullmatch(description.volume):
+                raise BadInput(
+                    f"'{description.volume[:60]}' can't name a volume",
+                    where=f"a description at position {message.position}",
+                    next="Find out who wrote it: only `volume create` and nodes should.",
+                )
             self._cluster.check(description.cluster, f"volume {description.volume}")
             self.take(description)
 

@@ -10,6 +10,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Final, TypeAlias
 
 from mirrorlog.domain.log_questions import LogAnswer
+from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log.heads import PositionTime, SessionBeat, VolumeHead, Watermark
 from mirrorlog.tracking_log.publication_delays import PublicationDelays
 from mirrorlog.tracking_log.records import LogRecord
@@ -89,10 +90,18 @@ def first_key_after(volume: str, *, tier: int, position: int) -> bytes:
 
 
 def read_record_key(key: bytes) -> RecordKey:
-    """Return the fields of a record's key. Pass only keys that record_key made."""
+    """Return the fields of a record's key. Raise BadInput for a key that record_key didn't make."""
+    end = len(key) - _RECORD_TAIL.size - 1
+    name = key[len(RECORD_PREFIX) : max(end, 0)]
+    if not key.startswith(RECORD_PREFIX) or not name or key[end : end + 1] != b"\0":
+        raise BadInput(f"{key[:60]!r} is no key of a log record")
+    try:
+        volume = name.decode()
+    except UnicodeDecodeError:
+        raise BadInput(f"{key[:60]!r} names no volume") from None
     tier, start, through, part = _RECORD_TAIL.unpack(key[-_RECORD_TAIL.size :])
     return RecordKey(
-        key[2 : -_RECORD_TAIL.size - 1].decode(),
+        volume,
         tier=tier,
         after=start - 1,
         through=through,

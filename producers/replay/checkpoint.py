@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Final
 
 from mirrorlog.errors import BadUse, StateDamaged
+from mirrorlog.json_text import parse_json
 from mirrorlog.ports.folders import StateFolder, replace_file
 
 VERSION: Final = 1
@@ -37,7 +38,7 @@ def load_checkpoint(folder: StateFolder, name: str, trace: str) -> Checkpoint:
     if data is None:
         return Checkpoint(trace)
     try:
-        outer = json.loads(data)
+        outer = parse_json(data)
         if outer["version"] != VERSION or outer["crc32"] != _checksum(outer["checkpoint"]):
             raise ValueError("version or checksum")
         checkpoint = Checkpoint(**outer["checkpoint"])

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final, TypeAlias
 
 from mirrorlog.errors import MirrorlogError, error_kind
+from mirrorlog.json_text import parse_json
 
 _FRAME: Final = struct.Struct(">BI")
 _OFFSET: Final = struct.Struct(">Q")
@@ -182,12 +183,12 @@ class FrameDecoder:
 
 def _decoded(kind: int, body: bytes) -> Record:
     if kind == _ERROR:
-        raise _error(json.loads(body))
+        raise _error(parse_json(body))
     if kind >= len(_KINDS):
         raise ValueError(f"a record of the kind {kind}")
     if _KINDS[kind] is FileData:
         return FileData(_OFFSET.unpack_from(body)[0], body[_OFFSET.size :])
-    fields = json.loads(body)
+    fields = parse_json(body)
     for name in _BYTES & fields.keys():
         fields[name] = fields[name].encode("latin-1")
     if "facts" in fields:

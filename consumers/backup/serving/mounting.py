@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from mirrorlog.errors import BadInput, BadUse, PartFailed
+from mirrorlog.json_text import parse_json
 
 _GUARD: Final = Path(__file__).with_name("mount_guard.py")
 _TOOLS: Final = {
@@ -151,7 +152,7 @@ class MountedPoint:
 
     def _answer(self, key: str) -> Any:
         for line in self._stdout:
-            fields = json.loads(line)
+            fields = parse_json(line)
             if key in fields:
                 return fields[key]
         raise PartFailed("the process that mounts the point ended", where=str(self._target))

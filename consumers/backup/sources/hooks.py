@@ -9,7 +9,6 @@ asked for: thaw() tells.
 
 from __future__ import annotations
 
-import json
 import logging
 import select
 import subprocess
@@ -24,6 +23,7 @@ from typing import IO, Any, Final
 
 from mirrorlog.consumers.backup.sources import hook_guard
 from mirrorlog.errors import MirrorlogError
+from mirrorlog.json_text import parse_json
 
 log = logging.getLogger("mirrorlog.backup")
 
@@ -213,7 +213,7 @@ class _Lines:
                 return None
             self._read += data
         line, _, self._read = self._read.partition(b"\n")
-        said: dict[str, Any] = json.loads(line)
+        said: dict[str, Any] = parse_json(line)
         return said
 
     def close(self) -> None:

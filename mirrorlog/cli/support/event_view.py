@@ -81,7 +81,10 @@ def _volume_of_log_key(key: bytes) -> str | None:
         return _text(key[len(HEAD_PREFIX) :])
     if not key.startswith(RECORD_PREFIX):
         return None
-    return split_log_name(read_record_key(key).volume)[0]
+    try:
+        return split_log_name(read_record_key(key).volume)[0]
+    except BadInput:
+        return None
 
 
 def _text(key: bytes | None) -> str | None:

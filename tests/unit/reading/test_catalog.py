@@ -12,7 +12,14 @@ from notation import volume
 
 from mirrorlog.adapters.http.error_responses import status_of
 from mirrorlog.codec.events import encode
-from mirrorlog.errors import ExitCode, KafkaFailed, UnknownVolume, WrongCluster, exit_code_of
+from mirrorlog.errors import (
+    BadInput,
+    ExitCode,
+    KafkaFailed,
+    UnknownVolume,
+    WrongCluster,
+    exit_code_of,
+)
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog, publish_new_volume, publish_volume
 from mirrorlog.reading.site_reports import SiteReports
@@ -167,3 +174,14 @@ def test_descriptions_can_be_taken_while_another_thread_goes_through_all(
     for name in catalog:
         catalog.take(replace(volume(), volume=f"{name}-2"))
     assert sorted(catalog) == ["v", "v-2"]
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "a/b", ".hidden", "v" * 201, "a\nb"])
+def test_a_description_whose_name_could_be_no_file_is_refused(
+    broker: MemoryBroker, name: str
+) -> None:
+    broker.append(TOPICS.volumes, 0, b"k", encode(volume(name)))
+    catalog = Catalog(broker.reader(), broker, TOPICS, ManualClock())
+    with pytest.raises(BadInput, match="can't name a volume"):
+        catalog.refresh()
+    assert name not in catalog
