@@ -94,11 +94,11 @@ def read_record_key(key: bytes) -> RecordKey:
     end = len(key) - _RECORD_TAIL.size - 1
     name = key[len(RECORD_PREFIX) : max(end, 0)]
     if not key.startswith(RECORD_PREFIX) or not name or key[end : end + 1] != b"\0":
-        raise BadInput(f"{key[:60]!r} is no key of a log record")
+        raise BadInput(f"{key[:60].hex()} is no key of a log record")
     try:
         volume = name.decode()
     except UnicodeDecodeError:
-        raise BadInput(f"{key[:60]!r} names no volume") from None
+        raise BadInput(f"{key[:60].hex()} names no volume") from None
     tier, start, through, part = _RECORD_TAIL.unpack(key[-_RECORD_TAIL.size :])
     return RecordKey(
         volume,
