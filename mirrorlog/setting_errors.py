@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -49,6 +50,22 @@ class SettingForm:
     is_secret: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """The configuration file as it was read: its name, and its text (TOML)."""
+
+    name: str
+    text: str
+
+    def place_of(self, setting: str) -> str:
+        """Return FILE:LINE of the line that sets it or begins its table; FILE if none is found."""
+        pattern = re.compile(rf"""\s*(\[\s*)?["']?{re.escape(setting)}["']?\s*[=.\]]""")
+        for number, line in enumerate(self.text.splitlines(), 1):
+            if pattern.match(line):
+                return f"{self.name}:{number}"
+        return self.name
+
+
 _ACCEPTED: Final = {
     "kafka": 'a table of client settings; in the environment, JSON like {"acks": "all"}',
     "node_tiers_s": "1 to 3 numbers of seconds, each larger than the one before; in the "
@@ -66,6 +83,9 @@ _KINDS: Final = {
 }
 
 
+_CONTAINERS: Final[Mapping[Any, str]] = {tuple: "a list", dict: "a table"}
+
+
 def form_of(name: str, field: FieldInfo) -> SettingForm:
     """Return what is known of the setting `name`, which pydantic describes as `field`.
 
@@ -79,6 +99,8 @@ def _accepted(field: FieldInfo) -> str:
     choices = get_args(field.annotation)
     if get_origin(field.annotation) is Literal:
         return f"one of {', '.join(map(str, choices))}"
+    if get_origin(field.annotation) in _CONTAINERS:
+        return f"{_CONTAINERS[get_origin(field.annotation)]}; in the environment, as JSON"
     kinds = [_KINDS[kind] for kind in choices or (field.annotation,) if kind in _KINDS]
     bounds = {
         name: getattr(bound, name)
@@ -112,12 +134,14 @@ def unknown_variables(names: Iterable[str], settings: Collection[str]) -> list[B
     ]
 
 
-def unknown_in_file(names: Iterable[str], settings: Collection[str], file: str) -> list[BadUse]:
+def unknown_in_file(
+    names: Iterable[str], settings: Collection[str], file: SettingsFile
+) -> list[BadUse]:
     """Return an error for each name in the configuration file that is no setting."""
     return [
         BadUse(
             f"'{name[:_MAX_SHOWN]}' is no setting of mirrorlog",
-            where=file,
+            where=file.place_of(name),
             next=_advice(name, settings, "remove it"),
         )
         for name in sorted(set(names) - set(settings))
@@ -125,18 +149,24 @@ def unknown_in_file(names: Iterable[str], settings: Collection[str], file: str) 
 
 
 def wrong_value(
-    setting: str, value: object, problem: str, origin: Origin, file: str, form: SettingForm
+    setting: str,
+    value: object,
+    problem: str,
+    origin: Origin,
+    file: SettingsFile,
+    form: SettingForm,
 ) -> BadUse:
     """Return the error for a value that a setting doesn't accept.
 
     problem: what a check of mirrorlog's own says of it; empty if what is accepted says it all.
-    file: the configuration file, if the value is from there.
+    file: where the value may be from.
     """
     match origin:
         case Origin.ENVIRONMENT:
             name, where, advice = variable_of(setting), "environment", "Correct it, or unset it."
         case Origin.FILE:
-            name, where, advice = setting, file, "Correct it, or remove it."
+            name, where = setting, file.place_of(setting)
+            advice = "Correct it, or remove it."
         case _:
             name, where = setting, "command line"
             advice = f"Correct --{setting.replace('_', '-')}."

@@ -40,6 +40,7 @@ from mirrorlog.setting_errors import (
     PREFIX,
     Origin,
     SettingForm,
+    SettingsFile,
     form_of,
     problem_of,
     unknown_in_file,
@@ -459,7 +460,8 @@ def examine_settings(
     no settings are left out of them.
     """
     try:
-        from_file = tomllib.loads(path.read_text("utf-8")) if path else {}
+        text = path.read_text("utf-8") if path else ""
+        from_file = tomllib.loads(text)
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         problem = BadUse(
             f"the configuration file can't be read: {error}",
@@ -467,6 +469,7 @@ def examine_settings(
             next="Correct the file, or name another with -c.",
         )
         return None, [problem]
+    file = SettingsFile(str(path), text)
     known, given = set(Settings.model_fields), dict(overrides or {})
     variables = {
         name.upper().removeprefix(PREFIX).lower()
@@ -488,7 +491,7 @@ def examine_settings(
             origins[secret] = origins[by_file]
     problems = [
         *unknown_variables(os.environ, known),
-        *unknown_in_file(from_file, known, str(path)),
+        *unknown_in_file(from_file, known, file),
     ]
     # Arguments overrule the environment, so a setting of the file is passed only if it has no
     # variable.
@@ -496,7 +499,7 @@ def examine_settings(
     try:
         settings = Settings(**passed | given)
     except ValidationError as error:
-        problems += [_problem(entry, origins, str(path)) for entry in error.errors()]
+        problems += [_problem(entry, origins, file) for entry in error.errors()]
         return None, problems
     except SettingsError as error:  # a variable that must hold JSON doesn't
         problems += [_not_json(name) for name in known if f'"{name}"' in str(error)]
@@ -525,7 +528,7 @@ def setting_form(name: str) -> SettingForm:
     return form_of(name, Settings.model_fields[name])
 
 
-def _problem(entry: Mapping[str, Any], origins: Mapping[str, Origin], file: str) -> BadUse:
+def _problem(entry: Mapping[str, Any], origins: Mapping[str, Origin], file: SettingsFile) -> BadUse:
     name = str(entry["loc"][0])
     return wrong_value(
         name, entry["input"], problem_of(entry), origins[name], file, setting_form(name)
@@ -534,7 +537,8 @@ def _problem(entry: Mapping[str, Any], origins: Mapping[str, Origin], file: str)
 
 def _not_json(name: str) -> BadUse:
     value = os.environ.get(variable_of(name), "")
-    return wrong_value(name, value, "", Origin.ENVIRONMENT, "", setting_form(name))
+    no_file = SettingsFile("", "")
+    return wrong_value(name, value, "", Origin.ENVIRONMENT, no_file, setting_form(name))
 
 
 _SERVICE_VARIABLES: Final = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")

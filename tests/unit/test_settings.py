@@ -81,7 +81,7 @@ def test_a_wrong_value_of_the_file_names_the_file(tmp_path: Path) -> None:
     file.write_text("partitions = 0\n")
     with pytest.raises(BadUse, match="partitions is 0") as raised:
         load_settings(file)
-    assert raised.value.where == str(file)
+    assert raised.value.where == f"{file}:1"
 
 
 def test_all_that_is_wrong_is_found_at_once(

@@ -1,4 +1,4 @@
-"""`mirrorlog config show | check`: the settings, where each comes from, and what is wrong."""
+"""`mirrorlog config show | check | example`: the settings, and what is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.global_options import given_options
-from mirrorlog.cli.support.output import Output
+from mirrorlog.cli.support.output import Output, write_pieces
 from mirrorlog.cli.support.settings_view import ShownSetting, examine, shown_settings
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.errors import BadUse
@@ -40,6 +40,21 @@ def show(context: typer.Context) -> None:
     print_table(output, _COLUMNS, [setting.as_row() for setting in settings])
     if problems:
         raise problems[0]
+
+
+@app.command()
+def example(context: typer.Context) -> None:
+    """Print a configuration file with every setting, its meaning, unit and default.
+
+    All of it is commented out, so the file changes nothing until a line is.
+    """
+    from mirrorlog.cli.support.settings_example import example_text
+
+    output = Output.of(given_options(context))
+    text = example_text()
+    output.print_json({"schema_version": 1, "toml": text})
+    if not output.json:
+        write_pieces([text], quiet=False)
 
 
 @app.command()

@@ -10,6 +10,7 @@ In reading order:
 - log_lines: which log lines a process prints, and how often.
 - lookup: volumes and topics, read once.
 - settings_view: the settings, and where they come from.
+- settings_example: a configuration file with every setting.
 - confirming: a question before something is given up for good.
 - removals: what is lost with a site that is removed.
 - volume_view: a volume's description as a row, as lines and as fields.

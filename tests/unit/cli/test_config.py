@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,10 @@ import pytest
 from command_line import run_main
 
 from mirrorlog.cli.support.settings_view import HIDDEN
-from mirrorlog.settings import Settings
+from mirrorlog.settings import SECRETS_BY_FILE, Settings
+
+ON_A_MACHINE = {"state_dir", "cache_dir", "node_name"}
+"""Settings whose defaults differ from machine to machine."""
 
 
 @pytest.fixture
@@ -110,6 +115,58 @@ def test_check_asks_kafkas_client_for_the_names_of_its_settings() -> None:
     assert code == 2
     assert json.loads(out.splitlines()[0])["ok"] is False
     assert "no.such.thing" in err
+
+
+def test_the_example_has_each_setting_with_its_default_and_is_accepted(tmp_path: Path) -> None:
+    code, text, _ = run_main(["config", "example"])
+    assert code == 0
+    _, as_json, _ = run_main(["config", "example", "--json"])
+    assert json.loads(as_json)["toml"] == text
+    assert max(map(len, text.splitlines())) <= 100
+    assert tomllib.loads(text) == {}, "the file changes something as it is"
+    file = tmp_path / "mirrorlog.toml"
+    settings = re.sub(r"^#(?! )", "", text, flags=re.MULTILINE)
+    file.write_text(settings.replace("/etc/mirrorlog/", f"{tmp_path}/"))
+    for name in SECRETS_BY_FILE:
+        (tmp_path / name).write_text("s3cret")
+    given = tomllib.loads(file.read_text())
+    assert set(given) == set(Settings.model_fields)
+    assert run_main(["config", "check", "-c", str(file)])[0] == 0
+    default = Settings()
+    needs_a_value = {name for name in given if getattr(default, name) is None}
+    same = set(given) - needs_a_value - ON_A_MACHINE
+    loaded = Settings(**{name: given[name] for name in same})
+    assert [name for name in same if getattr(loaded, name) != getattr(default, name)] == []
+    meant = text.split("\n\n")
+    for name in given:
+        (entry,) = [
+            part for part in meant if f"Variable: MIRRORLOG_{name.upper()}\n" in f"{part}\n"
+        ]
+        unit = {"s": "in seconds", "bytes": "in bytes"}.get(name.rsplit("_", 1)[-1], "")
+        assert unit in " ".join(entry.replace("#", " ").split()), entry
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        ('# hot_regions = 1\ntopic_prefix = "x"\nhot_regions = 0\n', ":3"),
+        ('"hot_regions" = "many"\n', ":1"),
+        ("\nhot_region = 1\n", ":2"),
+        ("\n[node_keep_s]\nweek = 3\n", ":2"),
+        ("node_keep_s.week = 3\n", ":1"),
+        ("hot_regions = \n", ""),
+    ],
+)
+def test_what_is_wrong_in_the_file_is_named_with_its_line(
+    tmp_path: Path, text: str, where: str
+) -> None:
+    file = tmp_path / "mirrorlog.toml"
+    file.write_text(text)
+    code, out, _ = run_main(["config", "check", "-c", str(file), "--json"])
+    (problem,) = json.loads(out.splitlines()[0])["problems"]
+    assert (code, problem["where"]) == (2, f"{file}{where}")
+    assert problem["next"]
+    assert where or "line 1" in problem["what"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
