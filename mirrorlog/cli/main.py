@@ -132,6 +132,11 @@ COMMANDS = (
         f"{_PACKAGE}.completion",
         "Print a script with which a shell completes commands and options.",
     ),
+    LazyCommand(
+        "man",
+        f"{_PACKAGE}.man",
+        "Write a man page of each command into a folder, which is made if it isn't there.",
+    ),
 )
 
 app = typer.Typer(

@@ -31,4 +31,5 @@ In the order in which a new user meets them:
 - doctor: what breaks mirrorlog on this machine and its cluster.
 - acl: the rights on Kafka that each role needs.
 - completion: a script for the user's shell.
+- man: man pages of all commands.
 """

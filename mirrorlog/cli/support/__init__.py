@@ -3,6 +3,7 @@
 In reading order:
 - global_options: the options that every command takes, before its name and after it.
 - completing: answers a shell that asks for completions.
+- man_pages: the texts of the help as man pages.
 - lazy_commands: a group of commands that imports a command when it runs.
 - context: what the global options of one call amount to.
 - output: text for people, JSON for programs, and errors.

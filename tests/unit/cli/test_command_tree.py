@@ -15,8 +15,11 @@ GLOBAL_OPTIONS = {option for param in global_parameters() for option in param.op
 
 
 ALL = command_tree()
+WITHOUT_SETTINGS = {("completion",), ("config", "example"), ("man",)}
 LEAVES = [
-    words for words, command in ALL.items() if not is_group(command) and words != ("completion",)
+    words
+    for words, command in ALL.items()
+    if not is_group(command) and words not in WITHOUT_SETTINGS
 ]
 """All commands that use the settings."""
 
