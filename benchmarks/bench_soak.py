@@ -20,10 +20,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -170,6 +171,17 @@ def differing_secondaries(soak: Soak) -> list[str]:
     return lines
 
 
+def counted(lines: Sequence[str]) -> list[str]:
+    """Return the first of the lines that differ in numbers alone, and how many there are."""
+    alike: dict[str, list[str]] = {}
+    for line in lines:
+        alike.setdefault(re.sub(r"[0-9a-f]*\d[0-9a-f]*", "#", line), []).append(line)
+    return [
+        same[0] if len(same) == 1 else f"{same[0]} (and {len(same) - 1} like it)"
+        for same in alike.values()
+    ]
+
+
 def save(result: Mapping[str, Any]) -> Path:
     """Keep the result, with each series on a line. Return its path."""
     series = result["series"]
@@ -202,7 +214,7 @@ def main() -> int:
         with started_soak(folder, arguments.rate) as soak:
             sampler = run_soak(soak, seconds)
             failures = differing_secondaries(soak)
-        failures += [f"printed by {line}" for line in unexpected_lines(folder)]
+        failures += [f"printed by {line}" for line in counted(unexpected_lines(folder))]
         if arguments.keep:
             arguments.keep.mkdir(parents=True, exist_ok=True)
             for log in [*folder.glob("*.log"), *(folder / "broker" / "log").iterdir()]:

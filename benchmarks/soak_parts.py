@@ -40,9 +40,10 @@ SETTINGS: Final[Mapping[str, Any]] = {
     "node_tiers_s": (10, 30, 60),
     "node_keep_s": {"second": 10.0, "minute": 30.0, "hour": 60.0, "day": 120.0},
     "node_write_buffer_bytes": 1 << 19,
+    "node_block_cache_bytes": 1 << 20,
 }
 """Roll-ups after 10, 30 and 60 s. The log is kept for 2 minutes, and until it is applied. The
-node's table is in files soon, and compacted."""
+node's table is in files soon, and its cache full."""
 _JVM_HEAP: Final = "-Xmx160m"
 """By default the JVM's heap may grow up to 512 MiB before old garbage is collected."""
 _SHORT_SEGMENTS: Final = {"segment.ms": "20000", "file.delete.delay.ms": "1000"}
@@ -158,7 +159,7 @@ class Soak:
         own = ["--primary", f"served={export}", "--consistency", "crash"]
         arguments = ["site", "run", "site-b", "--dir", f"{folder}/site-b", *own, *metrics]
         self._start_part("site-b", arguments)
-        archive = ["--to", f"{folder}/archive", "--every", "30s", "--keep", "60s"]
+        archive = ["--to", f"{folder}/archive", "--every", "5s", "--keep", "60s"]
         self._start_part("archive", ["archive", "run", *archive])
         backup = ["--to", f"{folder}/backup", "--every", "30s", "--keep-last", "3"]
         self._start_part("backup", ["backup", "run", "seldom", *backup])

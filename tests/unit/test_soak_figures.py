@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -71,6 +72,40 @@ def test_a_leak_is_not(
     soak: SimpleNamespace, quantity: str, samples: Callable[[], np.ndarray]
 ) -> None:
     assert not soak.flatness.judge(TIMES_S, samples(), soak.bench.LIMITS[quantity]).is_flat
+
+
+# quantity | what a planted leak adds in an hour, to the real samples of the kept soak
+REAL_LEAKS = """
+rss_bytes   | 40e6
+pss_bytes   | 40e6
+descriptors | 60
+threads     | 12
+disk_bytes  | 40e6
+"""
+
+
+@pytest.mark.parametrize("case", REAL_LEAKS.strip().splitlines())
+def test_a_leak_in_the_kept_soak_would_be_found(soak: SimpleNamespace, case: str) -> None:
+    quantity, per_hour = (part.strip() for part in case.split("|"))
+    kept = json.loads((BENCHMARKS.parent / "docs" / "measured" / "soak.json").read_text("utf-8"))
+    times_s = np.array(kept["times_s"])
+    first = int(np.searchsorted(times_s, kept["warm_up_s"]))
+    leak, limit = times_s[first:] / 3600 * float(per_hour), soak.bench.LIMITS[quantity]
+    judged = 0
+    for name, series in kept["series"].items():
+        values = np.array(series[quantity][first:], float)
+        verdict = soak.flatness.judge(times_s[first:], values, limit)
+        assert verdict.is_flat == kept["verdicts"][name][quantity]["is_flat"]
+        if verdict.is_flat:
+            judged += 1
+            leaking = soak.flatness.judge(times_s[first:], values + np.floor(leak), limit)
+            assert not leaking.is_flat, name
+    assert judged > 0
+
+
+def test_lines_that_differ_in_numbers_are_counted(soak: SimpleNamespace) -> None:
+    lines = ["a: event 1 took 10 ms", "b: event 1 took 10 ms", "a: event 27 took 3 ms"]
+    assert soak.bench.counted(lines) == ["a: event 1 took 10 ms (and 1 like it)", lines[1]]
 
 
 def test_a_sample_counts_descriptors_threads_and_children(soak: SimpleNamespace) -> None:
