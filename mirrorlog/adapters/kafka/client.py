@@ -56,6 +56,7 @@ _UNAVAILABLE: Final = frozenset(
         KafkaError._ALL_BROKERS_DOWN,
         KafkaError._DESTROY,  # of one broker: the cluster has just named others, or none
         _DESTROY_BROKER,  # the same
+        KafkaError._RESOLVE,  # of a broker that is down, where names go with their machines
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,

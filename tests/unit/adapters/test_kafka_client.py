@@ -114,6 +114,7 @@ def test_another_system_error_stays_one() -> None:
 @pytest.mark.parametrize(
     "code",
     [
+        KafkaError._RESOLVE,
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
