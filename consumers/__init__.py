@@ -31,6 +31,7 @@ In reading order:
 - audit/: who wrote what, where and when?
 - verify/: does a secondary equal its primary?
 - file_names/: which files do the blocks of a volume belong to?
+- dashboard/: a web page that shows every volume at every site
 - sql/: questions in SQL over archive and topic
 - archive/: writes history to Parquet files, before Kafka drops it
 - drills/: a secondary, served as of a consistent position

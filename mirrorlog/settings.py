@@ -58,6 +58,7 @@ OLD_NODE_NAME: Final = "node"
 SECRETS_BY_FILE: Final = {
     "node_http_token_file": "node_http_token",
     "metrics_token_file": "metrics_token",
+    "dashboard_http_token_file": "dashboard_http_token",
 }
 """By the settings that name a file, the secret that it holds."""
 _NODE_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
@@ -235,6 +236,15 @@ class Settings(BaseSettings):
     """The file that holds the token, instead."""
     metrics_volumes: int = Field(default=10_000, ge=0)
     """How many volumes of a site have metrics of their own. The sums cover all."""
+
+    dashboard_http: str = "127.0.0.1:8090"
+    """The address HOST:PORT at which `mirrorlog dashboard` serves its page. Port 0 is a free port,
+    which is printed."""
+    dashboard_http_token: str = Field(default="", repr=False)
+    """The token with which a browser logs in. Without one, the dashboard listens on the loopback
+    address only."""
+    dashboard_http_token_file: Path | None = None
+    """The file that holds the token, instead."""
 
     archive: str = ""
     """The archive of history (docs/archive.md): a folder, or s3://BUCKET/PREFIX. Questions read it

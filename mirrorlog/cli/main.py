@@ -55,6 +55,11 @@ COMMANDS = (
         "Check everything, for monitoring: exit 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN.",
     ),
     LazyCommand(
+        "dashboard",
+        f"{_PACKAGE}.dashboard",
+        "Serve a web page that shows every volume at every site, until stopped.",
+    ),
+    LazyCommand(
         "verify",
         f"{_PACKAGE}.verify",
         "Compare a secondary with its primary by digests, while hosts write and the site copies.",

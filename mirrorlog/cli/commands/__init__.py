@@ -8,6 +8,7 @@ In the order in which a new user meets them:
   crashed host left) and host_digest (primaries, hashed for a verification).
 - node, site: the processing node and the remote side; site_serve serves a secondary for a drill.
 - status, check: how everything does, for people and for monitoring.
+- dashboard: the same as status in a browser.
 - verify: does a secondary equal its primary?
 - promote: the secondary of a site becomes the primary.
 - divergence: what both sides have written since two copies parted.

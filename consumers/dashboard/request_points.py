@@ -1,0 +1,84 @@
+"""The parameters of a request, checked: an unknown or repeated one is refused, not ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Final
+
+from multidict import MultiMapping
+
+from mirrorlog.changed.formats import FORMATS, check_format
+from mirrorlog.changed.points import Point, parse_point
+from mirrorlog.errors import BadUse
+from mirrorlog.units import parse_size
+
+MAX_ENTRIES: Final = 1000
+"""The most extents in one answer to the page. A download holds all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedSpan:
+    """The range of a question about one volume."""
+
+    since: Point
+    until: Point
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedPage:
+    """A page of the extents that changed. offset: the byte of the volume that it begins with."""
+
+    asked: AskedSpan
+    offset: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskedDownload:
+    """All extents that changed, in one of changed.formats.FORMATS."""
+
+    asked: AskedSpan
+    format: str
+
+
+def asked_range(query: MultiMapping[str], now_us: int, default_since: str) -> AskedSpan:
+    """Return the range that the parameters `since` and `until` name. Raise BadUse."""
+    return _range(_single_values(query, ("since", "until")), now_us, default_since)
+
+
+def asked_page(query: MultiMapping[str], now_us: int) -> AskedPage:
+    """Return the page that the parameters name. Raise BadUse."""
+    given = _single_values(query, ("since", "until", "offset", "limit"))
+    limit = given.get("limit", "200")
+    if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:9]) <= MAX_ENTRIES):
+        raise BadUse(f"limit can't be '{limit[:40]}'", next=f"Write 1 to {MAX_ENTRIES}.")
+    offset = parse_size(given.get("offset", "0"))
+    return AskedPage(asked=_range(given, now_us, "origin"), offset=offset, limit=int(limit))
+
+
+def asked_download(query: MultiMapping[str], now_us: int) -> AskedDownload:
+    """Return the download that the parameters name. Raise BadUse."""
+    given = _single_values(query, ("since", "until", "format"))
+    name = given.get("format", "json")
+    check_format(name, FORMATS)
+    return AskedDownload(asked=_range(given, now_us, "origin"), format=name)
+
+
+def _range(given: dict[str, str], now_us: int, default_since: str) -> AskedSpan:
+    return AskedSpan(
+        since=parse_point(given.get("since", default_since), now_us),
+        until=parse_point(given.get("until", "now"), now_us),
+    )
+
+
+def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
+    """Return the parameters by name. Raise BadUse for one that isn't `known`, or is given twice."""
+    for name in query:
+        if name not in known:
+            raise BadUse(
+                f"there is no parameter '{name[:40]}'", next=f"There are {', '.join(known)}."
+            )
+        if len(query.getall(name)) > 1:
+            raise BadUse(f"parameter '{name}' is given more than once")
+    return dict(query)
