@@ -27,6 +27,12 @@ from mirrorlog.status.replicas import LagBounds, ReplicaStatus
 from mirrorlog.status.sites import Life, SiteStatus
 
 _US: Final = 1_000_000
+_COPIED: Final = (
+    *("state", "in_sync_fraction", "behind_bytes", "rate_bytes_s"),
+    *("applied_position", "consistent_position", "last_applied_at_us"),
+    *("last_verify", "last_verify_at_us"),
+)
+"""The fields of a ReplicaStatus that are shown as they are."""
 
 
 class ItemKey(NamedTuple):
@@ -51,7 +57,7 @@ def page_items(state: PresentState, overview: Overview) -> PageItems:
         items[ItemKey("volume", volume.volume)] = _volume_fields(volume)
     _add_cells(items, state, overview, sites)
     for host in overview.hosts:
-        _add_host(items, host)
+        _add_host(items, host, overview.at_us)
     for node in overview.nodes:
         items[ItemKey("node", node.report.node)] = _node_fields(node, overview.at_us)
     items |= _copy_items(overview)
@@ -103,21 +109,12 @@ def cell_fields(
     verification: the last one of it, if there was one.
     """
     runs = site is not None and site.life is Life.RUNNING
-    fields = _known(
-        {
-            "health": row.health.name,
-            "state": row.state,
-            "in_sync_fraction": row.in_sync_fraction,
-            "behind_bytes": row.behind_bytes,
-            "rate_bytes_s": row.rate_bytes_s,
-            "ends_at_us": None if not row.eta_s else _moment(now_us + row.eta_s * _US),
-            "applied_position": row.applied_position,
-            "consistent_position": row.consistent_position,
-            "last_applied_at_us": row.last_applied_at_us,
-            "last_verify": row.last_verify,
-            "last_verify_at_us": row.last_verify_at_us,
-        }
-    )
+    fields: Fields = {"health": row.health.name}
+    for name in _COPIED:  # there are many secondaries: a mapping more for each would show
+        if (value := getattr(row, name)) is not None:
+            fields[name] = value
+    if row.eta_s:
+        fields["ends_at_us"] = _moment(now_us + row.eta_s * _US)
     fields |= lag_fields(row.lag, now_us)
     if row.state is None and row.reported_state is not None:
         fields["reported_state"] = row.reported_state
@@ -127,10 +124,16 @@ def cell_fields(
         fields["rung"] = row.rung
     # A reason with an age in it would differ at each look.
     if runs and row.lag.at_most_s is None:
-        fields |= _known({"reason": row.reason, "next_action": row.next_action})
+        fields |= _reason_fields(row)
     if verification is not None:
         fields["verification"] = _verification_fields(verification)
     return fields
+
+
+def _reason_fields(row: ReplicaStatus) -> Fields:
+    if row.reason is None and row.next_action is None:
+        return {}
+    return _known({"reason": row.reason, "next_action": row.next_action})
 
 
 def lag_fields(lag: LagBounds, now_us: int) -> Fields:
@@ -187,20 +190,23 @@ def site_fields(site: SiteStatus, now_us: int) -> Fields:
     return _known(fields)
 
 
-def _add_host(items: PageItems, host: HostStatus) -> None:
+def _add_host(items: PageItems, host: HostStatus, now_us: int) -> None:
     """Add a host to the items, and its state to the item of its volume.
 
     What a host reports of its queues changes all the time, and isn't shown.
     """
     report = host.report
-    fields = {
+    fields: Fields = {
         "host": report.host,
         "volume": report.volume,
         "health": host.health.name,
         "state": None if host.state is None else host.state.value,
-        "reason": host.reason,
+        # The reason of a host that is silent has an age in it, which would differ at each look.
+        "reason": None if host.state is None else host.reason,
         "next_action": host.next_action,
     }
+    if host.state is None and host.heartbeat_age_s is not None:
+        fields["heard_at_us"] = _moment(now_us - host.heartbeat_age_s * _US)
     if host.health is not Health.OK:
         items[ItemKey("host", f"{report.host}/{report.volume}")] = _known(fields)
     volume = items.get(ItemKey("volume", report.volume))

@@ -29,8 +29,8 @@ log = logging.getLogger("mirrorlog.dashboard")
 
 LOOK_S: Final = 1.0
 """The shortest time between two looks."""
-_REST: Final = 4.0
-"""A rest is at least so many times as long as the look before it: looks take a fifth of a core."""
+_REST: Final = 2.0
+"""A rest is at least so many times as long as the look before it: looks take a third of a core."""
 _PATIENCE_S: Final = 10.0
 
 

@@ -6,7 +6,7 @@ import asyncio
 import socket
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 from uuid import uuid4
@@ -31,6 +31,7 @@ from mirrorlog.consumers.dashboard.routes import (
 from mirrorlog.consumers.dashboard.topic_looks import LookPorts, LookThread, TopicLooks
 from mirrorlog.consumers.dashboard.volume_answers import PATIENCE_S, OpenPorts, VolumeAnswers
 from mirrorlog.ports.clock import Clock, SystemClock
+from mirrorlog.ports.supervisor import NoSupervisor, Supervisor
 from mirrorlog.settings import Settings
 
 _TOKEN_SETTING: Final = "dashboard_http_token"
@@ -48,7 +49,11 @@ _CLIENT_PATIENCE_S: Final = 10.0
 
 
 def run_dashboard(
-    settings: Settings, *, stopped: Callable[[], bool], on_ready: Callable[[str], None]
+    settings: Settings,
+    *,
+    stopped: Callable[[], bool],
+    on_ready: Callable[[str], None],
+    supervisor: Supervisor,
 ) -> None:
     """Serve the page at `settings.dashboard_http` until `stopped()` returns True.
 
@@ -72,7 +77,7 @@ def run_dashboard(
             mirror_of=settings.kafka_mirror_of,
         )
         open_ports = partial(query_ports, settings, PATIENCE_S)
-        dashboard = Dashboard(ports, open_ports, access, clock)
+        dashboard = Dashboard(ports, open_ports, access, clock, supervisor)
         asyncio.run(dashboard.serve(listening, stopped, on_ready))
 
 
@@ -81,12 +86,14 @@ class Dashboard:
     """The dashboard on ports: looks in a thread, and a server on the event loop.
 
     open_ports: opens what one question about a volume needs. access: who may see the page.
+    supervisor: is told after each look that the dashboard lives.
     """
 
     ports: LookPorts
     open_ports: OpenPorts
     access: HttpAccess
     clock: Clock
+    supervisor: Supervisor = field(default_factory=NoSupervisor)
 
     async def serve(
         self,
@@ -100,8 +107,12 @@ class Dashboard:
         looks = TopicLooks(self.ports, items)
         answers = VolumeAnswers(self.open_ports, self.clock)
 
+        def note_look() -> None:
+            streams.note_look()
+            self.supervisor.alive()
+
         def on_look() -> None:
-            loop.call_soon_threadsafe(streams.note_look)
+            loop.call_soon_threadsafe(note_look)
 
         thread = LookThread(looks, self.clock, on_look)
         streams = EventStreams(items, thread.state)

@@ -38,7 +38,7 @@ export class PartsPage {
         duration(node.lag_s), size(node.table_bytes), reasonAndAction(node)]), summary.partitions_reason ?? "No worker has reported."),
       table(`Hosts that aren't well${summary.open_hosts == null ? "" : ` (volumes that are open: ${count(summary.open_hosts)})`}`,
         ["Host", "Volume", "Health", "State", "Why, and what to do"], this.sorted("host").slice(0, 200).map((host) => [
-          host.host, host.volume, healthText(host.health), host.state?.toLowerCase() ?? UNKNOWN, reasonAndAction(host)]), "None."),
+          host.host, host.volume, healthText(host.health), host.state?.toLowerCase() ?? UNKNOWN, silence(host)]), "None."),
       ...this.optional("group", "Consistency groups", ["Group", "Site", "Health", "Common point", "Members", "Why, and what to do"], (group) => [
         group.group, group.site, healthText(group.health), time(group.common_point_at_us),
         group.members.map((member) => member.volume).join(", "), reasonAndAction(group)]),
@@ -53,6 +53,12 @@ export class PartsPage {
     const items = this.sorted(kind).slice(0, 500);
     return items.length ? [table(caption, columns, items.map(row))] : [];
   }
+}
+
+/** Why a host isn't well. Of a silent one the page is sent since when, and not for how long. */
+function silence(host) {
+  if (host.heard_at_us == null) return reasonAndAction(host);
+  return el("span", {}, "nothing was heard of it since ", time(host.heard_at_us), ". ", host.next_action ?? "");
 }
 
 function counts(volumes) {

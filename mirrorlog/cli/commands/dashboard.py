@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from mirrorlog.adapters.systemd import open_supervisor
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.stopping import stop_flag
@@ -35,11 +36,14 @@ def dashboard(
     if listen is not None:
         settings = settings.model_copy(update={"dashboard_http": listen})
     tell_ready = detach(pid_file, call.output)
+    supervisor = open_supervisor()
     from mirrorlog.consumers.dashboard.wiring import run_dashboard
 
     def print_ready(url: str) -> None:
         call.output.print_message("ready", {"url": url})
         call.output.print_text(f"the dashboard is at {url}")
+        supervisor.ready(f"the dashboard is at {url}")
         tell_ready()
 
-    run_dashboard(settings, stopped=stop_flag(), on_ready=print_ready)
+    run_dashboard(settings, stopped=stop_flag(), on_ready=print_ready, supervisor=supervisor)
+    supervisor.stopping()

@@ -95,6 +95,16 @@ def test_a_volume_says_who_has_it_open() -> None:
     assert hosts == [{"host": "h1", "health": "OK", "state": "OPEN"}]
 
 
+def test_a_host_that_is_silent_says_since_when_and_not_for_how_long() -> None:
+    state = state_of()
+    state.hosts["h", "v"] = Reported(HOST, NOW_US)
+    key = ItemKey("host", "h/v")
+    later = [items_of(state, NOW_US + seconds * 1_000_000)[key] for seconds in (60, 90)]
+    assert later[0] == later[1]
+    assert later[0]["heard_at_us"] == NOW_US
+    assert "state" not in later[0]
+
+
 def test_a_volume_without_a_site_has_no_cell_and_counts_as_unmirrored() -> None:
     items = items_of(PresentState(volumes={"v": volume()}))
     assert items[ItemKey("volume", "v")]["sites"] == {}
