@@ -12,6 +12,7 @@ The packages, from the lowest layer to the highest:
 - ports/: protocols for time, devices, folders and Kafka
 - codec/: events and their bytes (Avro)
 - broker_record.py: the record of an embedded broker in its folder
+- registry_access.py: how a schema registry is reached
 - bootstrap_servers.py: which Kafka servers this process talks to, and who named them
 - settings.py, setting_errors.py: the settings, and what is wrong with one in words
 - secret_files.py: secrets that files hold

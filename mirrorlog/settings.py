@@ -35,6 +35,7 @@ from mirrorlog.bootstrap_servers import (
     choose_servers,
 )
 from mirrorlog.errors import BadUse
+from mirrorlog.registry_access import REGISTRY_KEY, RegistryAccess
 from mirrorlog.secret_files import read_secret, with_secrets_from_files
 from mirrorlog.setting_errors import (
     PREFIX,
@@ -51,7 +52,7 @@ from mirrorlog.setting_errors import (
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.tiers import TIERS
 
-ClientValue: TypeAlias = str | int | bool | BootstrapServers
+ClientValue: TypeAlias = str | int | bool | BootstrapServers | RegistryAccess
 """The value of a setting of a Kafka client."""
 OLD_NODE_NAME: Final = "node"
 """The default of `node_name` in earlier releases. A folder of this name is taken over."""
@@ -59,6 +60,7 @@ SECRETS_BY_FILE: Final = {
     "node_http_token_file": "node_http_token",
     "metrics_token_file": "metrics_token",
     "dashboard_http_token_file": "dashboard_http_token",
+    "schema_registry_user_info_file": "schema_registry_user_info",
 }
 """By the settings that name a file, the secret that it holds."""
 _NODE_NAME: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$"
@@ -91,6 +93,16 @@ class Settings(BaseSettings):
     kafka_mirrored_sites: tuple[str, ...] = ()
     """In the cluster of the node: what mirrors put before the names of the topics that they bring
     from the clusters of sites, such as `["berlin."]`; `[""]` if they keep the names."""
+    schema_registry_url: str = ""
+    """The URL of a schema registry. With it, events are written in Confluent's wire format and read
+    in both (docs/schema-registry.md)."""
+    schema_registry_user_info: str = Field(default="", repr=False)
+    """USER:PASSWORD for the registry."""
+    schema_registry_user_info_file: Path | None = None
+    """The file that holds that, instead."""
+    schema_registry_ca: Path | None = None
+    """The authorities by which the registry is trusted, as PEM; by default, those of the
+    machine."""
     partitions: int = Field(default=4, ge=1, le=10_000)
     replication_factor: int = Field(default=0, ge=0)
     """0: three if the cluster has at least three brokers, otherwise one."""
@@ -311,6 +323,7 @@ class Settings(BaseSettings):
     """The same for the secondaries of a site."""
 
     _servers: BootstrapServers | None = PrivateAttr(default=None)
+    _registry: RegistryAccess | None = PrivateAttr(default=None)
 
     @field_validator("kafka", "archive_s3")
     @classmethod
@@ -331,6 +344,13 @@ class Settings(BaseSettings):
         for name, secret in SECRETS_BY_FILE.items():
             if (path := getattr(self, name)) is not None:
                 self.__dict__[secret] = read_secret(path)  # the model is frozen for everyone else
+        if self.schema_registry_url:
+            self._registry = RegistryAccess(
+                self.schema_registry_url,
+                self.schema_registry_user_info,
+                self.schema_registry_ca,
+                self.state_dir / "schema-ids.json",
+            )
         return self
 
     @field_validator("node_tiers_s")
@@ -419,6 +439,8 @@ class Settings(BaseSettings):
     def kafka_client(self, **more: str | int | bool) -> dict[str, ClientValue]:
         """Return librdkafka's settings of a client, and under SERVERS_KEY who named the servers.
 
+        Under REGISTRY_KEY is how the schema registry is reached, if there is one.
+
         They are the addresses, the user's settings, and `more`. Later ones overrule earlier ones.
         The clients of adapters/kafka take SERVERS_KEY out.
         """
@@ -426,6 +448,7 @@ class Settings(BaseSettings):
             "bootstrap.servers": self.bootstrap_servers,
             **self.kafka,
             SERVERS_KEY: self.servers,
+            **({REGISTRY_KEY: self._registry} if self._registry is not None else {}),
             **more,
         }
 

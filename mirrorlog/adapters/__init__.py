@@ -37,5 +37,6 @@
 - systemd.py: tells systemd how a service does
 - tracing.py: the switch of traces
 - otel.py: traces through OpenTelemetry
+- schema_registry/: Confluent's wire format with a schema registry
 - kafka/: a Kafka cluster through confluent-kafka
 """

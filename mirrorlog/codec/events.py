@@ -181,6 +181,35 @@ def newest_contract(event_type: type) -> tuple[bytes, Sequence[Fields]]:
     return header, cast(Sequence[Fields], schema["fields"])
 
 
+def schema_with_header(header: bytes) -> tuple[str, str]:
+    """Return the full name of the record, and the schema as JSON, that events with `header` have.
+
+    Raise BadInput for a header of no contract.
+    """
+    reader = _registry().readers.get(bytes(header))
+    if reader is None:
+        raise BadInput(_unknown_header(header))
+    schema = fastavro.schema.expand_schema(reader.writer_schema)
+    return str(reader.writer_schema["name"]), json.dumps(_bare(schema))
+
+
+def header_of_schema(text: str) -> bytes | None:
+    """Return the header of events by a schema in JSON; None if it is none of the contracts."""
+    try:
+        schema = fastavro.parse_schema(json.loads(text))
+        header = _MARKER + schema_fingerprint(schema)
+    except Exception:  # noqa: BLE001 - whatever others have registered, it is no contract
+        return None
+    return header if header in _registry().readers else None
+
+
+def _bare(schema: Any) -> Any:
+    """Return a schema without what fastavro adds to it."""
+    if isinstance(schema, dict):
+        return {key: _bare(value) for key, value in schema.items() if not key.startswith("__")}
+    return [_bare(part) for part in schema] if isinstance(schema, list) else schema
+
+
 def _unknown_header(data: bytes) -> str:
     if data[:2] != _MARKER:
         return f"{len(data)} bytes don't begin with Avro's single-object marker"

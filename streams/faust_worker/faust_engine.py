@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mirrorlog.adapters.schema_registry.wire_format import wire_format_of
 from mirrorlog.ports.clock import Clock
 from mirrorlog.settings import Settings
 from mirrorlog.streams.engine import EngineHealth, EngineWork
@@ -47,6 +48,7 @@ class FaustEngine:
         self._store = FaustStore(self._app, self._topics.changelog, options)
         self._send_reports = SendReports(clock)
         self._stuck: dict[int, str] = {}
+        self._wire_format = wire_format_of(settings.kafka_client())
 
     @property
     def store(self) -> FaustStore:
@@ -56,9 +58,9 @@ class FaustEngine:
     def connect(self, work: EngineWork) -> None:
         """Call `work` from now on (Engine.connect)."""
         app, commands = self._app, self._topics.commands
-        app.transport = gated_transport(work.positions, work.batches, self._stuck)(
-            app.conf.broker_consumer, app
-        )
+        app.transport = gated_transport(
+            work.positions, work.batches, self._stuck, self._wire_format
+        )(app.conf.broker_consumer, app)
         follow_changelog(app, work.recovery, work.abort)
         connect_signals(app, self._store, commands, work.listeners, work.abort)
         install_agent(app, commands, work.batches, work.abort)

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,13 +21,16 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 from faust.types.tuples import ConsumerMessage
 
+from mirrorlog.adapters.schema_registry.wire_format import WireFormat
 from mirrorlog.domain.retry_reports import RetryReports
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.streams.engine import BatchSink, CommitPositions
 from mirrorlog.streams.faust_worker.partition_watch import PartitionView, PartitionWatch
 from mirrorlog.streams.fold.batch import EventBatch
 
 log = logging.getLogger("mirrorlog.node")
 
+_REGISTRY_RETRY_S: Final = 2.0
 _LOG_APPEND_TIME: Final = 1
 """aiokafka's number for a timestamp that is the broker's."""
 
@@ -41,9 +45,10 @@ class _FetchedRecords:
 class GatedConsumer(driver.Consumer):
     """Faust's consumer. Commits what `gate` allows, and fetches while `batches` has room.
 
-    stuck: what is stuck, by partition.
+    stuck: what is stuck, by partition. wire_format: of commands, if there is a schema registry.
     """
 
+    wire_format: ClassVar[WireFormat | None]
     gate: ClassVar[CommitPositions]
     batches: ClassVar[BatchSink]
     stuck: ClassVar[dict[int, str]]
@@ -99,10 +104,38 @@ class GatedConsumer(driver.Consumer):
         records, active = await super()._wait_next_records(timeout)
         if records is None:
             return None, active
+        if self.wire_format is not None and await self._learn_schemas(self.wire_format, records):
+            active = self._get_active_partitions()  # it took a moment
         return {
             tp: [_FetchedRecords(fetched)] if tp.topic == self.gate.topic else fetched
             for tp, fetched in records.items()
         }, active
+
+    async def _learn_schemas(self, wire_format: WireFormat, records: Mapping[TP, Any]) -> bool:
+        """Ask the registry for the schemas of commands that aren't known. Return whether one was.
+
+        While it doesn't answer nothing is handed on, as if nothing had been fetched: a command
+        that can't be read may hold addresses.
+        """
+        commands = (
+            event.value
+            for tp, fetched in records.items()
+            if tp.topic == self.gate.topic
+            for event in fetched
+        )
+        unknown = wire_format.unknown_ids(commands)
+        for schema_id in unknown:
+            while True:
+                try:
+                    await asyncio.to_thread(wire_format.learn, schema_id)
+                    break
+                except KafkaFailed as error:
+                    log.warning("commands wait for the schema with id %d: %s", schema_id, error)
+                    await self.sleep(_REGISTRY_RETRY_S)
+        return bool(unknown)
+
+    def _plain(self, value: bytes | None) -> bytes | None:
+        return value if self.wire_format is None else self.wire_format.incoming(value)
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         """Return Faust's message: for commands one for the whole fetch, at its last offset."""
@@ -117,7 +150,7 @@ class GatedConsumer(driver.Consumer):
             tp.partition,
             [event.offset for event in record.records],
             [event.key for event in record.records],
-            [event.value for event in record.records],
+            [self._plain(event.value) for event in record.records],
             last.timestamp * 1000 if last.timestamp_type == _LOG_APPEND_TIME else None,
             # From a message with the broker's time on, all have it.
             [event.timestamp for event in record.records]
@@ -161,12 +194,15 @@ class GatedConsumer(driver.Consumer):
 
 
 def gated_transport(
-    gate: CommitPositions, batches: BatchSink, stuck: dict[int, str]
+    gate: CommitPositions,
+    batches: BatchSink,
+    stuck: dict[int, str],
+    wire_format: WireFormat | None = None,
 ) -> type[driver.Transport]:
     """Return a transport class whose consumer commits and fetches as these say.
 
-    stuck: where the consumer notes, by partition, what is stuck.
+    stuck: where the consumer notes, by partition, what is stuck. wire_format: with a registry.
     """
-    parts = {"gate": gate, "batches": batches, "stuck": stuck}
+    parts = {"gate": gate, "batches": batches, "stuck": stuck, "wire_format": wire_format}
     consumer = type("NodeConsumer", (GatedConsumer,), parts)
     return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

@@ -15,6 +15,7 @@ from confluent_kafka import (
 from confluent_kafka import Message as KafkaMessage
 
 from mirrorlog.adapters.kafka.client import CHECK_BROKER, ClientSettings, KafkaClient
+from mirrorlog.adapters.schema_registry.wire_format import wire_format_of
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.streams import Acknowledged, AppendTime
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
@@ -28,6 +29,7 @@ class KafkaPublisher:
         self._refusal: KafkaFailed | None = None
         self._last_acknowledged: KafkaMessage | None = None
         self._servers = str(settings.get("bootstrap.servers"))
+        self._wire_format = wire_format_of(settings)
         self._client = KafkaClient(
             Producer,
             {
@@ -68,6 +70,8 @@ class KafkaPublisher:
                 assert position is not None
                 on_acknowledged(position)
 
+        if self._wire_format is not None:
+            value = self._wire_format.outgoing(topic, value)
         while True:
             self._raise_refusal()
             try:

@@ -22,6 +22,7 @@ from mirrorlog.adapters.kafka.client import (
     ClientSettings,
     KafkaClient,
 )
+from mirrorlog.adapters.schema_registry.wire_format import wire_format_of
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.streams import Message
 from mirrorlog.topics import CLIENT_GROUPS, QUARANTINE_MAX_BYTES
@@ -66,6 +67,7 @@ class KafkaReader:
             run_callbacks=self._poll_early,
         )
         self._early: list[Any] = []
+        self._wire_format = wire_format_of(settings)
         self._reached: dict[tuple[str, int], int] = {}
         self._at_end: set[tuple[str, int]] = set()
 
@@ -135,6 +137,8 @@ class KafkaReader:
                 self._client.note_answer()
         elif monotonic() - self._heard_s >= self._silence_s:
             self._assign_again()
+        if self._wire_format is not None:
+            self._learn_schemas(raw)
         return [message for event in raw if (message := self._message(event)) is not None]
 
     def _assign_again(self) -> None:
@@ -160,6 +164,20 @@ class KafkaReader:
         """Return whether the last fetch of the partition returned nothing more."""
         return (topic, partition) in self._at_end
 
+    def _learn_schemas(self, raw: list[Any]) -> None:
+        """Ask the registry for the schemas in events that aren't known.
+
+        If it doesn't answer, the next poll() begins with the same events. Raise KafkaFailed.
+        """
+        assert self._wire_format is not None
+        values = (event.value() for event in raw if event.error() is None)
+        try:
+            for schema_id in self._wire_format.unknown_ids(values):
+                self._wire_format.learn(schema_id)
+        except KafkaFailed:
+            self._early = raw + self._early
+            raise
+
     def _message(self, event: Any) -> Message | None:
         """Return the message in an event of librdkafka.
 
@@ -171,12 +189,15 @@ class KafkaReader:
         if at[0] is not None and at not in self._reached:
             return None  # it was fetched before the partition was removed
         if error is None:
+            value = event.value()
+            if self._wire_format is not None:
+                value = self._wire_format.incoming(value)
             self._reached[at] = offset + 1
             self._at_end.discard(at)
             kind, at_ms = event.timestamp()
             at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
             by_broker = kind == TIMESTAMP_LOG_APPEND_TIME
-            return Message(*at, offset, event.key(), event.value(), at_us, by_broker)
+            return Message(*at, offset, event.key(), value, at_us, by_broker)
         if error.code() == KafkaError._PARTITION_EOF:
             # Compaction may have removed the last messages. The end is reached all the same.
             self._reached[at] = offset

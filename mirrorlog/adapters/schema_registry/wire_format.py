@@ -1,0 +1,148 @@
+"""Events in Confluent's wire format, to and from the plain one, where they leave and enter Kafka.
+
+Confluent's wire format is a zero byte, the id of the schema (4 bytes, big-endian) and the record.
+The plain format is Avro's single-object encoding (codec/events.py): it begins with 0xC3, so both
+can be in one topic. Everything inside mirrorlog, digests and proofs too, has the plain format.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import struct
+from collections.abc import Iterable
+from contextlib import suppress
+from os import getpid
+from time import monotonic
+from typing import Any, Final
+
+from mirrorlog.adapters.schema_registry.registry_client import (
+    SchemaRefused,
+    register_schema,
+    schema_of,
+)
+from mirrorlog.codec.events import header_of_schema, schema_with_header
+from mirrorlog.errors import MirrorlogError
+from mirrorlog.json_text import parse_json
+from mirrorlog.registry_access import REGISTRY_KEY, RegistryAccess
+
+log = logging.getLogger("mirrorlog.schema_registry")
+
+_PREFIX: Final = struct.Struct(">BI")
+_MAGIC: Final = b"\0"
+_PLAIN_MARKER: Final = b"\xc3\x01"
+_PLAIN_HEADER_BYTES: Final = 10
+_RETRY_S: Final = 30.0
+
+
+def wire_format_of(settings: Any) -> WireFormat | None:
+    """Return the format of a Kafka client with these settings; None without a registry."""
+    access = settings.get(REGISTRY_KEY)
+    return WireFormat(access) if isinstance(access, RegistryAccess) and access.url else None
+
+
+class WireFormat:
+    """Converts values. Its methods may be called from any thread."""
+
+    def __init__(self, access: RegistryAccess) -> None:
+        self._access = access
+        if not access.headers:
+            access.headers.update(_read_ids(access))
+
+    def outgoing(self, topic: str, value: bytes | None) -> bytes | None:
+        """Return an event as it is written to `topic`: in Confluent's format.
+
+        While the registry doesn't answer, or refuses the schema, an event whose schema has no id
+        yet is written in the plain format, and a warning says so: no write waits for a registry.
+        """
+        if value is None or not value.startswith(_PLAIN_MARKER):
+            return value
+        header = value[:_PLAIN_HEADER_BYTES]
+        name, schema = schema_with_header(header)
+        schema_id = self._id_of(f"{topic}-{name}", header, schema)
+        if schema_id is None:
+            return value
+        return _PREFIX.pack(0, schema_id) + value[_PLAIN_HEADER_BYTES:]
+
+    def incoming(self, value: bytes | None) -> bytes | None:
+        """Return a value in the plain format. One of a schema of others stays as it is.
+
+        Raise KafkaFailed if its id isn't known and the registry doesn't answer.
+        """
+        if value is None or not value.startswith(_MAGIC) or len(value) < _PREFIX.size:
+            return value
+        _, schema_id = _PREFIX.unpack_from(value)
+        if schema_id not in self._access.headers:
+            self.learn(schema_id)
+        header = self._access.headers[schema_id]
+        return value if header is None else header + value[_PREFIX.size :]
+
+    def unknown_ids(self, values: Iterable[bytes | None]) -> set[int]:
+        """Return the ids in values that incoming() would ask the registry for."""
+        known = self._access.headers
+        return {
+            schema_id
+            for value in values
+            if value is not None and value[:1] == _MAGIC and len(value) >= _PREFIX.size
+            for schema_id in [_PREFIX.unpack_from(value)[1]]
+            if schema_id not in known
+        }
+
+    def learn(self, schema_id: int) -> None:
+        """Ask the registry for the schema with an id, and keep what it is.
+
+        Another process of the state folder may know it by now. Raise KafkaFailed if the registry
+        doesn't answer.
+        """
+        known = _read_ids(self._access).get(schema_id)
+        if known is not None:
+            self._access.headers[schema_id] = known
+            return
+        try:
+            header = header_of_schema(schema_of(self._access, schema_id))
+        except SchemaRefused as error:
+            log.warning("events with schema id %d can't be read: %s", schema_id, error.what)
+            header = None
+        self._access.headers[schema_id] = header
+        _save_ids(self._access)
+
+    def _id_of(self, subject: str, header: bytes, schema: str) -> int | None:
+        access = self._access
+        known = access.ids.get((subject, header))
+        if known is not None:
+            return known
+        if monotonic() < access.retry_at_s.get(subject, 0.0):
+            return None
+        try:
+            schema_id = register_schema(access, subject, schema)
+        except MirrorlogError as error:
+            access.retry_at_s[subject] = monotonic() + _RETRY_S
+            log.warning("events of %s are written in the plain format: %s", subject, error)
+            return None
+        access.ids[subject, header] = schema_id
+        access.headers[schema_id] = header
+        _save_ids(access)
+        return schema_id
+
+
+def _read_ids(access: RegistryAccess) -> dict[int, bytes | None]:
+    """Return the ids that processes of the state folder know, if they are of this registry."""
+    if access.ids_file is None:
+        return {}
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+        document = parse_json(access.ids_file.read_bytes())
+        if document["url"] == access.url:
+            return {int(key): bytes.fromhex(value) for key, value in document["headers"].items()}
+    return {}
+
+
+def _save_ids(access: RegistryAccess) -> None:
+    """Keep the known ids for the next start. Only a hint: a lost file is asked for again."""
+    if access.ids_file is None:
+        return
+    known = _read_ids(access) | access.headers
+    headers = {str(key): value.hex() for key, value in known.items() if value}
+    with suppress(OSError):
+        new = access.ids_file.with_suffix(f".{getpid()}.tmp")
+        new.write_text(json.dumps({"url": access.url, "headers": headers}))
+        new.replace(access.ids_file)
