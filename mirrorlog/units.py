@@ -1,4 +1,4 @@
-"""Sizes and durations as text: `4KiB`, `2h`, `1.5 GiB`."""
+"""Sizes, durations and counts as text: `4KiB`, `2h`, `1.5 GiB`, `1 point`."""
 
 from __future__ import annotations
 
@@ -89,3 +89,13 @@ def format_duration(seconds: float) -> str:
         if seconds >= length_s:
             return f"{seconds / length_s:.1f} {unit}".replace(".0 ", " ")
     return f"{seconds:.1f} s".replace(".0 ", " ")
+
+
+def format_count(count: int, noun: str) -> str:
+    """Return a number of things in words: `1 point`, `2 points`. noun: in the singular."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def is_or_are(count: int) -> str:
+    """Return the verb for a number of things."""
+    return "is" if count == 1 else "are"

@@ -82,6 +82,7 @@ def open_target(
         with _new_file(path, size_bytes) as file:
             yield file
         return
+    _remove_first_name(address)
     with _opened(address, marks) as device:
         if device.size_bytes < size_bytes:
             raise BadUse(
@@ -136,6 +137,15 @@ def _new_file(path: Path, size_bytes: int) -> Iterator[BlockDevice]:
         ):
             if not link_durably(unfinished, path):  # unlike a renaming, it never replaces a file
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+            unfinished.unlink()
+
+
+def _remove_first_name(address: str) -> None:
+    """Remove the first name of a restored file that has its own: the restore was killed then."""
+    if not is_nbd(address):
+        path = parse_file_address(address).path
+        unfinished = path.with_name(path.name + _SUFFIX)
+        if unfinished.exists() and unfinished.samefile(path):
             unfinished.unlink()
 
 

@@ -39,7 +39,6 @@ pytestmark = [
     pytest.mark.skipif(shutil.which("nbdkit") is None, reason="nbdkit isn't installed"),
 ]
 POINTS = 31
-POSTGRES_POINTS = 10
 SQLITE_SIZE = 8 << 20
 
 
@@ -158,7 +157,7 @@ def test_postgres_recovers_from_each_point(run: Run, folder: Path) -> None:
         inserts = postgres.Inserts(sockets)
         stack.callback(inserts.end)
         backup = DatabaseBackup(run, uri, KeptPoints(folder / "points", postgres.SIZE))
-        backup.take_points(POSTGRES_POINTS, inserts)
+        backup.take_points(POINTS, inserts)
 
     def recover(reader: ChainReader) -> int:
         highest, count = postgres.recovered(restored(reader, folder / "restored"), folder)

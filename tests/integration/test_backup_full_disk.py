@@ -1,12 +1,14 @@
-"""A disk that is full at any flush, while a point is taken or points are removed."""
+"""A disk that is full at a write, or at any flush, while points are taken or removed."""
 
 from __future__ import annotations
 
 import errno
 import os
 import shutil
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from random import Random
 
 import pytest
 from plain_images import BackupWorld
@@ -116,3 +118,40 @@ def test_a_disk_that_is_full_at_any_flush_leaves_all_points(
         kept.put_back()
         failures += 1
     assert failures >= (6 if drop else 4)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)],
+        check=False,
+        capture_output=True,
+    )
+    if mounted.returncode:
+        pytest.skip("a file system can't be mounted: that needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def test_a_full_disk_ends_a_backup_and_leaves_all_points(small_disk: Path) -> None:
+    world = BackupWorld(FolderBackups(small_disk / "repository"), Random(5), images=SmallQcow2())
+    world.write(*range(world.blocks))
+    with pytest.raises((RepositoryFailed, DeviceFailed), match=r"[Nn]o space left"):
+        for _ in range(200):
+            world.backup()
+            world.write(1, 2)
+    assert len(world.points) > 3
+    world.check_points(world.points)
+    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
+    world.backup()
+    drop = set(list(world.points)[1:-1])
+    for point in drop:
+        del world.points[point]
+    world.prune(drop)
+    world.check_points(world.points)
+    world.check_tidy(set(world.points))

@@ -1,17 +1,13 @@
-"""A repository in a folder whose writers are killed at each system call, and whose disk is full."""
+"""A repository in a folder whose writers are killed with -9 at each system call."""
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
 import pytest
-from deadlines import DEADLINE_S
+from killing import run_script
 from plain_images import BackupWorld
 from qcow2_points import SmallQcow2
 
@@ -21,13 +17,13 @@ from mirrorlog.consumers.backup.repository.manifests import encode_point
 from mirrorlog.consumers.backup.repository.prune import prune_volume
 from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.consumers.backup.repository.repository_writer import open_writer
-from mirrorlog.errors import DeviceFailed, RepositoryFailed
 
 pytestmark = pytest.mark.integration
 
 KILLER = """
-import os, shutil, signal, sys
+import shutil, sys
 from pathlib import Path
+from killing import kill_everywhere
 from qcow2_points import SmallQcow2
 from mirrorlog.adapters.backup_folder import FolderBackups
 from mirrorlog.consumers.backup.repository.prune import prune_volume
@@ -37,16 +33,9 @@ from mirrorlog.consumers.backup.repository.manifests import decode_point
 
 whole, copies, action, argument = Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:]
 CALLS = ("link", "unlink", "replace", "rename", "fsync", "write", "pwrite", "mkdir", "ftruncate")
-left = 0
 
-def killing(call):
-    def killed(*arguments, **options):
-        global left
-        left -= 1
-        if left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return call(*arguments, **options)
-    return killed
+def copied(number):
+    return shutil.copytree(whole, copies / str(number))
 
 def act(folder):
     repository = Repository.open(FolderBackups(folder), SmallQcow2())
@@ -59,23 +48,7 @@ def act(folder):
             shutil.copyfile(new / "image", path)
             writer.add_point(decode_point((new / "manifest").read_bytes(), "new"), path)
 
-kills = 0
-while True:
-    kills += 1
-    copy = copies / str(kills)
-    shutil.copytree(whole, copy)
-    child = os.fork()
-    if not child:
-        left = kills
-        for name in CALLS:
-            setattr(os, name, killing(getattr(os, name)))
-        act(copy)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    if os.WIFEXITED(status):
-        assert not os.WEXITSTATUS(status), status
-        break
-print(kills - 1)
+print(kill_everywhere(copied, act, CALLS))
 """
 
 
@@ -85,17 +58,9 @@ def _killed_everywhere(whole: Path, copies: Path, action: str, argument: str) ->
     Return the copies in this order; the last one wasn't killed.
     """
     copies.mkdir()
-    ended = subprocess.run(
-        [sys.executable, "-c", KILLER, str(whole), str(copies), action, argument],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-    )
-    assert ended.returncode == 0, ended.stderr
-    assert int(ended.stdout) > 20
-    return [copies / str(kill) for kill in range(1, int(ended.stdout) + 2)]
+    kills = int(run_script(KILLER, str(whole), str(copies), action, argument))
+    assert kills > 20
+    return [copies / str(kill) for kill in range(1, kills + 2)]
 
 
 def _world(folder: Path) -> BackupWorld:
@@ -181,40 +146,3 @@ def test_a_backup_killed_by_the_kernel_at_any_call_keeps_all_points(tmp_path: Pa
             _check_points(repository, {**before, point: world.content})
         _prune(repository, set())
         assert len(_files(copy)) == 1 + 2 * (len(before) + is_there)
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 1 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)],
-        check=False,
-        capture_output=True,
-    )
-    if mounted.returncode:
-        pytest.skip("a file system can't be mounted: that needs root")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
-def test_a_full_disk_ends_a_backup_and_leaves_all_points(small_disk: Path) -> None:
-    world = BackupWorld(FolderBackups(small_disk / "repository"), Random(5), images=SmallQcow2())
-    world.write(*range(world.blocks))
-    with pytest.raises((RepositoryFailed, DeviceFailed), match=r"[Nn]o space left"):
-        for _ in range(200):
-            world.backup()
-            world.write(1, 2)
-    assert len(world.points) > 3
-    _check_points(world.repository, world.points)
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
-    world.backup()
-    drop = set(list(world.points)[1:-1])
-    for point in drop:
-        del world.points[point]
-    _prune(world.repository, drop)
-    _check_points(world.repository, world.points)
-    assert len(_files(small_disk / "repository")) == 1 + 2 * len(world.points)

@@ -21,13 +21,14 @@ from typing import Any
 import pytest
 from command_line import run_main
 from deadlines import DEADLINE_S
-from notation import site_progress
+from notation import command, site_progress
 from reports import HOST, LEASE
 from writing import make_volumes
 
 from mirrorlog.adapters.kafka import KafkaPublisher
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.codec.events import encode
+from mirrorlog.domain.commands import CommandKind
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.settings import Settings
@@ -58,6 +59,11 @@ class Topics:
         )
         self.publish(self.settings.topics.progress, b"s/vol1", report)
 
+    def beat(self) -> None:
+        """Publish a heartbeat of a session to the commands."""
+        beat = command(name="", kind=CommandKind.HEARTBEAT, sequence=-1)
+        self.publish(self.settings.topics.commands, b"", beat)
+
     def lease(self, *, is_over: bool = False) -> None:
         """Publish a lease of site s."""
         lease = replace(LEASE, site="s", is_over=is_over, caught_up_age_s=0.1)
@@ -87,7 +93,7 @@ def test_the_commands_say_the_same_of_a_secondary(topics: Topics) -> None:
     late = run_json("site", "wait", "vol1", "--timeout", "0s", code=1)
     assert "the secondary of s isn't consistent yet, its state is RESYNCING" in late["what"]
     late = run_json("status", "vol1", "--wait", "--timeout", "0s", code=1)
-    assert late["what"] == "1 secondaries weren't consistent within 0 s"
+    assert late["what"] == "1 secondary wasn't consistent within 0 s"
 
     topics.report(SiteState.CONSISTENT, consistent_position=-1)
     topics.publish(topics.settings.topics.reports, b"host/h/vol1", replace(HOST, volume="vol1"))
@@ -96,6 +102,11 @@ def test_the_commands_say_the_same_of_a_secondary(topics: Topics) -> None:
     (row,), (host,) = shown["volumes"], shown["hosts"]
     assert (row["state"], row["consistent_position"]) == ("CONSISTENT", -1)
     assert (waited["state"], waited["consistent_position"]) == ("CONSISTENT", -1)
+    topics.report(SiteState.CONSISTENT, consistent_position=-1, watermark=-1)
+    topics.beat()  # the site has no cause for a further report
+    (waited,) = run_json("site", "wait", "vol1", "--timeout", "0s")["secondaries"]
+    assert (waited["state"], waited["consistent_position"]) == ("CONSISTENT", 0)
+    run_json("status", "vol1", "--wait", "--timeout", "0s")
     assert (host["state"], host["reported_state"]) == ("OPEN", "OPEN")
     (site,) = run_json("site", "list")["sites"]
     assert (site["site"], site["process"], site["volumes"]) == ("s", "RUNNING", {"CONSISTENT": 1})

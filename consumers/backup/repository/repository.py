@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
+from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.adapters.sealed_json import sealed_line, unsealed
 from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
 from mirrorlog.consumers.backup.repository.image_files import (
@@ -33,6 +34,7 @@ from mirrorlog.ports.backup_stores import BackupStore
 
 _FORMAT: Final = "mirrorlog-backups"
 _VERSION: Final = 1
+_PRUNED: Final = "Try again if a prune has just ended. Otherwise run `mirrorlog backup check`."
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,15 +198,13 @@ class Repository:
         chain = catalog.chain(point)
         with self.local_files(catalog.volume, chain) as paths:
             for name, path in zip(chain, paths, strict=True):
-                with path.open("rb") as file:
-                    beginning = file.read(IDENTIFYING_BYTES)
+                beginning = _beginning(path, f"{self.store.where}, {path.name}")
                 identity = self.images.identify(beginning, f"{self.store.where}, {path.name}")
                 if (problem := identity_problem(identity, catalog, name, self.images)) is not None:
                     raise StateDamaged(
                         f"point {point} can't be read: {problem}",
                         where=f"{self.store.where}, {path.name}",
-                        next="Try again if a prune has just ended. Otherwise run `mirrorlog backup "
-                        "check`.",
+                        next=_PRUNED,
                     )
             yield paths
 
@@ -271,6 +271,16 @@ class Repository:
                 continue
             bases[point] = None if backing is None else image_point(backing, self.images.suffix)
         return bases
+
+
+def _beginning(path: Path, where: str) -> bytes:
+    """Return the first bytes of an image. Raise StateDamaged if it is missing, DeviceFailed."""
+    with os_errors_named("reading an image failed", path, "Run `mirrorlog backup check`."):
+        try:
+            with path.open("rb") as file:
+                return file.read(IDENTIFYING_BYTES)
+        except FileNotFoundError:
+            raise StateDamaged("an image is missing", where=where, next=_PRUNED) from None
 
 
 def identity_problem(

@@ -36,6 +36,7 @@ from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.task_runner import TaskRunner
+from mirrorlog.units import format_count
 
 _BATCH_BYTES: Final = 4 << 20
 _POLL_S: Final = 0.2
@@ -107,9 +108,10 @@ class LiveReads:
             overlap = unproved & changed
             if not overlap:
                 return LiveCopy(position=position, reason=None, read=read, rounds=number)
+            changed_again = f"{format_count(len(overlap), 'block')} changed again"
             reason = (
-                f"the volume was written to while it was read: {len(overlap)} blocks changed again "
-                f"in the last of {number} rounds"
+                f"the volume was written to while it was read: {changed_again} in the last of "
+                f"{number} rounds"
             )
             if number < self.rounds:
                 position, blocks, unproved = watermark, changed, changed

@@ -29,7 +29,7 @@ from mirrorlog.consumers.backup.sources.source_point import BackupPosition
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, OutOfRetention
-from mirrorlog.units import format_duration, format_size
+from mirrorlog.units import format_count, format_duration, format_size
 
 _NEXT: Final = "Name a point by its name (`mirrorlog backup list`), or another time."
 
@@ -74,7 +74,8 @@ class TimeChoice:
         text = f"{name} is the volume as of {format_time(self.state.at_us)}, {age} before {asked}"
         if self.missing_blocks is not None and self.missing_bytes is not None:
             text += (
-                f": what was written in between isn't in it, {self.missing_blocks} blocks, "
+                f": what was written in between isn't in it, "
+                f"{format_count(self.missing_blocks, 'block')}, "
                 f"{format_size(self.missing_bytes)}"
             )
         else:

@@ -12,7 +12,7 @@ from mirrorlog.cli.support.repository_points import FromRepositoryOption, no_poi
 from mirrorlog.consumers.backup.repository.check import PointDamage, VolumeCheck, check_volume
 from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.errors import StateDamaged
-from mirrorlog.units import format_size
+from mirrorlog.units import format_count, format_size, is_or_are
 
 app = typer.Typer()
 
@@ -57,8 +57,8 @@ def check(
     damages = sum(len(volume.damages) for volume in checked)
     if damages:
         raise StateDamaged(
-            f"the repository is damaged in {damages} places; points that can't be trusted as a "
-            f"whole: {', '.join(affected) or 'none'}",
+            f"the repository is damaged in {format_count(damages, 'place')}; points that can't be "
+            f"trusted as a whole: {', '.join(affected) or 'none'}",
             where=where,
             next="All other points are sound. Take a new one: it stands on none that is damaged. "
             "Then remove these (`mirrorlog backup drop`).",
@@ -78,8 +78,11 @@ def _fields(checked: VolumeCheck) -> dict[str, Any]:
 def _print(call: Invocation, checked: VolumeCheck) -> None:
     for damage in checked.damages:
         call.output.print_text(f"{checked.volume}: point {damage.point}: {_damage_text(damage)}")
-    left = f"; {len(checked.leftovers)} files are left over" if checked.leftovers else ""
-    call.output.print_text(f"{checked.volume}: {len(checked.sound)} points are sound{left}")
+    sound, leftovers = len(checked.sound), len(checked.leftovers)
+    text = f"{format_count(sound, 'point')} {is_or_are(sound)} sound"
+    if leftovers:
+        text += f"; {format_count(leftovers, 'file')} {is_or_are(leftovers)} left over"
+    call.output.print_text(f"{checked.volume}: {text}")
 
 
 def _damage_text(damage: PointDamage) -> str:

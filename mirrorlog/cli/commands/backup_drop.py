@@ -14,6 +14,7 @@ from mirrorlog.consumers.backup.repository.drop import drop_points, is_prunable,
 from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.consumers.backup.repository.prune import prune_volume
 from mirrorlog.consumers.backup.repository.repository_writer import RepositoryWriter, open_writer
+from mirrorlog.units import format_count, is_or_are
 
 app = typer.Typer()
 
@@ -51,7 +52,8 @@ def drop(
             if is_merging
             else plan_drop(catalog, wanted, with_dependents=with_dependents)
         )
-        cost = f"These points of {name} are removed for good: {', '.join(order)}."
+        points_text = f"{format_count(len(order), 'point')} of {name} {is_or_are(len(order))}"
+        cost = f"{points_text} removed for good: {', '.join(order)}."
         facts = {"removed": order}
         if is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, facts=facts):
             _remove(writer, name, order, is_merging=is_merging)

@@ -9,7 +9,7 @@ import typer
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.backup_view import point_fields
 from mirrorlog.cli.support.context import invocation
-from mirrorlog.cli.support.repository_points import FromRepositoryOption
+from mirrorlog.cli.support.repository_points import FromRepositoryOption, no_points
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.consumers.backup.repository.catalog import PointRecord, VolumeCatalog
 from mirrorlog.consumers.backup.repository.opening import open_repository
@@ -48,6 +48,8 @@ def list_(
         names = repository.volumes() if name is None else (name,)
         catalogs = [repository.catalog(volume) for volume in names]
         where, repository_id = repository.store.where, repository.repository_id
+    if name is not None and not (catalogs[0].points or catalogs[0].unreadable):
+        raise no_points(name, where)
     call.output.print_json(
         {
             "schema_version": 1,

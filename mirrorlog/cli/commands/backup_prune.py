@@ -25,6 +25,7 @@ from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.consumers.backup.repository.prune import PruneReport
 from mirrorlog.consumers.backup.repository.prune_by_rules import decide_points, prune_by_rules
 from mirrorlog.errors import BadUse
+from mirrorlog.units import format_count
 
 app = typer.Typer()
 
@@ -100,9 +101,10 @@ def _print(
     if dry_run:
         call.output.print_text("nothing was removed (--dry-run)")
         return
-    call.output.print_text(
-        f"{len(report.removed)} images are removed, {len(report.merged)} are merged, and "
-        f"{len(report.hidden)} of removed points stay, because others stand on them"
-    )
+    text = f"removed {format_count(len(report.removed), 'image')} and merged {len(report.merged)}"
+    if report.hidden:
+        kept = format_count(len(report.hidden), "image")
+        text += f"; kept {kept} of removed points, on which others stand"
+    call.output.print_text(text)
     for text in report.damaged:
         call.output.print_note(f"warning: {text}")

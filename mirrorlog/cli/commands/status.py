@@ -17,7 +17,9 @@ from mirrorlog.cli.support.status_view import (
     replica_fields,
 )
 from mirrorlog.cli.support.waiting import look_until, proves
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import PartFailed
+from mirrorlog.reading.last_commands import LastCommands
 from mirrorlog.status.health import Thresholds
 from mirrorlog.status.overview import Overview
 from mirrorlog.status.replicas import ReplicaStatus
@@ -68,27 +70,44 @@ def _wait(view: PresentView, timeout_s: float) -> None:
 
     Raise PartFailed at the timeout, or if no site mirrors a volume by then.
     """
-    ends = view.ends()
+    volumes = {name: volume for name, volume in view.described().items() if not volume.is_retired}
+    commands = view.last_commands(volumes.values())
 
     def unproved(overview: Overview) -> list[ReplicaStatus]:
-        return [row for row in overview.replicas if not _is_proved(row, ends)]
+        return [row for row in overview.replicas if not _is_proved(row, volumes, commands)]
 
     overview = look_until(view.look, lambda seen: not unproved(seen), timeout_s)
     if missing := unproved(overview):
         row = missing[0]
         raise PartFailed(
-            f"{len(missing)} secondaries weren't consistent within {format_duration(timeout_s)}",
+            f"{_secondaries(len(missing))} consistent within {format_duration(timeout_s)}",
             where=f"volume {row.volume}, site {row.site or 'none'}: "
             f"{row.reason or row.state or 'no report'}",
             next=row.next_action or "Look again with `mirrorlog status`.",
         )
 
 
-def _is_proved(row: ReplicaStatus, ends: Mapping[str, int]) -> bool:
-    """Return whether the secondary is consistent at the last command before the wait, or later."""
-    if row.volume not in ends:
+def _secondaries(count: int) -> str:
+    return "1 secondary wasn't" if count == 1 else f"{count} secondaries weren't"
+
+
+def _is_proved(
+    row: ReplicaStatus, volumes: Mapping[str, Volume], commands: Mapping[int, LastCommands]
+) -> bool:
+    """Return whether the secondary is consistent at the last command before the wait, or later.
+
+    commands: by partition, up to that command.
+    """
+    if row.volume not in volumes:
         return True  # retired, or created since
-    return row.state == "CONSISTENT" and proves(row.consistent_position, ends[row.volume] - 1)
+    last = commands[volumes[row.volume].partition]
+    if row.state != "CONSISTENT" or row.consistent_position is None:
+        return False
+    if proves(row.consistent_position, last.through):
+        return True
+    return row.behind_blocks == 0 and not last.may_concern(
+        row.volume, after=row.consistent_position
+    )
 
 
 def _watch(call: Invocation, view: PresentView, interval_s: float) -> None:

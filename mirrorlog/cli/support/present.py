@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -11,8 +11,10 @@ from mirrorlog.cli.support.lookup import patience_for
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import Quarantined
 from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, OutOfRetention, UnknownVolume
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.reading.last_commands import LastCommands
 from mirrorlog.reading.present_state import PresentState, PresentStateReader
 from mirrorlog.reading.read_through import read_range
 from mirrorlog.settings import Settings
@@ -57,26 +59,36 @@ class PresentView:
             site=self.site,
         )
 
-    def ends(self) -> dict[str, int]:
-        """Return, by volume, where the commands of its partition end now."""
-        self._refuse_mirror()
-        volumes = self.reader.refresh().volumes.values()
-        wanted = [volume for volume in volumes if self.volume in (None, volume.volume)]
-        topic = self.settings.topics.commands
-        partitions = {volume.partition for volume in wanted}
-        ends = {number: self.admin.end_position(topic, number) for number in partitions}
-        return {volume.volume: ends[volume.partition] for volume in wanted if not volume.is_retired}
-
-    def last_position(self, volume: str) -> int:
-        """Return the position of the last command in the volume's partition now; -1 before one.
+    def described(self) -> dict[str, Volume]:
+        """Return the descriptions of the volumes that the view is about, by name.
 
         Raise as look().
         """
-        self._refuse_mirror()
         state = self.reader.refresh()
         self._check_volume(state)
-        partition = state.volumes[volume].partition
-        return self.admin.end_position(self.settings.topics.commands, partition) - 1
+        return {
+            name: volume
+            for name, volume in state.volumes.items()
+            if self.volume in (None, volume.volume)
+        }
+
+    def last_commands(self, volumes: Iterable[Volume]) -> dict[int, LastCommands]:
+        """Return what reads the commands up to the last one as of now, by the volumes' partitions.
+
+        Raise BadUse for a mirror, KafkaFailed.
+        """
+        self._refuse_mirror()
+        topic, client = self.settings.topics.commands, self.settings.kafka_client()
+        return {
+            partition: LastCommands(
+                lambda: KafkaReader(client),
+                topic,
+                partition,
+                patience_for("reading the last commands"),
+                through=self.admin.end_position(topic, partition) - 1,
+            )
+            for partition in {volume.partition for volume in volumes}
+        }
 
     def reports(self, volume: str) -> list[SiteProgress]:
         """Return the last report of each site on the volume, as it was published, by site."""

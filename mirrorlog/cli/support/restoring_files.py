@@ -15,7 +15,7 @@ from mirrorlog.consumers.backup.files.restoring import restore_files
 from mirrorlog.consumers.backup.files.tree_writer import RestoredFiles, WriteOptions
 from mirrorlog.consumers.file_names.name_table import shown_name
 from mirrorlog.errors import BadUse, ExitCode
-from mirrorlog.units import format_size
+from mirrorlog.units import format_count, format_size
 
 FILES: Final = "files"
 """The word behind the volume's name that asks for files."""
@@ -103,9 +103,12 @@ def _fields(restored: RestoredFiles) -> dict[str, Any]:
 
 def _line(restored: RestoredFiles) -> str:
     size = format_size(restored.content_bytes)
-    parts = [f"{restored.files} files ({size}) and {restored.folders} folders are restored"]
+    parts = [
+        f"restored {format_count(restored.files, 'file')} ({size})",
+        format_count(restored.folders, "folder"),
+    ]
     if restored.links:
-        parts.append(f"{restored.links} symbolic links")
+        parts.append(format_count(restored.links, "symbolic link"))
     if restored.problem_count:
-        parts.append(f"{restored.problem_count} things are NOT")
+        parts.append(f"and NOT {format_count(restored.problem_count, 'thing')}")
     return ", ".join(parts)

@@ -16,7 +16,7 @@ from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.replica_states import ReplicaState, replica_state
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.settings import Settings
-from mirrorlog.units import format_duration, format_size
+from mirrorlog.units import format_count, format_duration, format_size
 
 _ROUTINE_S: Final = 60.0
 """A site that follows new writes says so once in this time."""
@@ -78,7 +78,7 @@ class SiteLines:
             "share",
             fields,
             f"worker {status.slot} of site {self._site} works for {which} of "
-            f"{status.partition_count}; {_number(status.workers, 'worker')} "
+            f"{status.partition_count}; {format_count(status.workers, 'worker')} "
             f"{'lives' if status.workers == 1 else 'live'}",
         )
 
@@ -100,8 +100,8 @@ class SiteLines:
             self._say(
                 "following",
                 {"site": self._site, "cycles": cycles, "volumes": volumes, "now": self._counts()},
-                f"follows new writes: {_number(cycles, 'cycle')} of "
-                f"{_number(volumes, 'volume')} copied what changed; "
+                f"follows new writes: {format_count(cycles, 'cycle')} of "
+                f"{format_count(volumes, 'volume')} copied what changed; "
                 f"now {_counted(self._counts())}",
             )
 
@@ -215,7 +215,3 @@ def _at(position: int) -> str:
 
 def _counted(counts: Mapping[str, int], before: str = "") -> str:
     return ", ".join(f"{count} {before}{name}" for name, count in sorted(counts.items()))
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,16 +1,24 @@
-"""Waiting until secondaries hold all that was written: `site wait` and `status --wait`."""
+"""Waiting until secondaries hold all that was written: `site wait` and `status --wait`.
+
+A site reports an idle secondary rarely. So its consistent position may lie far below the last
+command of the partition, which is a heartbeat, or of another volume. If no command above it
+concerns the volume, what was true at that position is true at the last command, too.
+"""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from mirrorlog.cli.support.present import open_present
 from mirrorlog.domain.replica_states import state_of_report
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.clock import Clock, SystemClock
+from mirrorlog.reading.last_commands import LastCommands
 from mirrorlog.settings import Settings
 from mirrorlog.status.health import Thresholds
 
@@ -65,13 +73,30 @@ def _wait(
 ) -> list[SiteProgress]:
     """Wait until the reports that count prove consistency as of the last command now."""
     with open_present(settings, Thresholds(), volume=name) as view:
-        position = view.last_position(name)
+        volume = view.described()[name]
+        commands = view.last_commands([volume])[volume.partition]
 
         def look() -> list[SiteProgress]:
-            return [report for report in view.reports(name) if counts(report)]
+            reports = [report for report in view.reports(name) if counts(report)]
+            return [carried_forward(report, volume, commands) for report in reports]
 
-        reports = look_until(look, lambda seen: _are_proved(seen, position), timeout_s)
-    return proved_reports(reports, name, position)
+        reports = look_until(look, lambda seen: _are_proved(seen, commands.through), timeout_s)
+    return proved_reports(reports, name, commands.through)
+
+
+def carried_forward(report: SiteProgress, volume: Volume, commands: LastCommands) -> SiteProgress:
+    """Return a report as of the last command, if it follows from the report and the commands.
+
+    Otherwise return it as it is. volume: its description. commands: of the volume's partition.
+    Raise KafkaFailed.
+    """
+    known, last = report.consistent_position, commands.through
+    is_idle = report.state is SiteState.CONSISTENT and report.behind_blocks == 0
+    if not is_idle or known is None or known >= last or report.generation != volume.generation:
+        return report
+    if commands.may_concern(volume.volume, after=known):
+        return report
+    return replace(report, applied_position=last, consistent_position=last)
 
 
 def proved_reports(reports: Sequence[SiteProgress], name: str, position: int) -> list[SiteProgress]:

@@ -139,6 +139,7 @@ def test_a_prune_says_first_what_it_would_do(world: BackupWorld) -> None:
         (["prune", "vol1", "--keep-last", "-2"], "negative"),
         (["prune", "other", "--keep-last", "1"], "no points of volume other"),
         (["check", "other"], "no points of volume other"),
+        (["list", "other"], "no points of volume other"),
         (["diff", "vol1", "newest", "20200101T000000Z-00000000"], "no point"),
         (["diff", "vol1", "newest", "newest", "--format", "xml"], "no format"),
         (["forget", "vol1", "--id", "x"], "one repository"),
@@ -155,6 +156,21 @@ def test_a_folder_without_a_repository_is_refused(tmp_path: Path) -> None:
     code, out, _ = run_main(["--json", "backup", "list", "--repo", str(tmp_path)])
     assert (code, json.loads(out)["what"]) == (2, "there is no repository of backups")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_one_thing_is_told_in_the_singular(world: BackupWorld) -> None:
+    names = list(world.points)
+    rest = ["--repo", world.store.where]
+    _, out, _ = run_main(["backup", "drop", "vol1", names[1], "--dry-run", *rest])
+    assert f"1 point of vol1 is removed for good: {names[1]}." in out
+    code, out, _ = run_main(["backup", "prune", "vol1", "--keep-last", "3", *rest])
+    assert (code, out.splitlines()[-1]) == (0, "removed 1 image and merged 1")
+    assert run_main(["backup", "prune", "vol1", "--keep-last", "1", *rest])[0] == 0
+    assert run_main(["backup", "check", *rest])[1] == "vol1: 1 point is sound\n"
+    manifest = next(image_of(world, names[3]).parent.glob(f"{names[3]}.*.json"))
+    manifest.write_bytes(b"{}")
+    _, _, err = run_main(["backup", "check", *rest])
+    assert "the repository is damaged in 1 place;" in err
 
 
 def test_the_difference_of_two_points(world: BackupWorld) -> None:

@@ -102,7 +102,7 @@ def test_what_was_written_between_the_point_and_the_time_is_said(
         "missing_bytes": 4096,
         "later": None,
     }
-    assert "1 blocks, 4.0 KiB" in choice.notes[0]
+    assert "1 block, 4.0 KiB" in choice.notes[0]
 
 
 @pytest.mark.parametrize("error", [KafkaFailed("no broker"), BadUse("no such volume")])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
-from notation import site_progress
+from notation import OTHER_GENERATION, command, site_progress, volume
 
 from mirrorlog.cli.support.waiting import (
     NotConsistentYet,
+    carried_forward,
     look_until,
     proved_reports,
     proves,
@@ -16,7 +18,9 @@ from mirrorlog.cli.support.waiting import (
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.site_progress import SiteProgress, SiteState
 from mirrorlog.errors import ExitCode, exit_code_of
+from mirrorlog.reading.last_commands import LastCommands
 from mirrorlog.reading.present_state import PresentStateReader
+from mirrorlog.reading.read_through import ReadPatience
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.topics import Topics
@@ -103,3 +107,46 @@ def test_at_the_timeout_it_names_a_secondary_that_is_not(
     assert error.value.what == what
     assert error.value.where.startswith("volume v")
     assert exit_code_of(error.value) is ExitCode.FAILED
+
+
+def last_commands(*names: str) -> LastCommands:
+    """Return commands of these volumes, from position 0 on."""
+    broker = MemoryBroker()
+    broker.create(TOPICS.specs(single_copy=True), 1)
+    for name in names:
+        broker.append(TOPICS.commands, 0, name.encode(), encode(command("0+4096", name)))
+    patience = ReadPatience(ManualClock(), 1.0, "testing")
+    return LastCommands(
+        broker.reader,
+        TOPICS.commands,
+        0,
+        patience,
+        through=broker.end_position(TOPICS.commands, 0) - 1,
+    )
+
+
+def test_a_report_of_an_idle_volume_counts_for_what_came_since() -> None:
+    """The other volumes of the partition go on, and a site reports an idle one rarely."""
+    idle = report("a", 1)
+    carried = carried_forward(idle, volume(), last_commands("v", "v", "other", "other"))
+    assert (carried.consistent_position, carried.applied_position) == (3, 3)
+    written = last_commands("v", "v", "other", "v", "other")
+    assert carried_forward(idle, volume(), written) is idle
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"state": SiteState.SYNCING},
+        {"state": SiteState.SETTLING},
+        {"consistent_position": None},
+        {"behind_blocks": 1},
+        {"behind_blocks": None},
+        {"generation": OTHER_GENERATION},
+    ],
+    ids=str,
+)
+def test_nothing_follows_from_a_report_that_proves_nothing(more: dict[str, object]) -> None:
+    unproved = replace(report("a", 1), **more)  # type: ignore[arg-type]
+    commands = last_commands("v", "v", "other")
+    assert carried_forward(unproved, volume(), commands) is unproved

@@ -164,7 +164,7 @@ def test_a_volume_that_never_rests_is_called_inconsistent_with_the_reason() -> N
     with primary.source(rounds=3, on_held=lambda: held.append(True)).point(at(0)) as point:
         assert not point.is_consistent
         assert point.reason == (
-            "the volume was written to while it was read: 1 blocks changed again in the last of 3 "
+            "the volume was written to while it was read: 1 block changed again in the last of 3 "
             "rounds"
         )
         assert point.position.position == 3

@@ -73,7 +73,7 @@ def test_what_cannot_be_had_is_said() -> None:
     choice = choose_for_time(states, 250 * SECOND, volume(), ports, 0.0)
     assert choice.describe() == (
         "p1 is the volume as of 1970-01-01T00:01:40.500000Z, 2.5 min before "
-        "1970-01-01T00:04:10.000000Z: what was written in between isn't in it, 1 blocks, 4.0 KiB. "
+        "1970-01-01T00:04:10.000000Z: what was written in between isn't in it, 1 block, 4.0 KiB. "
         "The next state is p5, as of 1970-01-01T00:05:00.500000Z"
     )
 
