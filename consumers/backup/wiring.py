@@ -51,6 +51,7 @@ class BackupOptions:
     address: of the repository, which is created if there is none. site: None for the primary.
     images: the form of new images. wait_s: how long to wait for the log, or for a consistent
     secondary. every_s: the time between two backups, which `status` expects; None: nothing.
+    lock_wait_s: how long to wait for another writer of the repository.
     """
 
     address: str
@@ -58,6 +59,7 @@ class BackupOptions:
     images: Qcow2Writer
     wait_s: float
     every_s: float | None = None
+    lock_wait_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,9 @@ def back_up(
 ) -> TakenPoint:
     """Take one point of a volume, as take_point() does."""
     with (
-        open_repository(settings, options.address, creates=True) as repository,
+        open_repository(
+            settings, options.address, creates=True, lock_wait_s=options.lock_wait_s
+        ) as repository,
         query_ports(settings, options.wait_s) as query,
         open_registrar(
             settings, repository.repository_id, repository.store.where, every_s=options.every_s

@@ -12,6 +12,7 @@ from typing import Final
 from mirrorlog.adapters.folders import create_folder, lock_folder, sync_folder
 from mirrorlog.adapters.object_folder import ObjectFolder, lent_work_folder, link_durably
 from mirrorlog.errors import BadUse, RepositoryFailed
+from mirrorlog.ports.backup_stores import WAIT_FOR_WRITER, RepositoryInUse
 
 _WORK: Final = ".work"
 _LOCK: Final = ".lock"
@@ -92,10 +93,10 @@ class FolderBackups(ObjectFolder):
                 return FolderLock(lock_folder(self._root / _LOCK))
             except BadUse as error:
                 holder = error.what.partition(": ")[2]
-                raise BadUse(
+                raise RepositoryInUse(
                     f"another process writes to the repository: {holder or 'it has no name'}",
                     where=str(self._root),
-                    next="Wait until it ends.",
+                    next=WAIT_FOR_WRITER,
                 ) from error
 
     @contextmanager

@@ -23,8 +23,9 @@ from typing import Final, Protocol
 
 from mirrorlog.adapters.folders import holder_line
 from mirrorlog.adapters.sealed_json import sealed_line
-from mirrorlog.errors import BadUse, RepositoryFailed
+from mirrorlog.errors import RepositoryFailed
 from mirrorlog.json_text import parse_json
+from mirrorlog.ports.backup_stores import WAIT_FOR_WRITER, RepositoryInUse
 from mirrorlog.ports.clock import Clock
 
 LEASE_S: Final = 600.0
@@ -111,7 +112,10 @@ class LeaseLock:
 def take_lease(
     store: LeaseStore, clock: Clock, purpose: str, *, lease_s: float = LEASE_S
 ) -> LeaseLock:
-    """Take the lock. Raise BadUse if another has it, RepositoryFailed if the store refuses."""
+    """Take the lock.
+
+    Raise RepositoryInUse if another has it, RepositoryFailed if the store refuses.
+    """
     names = list(store.names(_LOCKS))
     number = max((_number_of(name) for name in names), default=0)
     ours = [name for name in names if _number_of(name) == number]
@@ -119,7 +123,7 @@ def take_lease(
         _raise_if_held(store, clock, ours)
     began_s = clock.monotonic_s()
     if not store.create(f"{_LOCKS}{number + 1:010d}.json", _line(clock, lease_s, purpose)):
-        raise BadUse(
+        raise RepositoryInUse(
             "another writer took the lock of the repository at the same moment",
             where=store.where,
             next="Try again when it has ended.",
@@ -136,10 +140,10 @@ def _raise_if_held(store: LeaseStore, clock: Clock, names: list[str]) -> None:
     if until_us < clock.now_us():
         return
     until = datetime.fromtimestamp(until_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    raise BadUse(
+    raise RepositoryInUse(
         f"another process writes to the repository: {leases[0]['holder']}",
         where=store.where,
-        next=f"Wait until it ends. If it was killed, its lock ends at {until}.",
+        next=f"{WAIT_FOR_WRITER} If it was killed, its lock ends at {until}.",
     )
 
 

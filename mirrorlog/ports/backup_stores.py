@@ -9,7 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
+
+from mirrorlog.errors import BadUse
+
+WAIT_FOR_WRITER: Final = (
+    "Wait until it ends. `mirrorlog backup VOLUME`, `prune` and `drop` do that with --lock-wait."
+)
+
+
+class RepositoryInUse(BadUse):
+    """Another process writes to the repository. It ends some time."""
 
 
 class WriterLock(Protocol):
@@ -108,8 +118,8 @@ class BackupStore(Protocol):
     def lock(self, purpose: str) -> WriterLock:
         """Become the only writer. purpose: for people, such as `backup of vol1`.
 
-        The right ends by itself some time after this process. Raise BadUse, which names the other
-        writer, if there is one.
+        The right ends by itself some time after this process. Raise RepositoryInUse, which names
+        the other writer, if there is one.
         """
         ...
 

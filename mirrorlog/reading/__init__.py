@@ -9,6 +9,7 @@ In reading order:
 - catalog.py: the volumes that exist
 - newest_watermark.py: how far the log is complete
 - commands_now.py: the commands topic as it is now, to hold a watermark against it
+- last_commands.py: which volumes the last commands of a partition may concern
 - source_questions.py: the questions that a reader of a mirrored log puts to its source
 - mirrored_rows.py: what an answer proves of a mirrored log
 - log_reader.py: the tracking log, as sites and questions read it

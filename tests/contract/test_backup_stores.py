@@ -15,7 +15,7 @@ from s3_server import options, s3_server
 from mirrorlog.adapters.backup_bucket import BucketBackups, open_backup_bucket
 from mirrorlog.adapters.backup_folder import FolderBackups
 from mirrorlog.errors import BadUse, RepositoryFailed
-from mirrorlog.ports.backup_stores import BackupStore
+from mirrorlog.ports.backup_stores import BackupStore, RepositoryInUse
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_backups import MemoryBackups
 
@@ -125,7 +125,7 @@ def test_a_second_writer_is_refused_until_the_first_has_ended(store: BackupStore
         lock = store.lock("backup of vol1")
         lock.check()
         with pytest.raises(
-            BadUse, match=r"another process writes to the repository: .*process \d+ on"
+            RepositoryInUse, match=r"another process writes to the repository: .*process \d+ on"
         ):
             store.lock("prune")
         lock.release()

@@ -103,6 +103,7 @@ def test_the_commands_say_the_same_of_a_secondary(topics: Topics) -> None:
     assert (row["state"], row["consistent_position"]) == ("CONSISTENT", -1)
     assert (waited["state"], waited["consistent_position"]) == ("CONSISTENT", -1)
     topics.report(SiteState.CONSISTENT, consistent_position=-1, watermark=-1)
+    topics.lease()
     topics.beat()  # the site has no cause for a further report
     (waited,) = run_json("site", "wait", "vol1", "--timeout", "0s")["secondaries"]
     assert (waited["state"], waited["consistent_position"]) == ("CONSISTENT", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from mirrorlog.adapters.archive_addresses import s3_options
@@ -40,17 +41,19 @@ def open_backup_store(settings: Settings, address: str) -> BackupStore:
 
 @contextmanager
 def open_repository(
-    settings: Settings, address: str, *, creates: bool = False
+    settings: Settings, address: str, *, creates: bool = False, lock_wait_s: float = 0.0
 ) -> Iterator[Repository]:
     """Open the repository at `address`, until the block ends.
 
-    creates: create one if there is none. Raise as open_backup_store() and Repository.open() do.
+    creates: create one if there is none. lock_wait_s: as in Repository. Raise as
+    open_backup_store() and Repository.open() do.
     """
     with closing(open_backup_store(settings, address)) as store:
         images = Qcow2Files()
         if creates and store.read(HEADER) is None:
             if isinstance(store, BucketBackups):
                 store.check()
-            yield Repository.create(store, images)
+            repository = Repository.create(store, images)
         else:
-            yield Repository.open(store, images)
+            repository = Repository.open(store, images)
+        yield replace(repository, lock_wait_s=lock_wait_s)

@@ -54,12 +54,14 @@ class VolumeObjects:
 class Repository:
     """The points in a store. Any number of processes may read it. RepositoryFailed if it fails.
 
-    repository_id: a canonical UUID, which each manifest names.
+    repository_id: a canonical UUID, which each manifest names. lock_wait_s: for how long who wants
+    to write waits for another writer to end.
     """
 
     store: BackupStore
     images: ImageFiles
     repository_id: str
+    lock_wait_s: float = 0.0
 
     @classmethod
     def create(cls, store: BackupStore, images: ImageFiles) -> Repository:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,12 +21,15 @@ from mirrorlog.consumers.backup.repository.object_names import (
 )
 from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.errors import RepositoryFailed, StateDamaged
-from mirrorlog.ports.backup_stores import WriterLock
+from mirrorlog.ports.backup_stores import RepositoryInUse, WriterLock
+from mirrorlog.ports.clock import Clock, SystemClock
 
 MAX_DEPTH: Final = 64
 """A chain that reaches this depth ends in a further full image, which stays as long as any point
 that stands on it. So it is longer than the points of a day by the hour, of a week by the day, of a
 month by the week, and of a year by the month together (docs/backup.md)."""
+
+_LOCK_POLL_S: Final = 1.0
 
 
 class DamagedSource(StateDamaged):
@@ -186,14 +190,30 @@ class RepositoryWriter:
 
 @contextmanager
 def open_writer(
-    repository: Repository, purpose: str, *, max_depth: int = MAX_DEPTH
+    repository: Repository,
+    purpose: str,
+    *,
+    max_depth: int = MAX_DEPTH,
+    clock: Clock | None = None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Iterator[RepositoryWriter]:
     """Become the only writer of a repository, until the `with` block ends.
 
-    purpose: for people, such as `backup of vol1`. Raise BadUse if there is another writer.
+    purpose: for people, such as `backup of vol1`. Raise RepositoryInUse if there is another writer
+    and it doesn't end within repository.lock_wait_s seconds.
     """
+    clock = clock or SystemClock()
+    until_s = clock.monotonic_s() + repository.lock_wait_s
     with ExitStack() as stack:
-        lock = repository.store.lock(purpose)
+        while True:
+            try:
+                lock = repository.store.lock(purpose)
+                break
+            except RepositoryInUse:
+                left_s = until_s - clock.monotonic_s()
+                if left_s <= 0:
+                    raise
+                sleep(min(left_s, _LOCK_POLL_S))
         stack.callback(lock.release)
         work = stack.enter_context(repository.store.work_folder())
         yield RepositoryWriter(repository, lock, work, max_depth)

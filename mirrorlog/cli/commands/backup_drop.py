@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mirrorlog.cli.support.backup_options import LockWaitOption
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.repository_points import FromRepositoryOption
@@ -14,7 +15,7 @@ from mirrorlog.consumers.backup.repository.drop import drop_points, is_prunable,
 from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.consumers.backup.repository.prune import prune_volume
 from mirrorlog.consumers.backup.repository.repository_writer import RepositoryWriter, open_writer
-from mirrorlog.units import format_count, is_or_are
+from mirrorlog.units import format_count, is_or_are, parse_duration_s
 
 app = typer.Typer()
 
@@ -33,6 +34,7 @@ def drop(
     ] = False,
     dry_run: DryRunOption = False,
     yes: YesOption = False,
+    lock_wait: LockWaitOption = "0s",
 ) -> None:
     """Remove single points of a volume for good, also those whose manifest can't be read.
 
@@ -42,7 +44,7 @@ def drop(
     call = invocation(context)
     wanted = set(points)
     with (
-        open_repository(call.settings, repo) as repository,
+        open_repository(call.settings, repo, lock_wait_s=parse_duration_s(lock_wait)) as repository,
         open_writer(repository, f"drop of points of {name}") as writer,
     ):
         catalog = repository.catalog(name)

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mirrorlog.cli.support.backup_options import LockWaitOption
 from mirrorlog.cli.support.confirming import DryRunOption
 from mirrorlog.cli.support.context import Invocation, invocation
 from mirrorlog.cli.support.keep_options import (
@@ -25,7 +26,7 @@ from mirrorlog.consumers.backup.repository.opening import open_repository
 from mirrorlog.consumers.backup.repository.prune import PruneReport
 from mirrorlog.consumers.backup.repository.prune_by_rules import decide_points, prune_by_rules
 from mirrorlog.errors import BadUse
-from mirrorlog.units import format_count
+from mirrorlog.units import format_count, parse_duration_s
 
 app = typer.Typer()
 
@@ -44,6 +45,7 @@ def prune(
     keep_monthly: KeepMonthlyOption = 0,
     keep_yearly: KeepYearlyOption = 0,
     dry_run: DryRunOption = False,
+    lock_wait: LockWaitOption = "0s",
 ) -> None:
     """Remove the points of a volume that no --keep option keeps.
 
@@ -64,7 +66,9 @@ def prune(
             "these rules keep no point",
             next="Say what is kept, for example --keep-hourly 24 --keep-daily 7.",
         )
-    with open_repository(call.settings, repo) as repository:
+    with open_repository(
+        call.settings, repo, lock_wait_s=parse_duration_s(lock_wait)
+    ) as repository:
         catalog = repository.catalog(name)
         if not catalog.points:
             raise no_points(name, repository.store.where)

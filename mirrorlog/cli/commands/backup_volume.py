@@ -17,6 +17,7 @@ from mirrorlog.cli.support.backup_options import (
     HookTimeoutOption,
     InconsistentOption,
     LayoutOption,
+    LockWaitOption,
     SiteDirOption,
     ToOption,
     WaitOption,
@@ -62,6 +63,7 @@ def volume(
         ),
     ] = None,
     wait: WaitOption = "60s",
+    lock_wait: LockWaitOption = "0s",
 ) -> None:
     """Take a point of a volume into a repository: what changed since its last point.
 
@@ -82,6 +84,7 @@ def volume(
         compress=compress,
         allow_inconsistent=allow_inconsistent,
         wait=wait,
+        lock_wait=lock_wait,
         every_s=None if every is None else parse_duration_s(every),
         full=full,
     )

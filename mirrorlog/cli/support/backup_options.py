@@ -99,6 +99,14 @@ WaitOption = Annotated[
         "--wait", help="Wait this long for the log, or for a consistent secondary.", metavar="TIME"
     ),
 ]
+LockWaitOption = Annotated[
+    str,
+    typer.Option(
+        "--lock-wait",
+        help="Wait this long for another process that writes to the repository.",
+        metavar="TIME",
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,6 +126,7 @@ class GivenBackup:
     wait: str
     every_s: float | None
     full: bool = False
+    lock_wait: str = "0s"
 
     def as_options(self) -> BackupOptions:
         """Return how volumes are backed up. Raise BadUse for options that contradict each other."""
@@ -127,6 +136,7 @@ class GivenBackup:
             images=Qcow2Writer(layout=ImageLayout(self.layout), is_compressed=self.compress),
             wait_s=parse_duration_s(self.wait),
             every_s=self.every_s,
+            lock_wait_s=parse_duration_s(self.lock_wait),
         )
 
     def as_request(self, volume: str) -> PointRequest:

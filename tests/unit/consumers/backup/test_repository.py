@@ -23,6 +23,8 @@ from mirrorlog.consumers.backup.repository.prune_plan import Hide, Merge, Remove
 from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.consumers.backup.repository.repository_writer import open_writer
 from mirrorlog.errors import BadUse, RepositoryFailed, StateDamaged
+from mirrorlog.ports.backup_stores import RepositoryInUse
+from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_backups import MemoryBackups
 
 
@@ -364,3 +366,41 @@ def test_a_point_that_was_dropped_and_carries_others_is_not_restored() -> None:
     with pytest.raises(BadUse), world.repository.chain_files(catalog, first):
         pass
     assert world.reads_as(second) == world.points[second]
+
+
+class PatientWriter:
+    """A second writer of a repository, which waits for the first one. slept_s: its waits."""
+
+    def __init__(self, *, lock_wait_s: float, first_ends_after: int) -> None:
+        self.world, self.clock = BackupWorld(MemoryBackups()), ManualClock()
+        self.slept_s: list[float] = []
+        self.first = self.world.store.lock("backup of vol1")
+        self.lock_wait_s, self.first_ends_after = lock_wait_s, first_ends_after
+
+    def sleep(self, wait_s: float) -> None:
+        self.clock.now_s += wait_s
+        self.slept_s.append(wait_s)
+        if len(self.slept_s) == self.first_ends_after:
+            self.first.release()
+
+    def write(self) -> None:
+        repository = replace(self.world.repository, lock_wait_s=self.lock_wait_s)
+        with open_writer(repository, "prune", clock=self.clock, sleep=self.sleep) as writer:
+            writer.lock.check()
+
+
+def test_a_second_writer_waits_for_the_first_one() -> None:
+    patient = PatientWriter(lock_wait_s=9.5, first_ends_after=3)
+    patient.write()
+    assert patient.slept_s == [1.0] * 3
+
+
+def test_a_second_writer_gives_up_when_its_time_is_over() -> None:
+    patient = PatientWriter(lock_wait_s=2.5, first_ends_after=4)
+    with pytest.raises(RepositoryInUse, match="backup of vol1"):
+        patient.write()
+    assert patient.slept_s == [1.0, 1.0, 0.5]
+    impatient = PatientWriter(lock_wait_s=0, first_ends_after=1)
+    with pytest.raises(RepositoryInUse, match="--lock-wait"):
+        impatient.write()
+    assert impatient.slept_s == []
