@@ -120,3 +120,57 @@ def test_a_restore_over_a_file_is_repeated(world: BackupWorld, tmp_path: Path) -
         restore_again(world, path, may_overwrite=True)
         assert path.read_bytes() == content + filler[len(content) :]
     assert mixed > 5
+
+
+FILES = {b"a": b"first " * 500, b"b": b"", b"c": b"third " * 900}
+FILES_KILLER = f"""
+import sys
+from functools import partial
+from pathlib import Path
+from killing import kill_everywhere
+from mirrorlog.consumers.backup.files import tree_writer
+from mirrorlog.consumers.backup.files.records import (
+    BeginFile, EndFile, EnterFolder, FileData, FileFacts, Finished, LeaveFolder
+)
+from mirrorlog.consumers.backup.files.restoring import write_records
+
+folders, is_unnamed = Path(sys.argv[1]), sys.argv[2] == "unnamed"
+tree_writer.NamedWhenWhole = partial(tree_writer.NamedWhenWhole, is_unnamed=is_unnamed)
+CALLS = ("open", "mkdir", "pwrite", "ftruncate", "fchmod", "utime", "link", "unlink", "close")
+
+def records():
+    yield EnterFolder(b"folder", FileFacts(), True)
+    for name, content in {FILES!r}.items():
+        yield BeginFile(name, FileFacts(), len(content))
+        for offset in range(0, len(content), 1024):
+            yield FileData(offset, content[offset : offset + 1024])
+        yield EndFile(None)
+    yield LeaveFolder()
+    yield Finished()
+
+def act(folder):
+    write_records(records(), folder, tree_writer.WriteOptions(), print)
+
+print(kill_everywhere(lambda number: folders / str(number), act, CALLS))
+"""
+
+
+@pytest.mark.parametrize("way", ["unnamed", "named"])
+def test_a_file_out_of_a_point_has_its_name_only_if_it_is_whole(way: str, tmp_path: Path) -> None:
+    kills = int(run_script(FILES_KILLER, str(tmp_path), way))
+    assert kills > 20
+    seen: set[bytes] = set()
+    left = 0
+    for kill in range(1, kills + 2):
+        for path in tmp_path.glob(f"{kill}/folder/*"):
+            name = path.name.encode()
+            if name.startswith(b".restoring-"):
+                left += 1
+            else:
+                assert path.read_bytes() == FILES[name]
+                seen.add(name)
+    assert seen == {*FILES}
+    assert (left > 10) == (way == "named")
+    assert len([*tmp_path.glob(f"{kills + 1}/folder/*")]) == len(FILES), (
+        "the last one wasn't killed"
+    )

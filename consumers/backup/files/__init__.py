@@ -11,6 +11,7 @@ Files in reading order:
 - tree_reader.py: finds what was asked for in the file systems of a device
 - read_process.py: the process that reads
 - asking.py: starts it, and takes its records
+- named_when_whole.py: a new file that gets its name when it is whole
 - tree_writer.py: writes records into a folder, and never outside of it
 - restoring.py: both together, and what came of it
 """

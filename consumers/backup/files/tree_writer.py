@@ -2,7 +2,7 @@
 
 Each folder is opened from the descriptor of the one above it, by a name of one part, and no
 symbolic link is followed. Whatever exists stays as it is: a file is created, or it is a problem.
-The data are written under the file's own name; a file whose content isn't whole is removed again.
+A file gets its name when its content is whole (named_when_whole.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from mirrorlog.consumers.backup.files.named_when_whole import NamedWhenWhole
 from mirrorlog.consumers.backup.files.records import (
     BeginFile,
     EndFile,
@@ -32,7 +33,6 @@ from mirrorlog.errors import BadUse, DeviceFailed
 
 _HOLE_BYTES: Final = 4096
 _FOLDER_FLAGS: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PERMISSIONS: Final = 0o777
 _ALL_MODES: Final = 0o7777
 _STOPPING: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
@@ -78,8 +78,10 @@ class _Folder:
 
 @dataclass(slots=True)
 class _File:
+    """The file that is being written. new: None if it couldn't be made."""
+
     begun: BeginFile
-    fd: int
+    new: NamedWhenWhole | None
 
 
 class TreeWriter:
@@ -180,27 +182,27 @@ class TreeWriter:
     def _begin(self, record: BeginFile) -> None:
         if self._file is not None:
             raise ValueError("a file inside of another one")
-        fd = -1
+        new = None
         above = self._folders[-1].fd
         if above is not None and self._is_good(record.name):
             try:
-                fd = os.open(record.name, _FILE_FLAGS, 0o600, dir_fd=above)
+                new = NamedWhenWhole(above, record.name)
             except OSError as error:
                 self._refused(record.name, error)
-        self._file = _File(record, fd)
+        self._file = _File(record, new)
 
     def _write(self, record: FileData) -> None:
         file = self._file
         if file is None or record.offset + len(record.data) > file.begun.size_bytes:
             raise ValueError("data outside of a file")
-        if file.fd < 0:
+        if file.new is None:
             return
         try:
-            _write_without_zeros(file.fd, record.offset, record.data)
+            _write_without_zeros(file.new.fd, record.offset, record.data)
         except OSError as error:
             self._give_up_file()
             self._refused(file.begun.name, error)
-            self._file = _File(file.begun, -1)
+            self._file = _File(file.begun, None)
 
     def _end(self, record: EndFile) -> None:
         file = self._file
@@ -208,13 +210,13 @@ class TreeWriter:
             raise ValueError("the end of a file that wasn't begun")
         if record.problem is not None:
             self._give_up_file()
-            if file.fd >= 0 or self._folders[-1].fd is not None:
+            if file.new is not None or self._folders[-1].fd is not None:
                 self._problem(self._path_of(file.begun.name), record.problem)
-        elif file.fd >= 0:
+        elif file.new is not None:
             try:
-                os.ftruncate(file.fd, file.begun.size_bytes)
-                self._keep_facts(file.fd, file.begun.facts, otherwise=0o644)
-                os.close(file.fd)
+                os.ftruncate(file.new.fd, file.begun.size_bytes)
+                self._keep_facts(file.new.fd, file.begun.facts, otherwise=0o644)
+                file.new.finish()
                 self.result.files += 1
                 self.result.content_bytes += file.begun.size_bytes
             except OSError as error:
@@ -265,13 +267,10 @@ class TreeWriter:
         return True
 
     def _give_up_file(self) -> None:
-        """Close and remove the file that was begun."""
+        """Remove the file that was begun."""
         file, self._file = self._file, None
-        if file is not None and file.fd >= 0:
-            os.close(file.fd)
-            folder = self._folders[-1].fd
-            assert folder is not None
-            os.unlink(file.begun.name, dir_fd=folder)
+        if file is not None and file.new is not None:
+            file.new.give_up()
 
     def _refused(self, name: bytes, error: OSError | ValueError) -> None:
         """Note that the system refused a file. Raise DeviceFailed if it will refuse all others."""
