@@ -47,6 +47,23 @@ def test_points_read_as_the_volume_was_and_are_pruned(images: SmallQcow2) -> Non
     assert (checked.damages, list(checked.sound)) == ((), list(world.points))
 
 
+def test_a_prune_to_each_subset_keeps_its_points_byte_for_byte() -> None:
+    store = MemoryBackups()
+    world = BackupWorld(store, images=SmallQcow2(), random=Random(8))
+    for _ in range(5):
+        world.write_some()
+        world.backup()
+    *older, _ = world.points
+    before = dict(store.objects)
+    for number in range(2 ** len(older)):
+        store.objects = dict(before)
+        drop = {point for place, point in enumerate(older) if number >> place & 1}
+        world.prune(drop)
+        kept = {point: text for point, text in world.points.items() if point not in drop}
+        world.check_points(kept)
+        world.check_tidy(kept.keys())
+
+
 @EACH_FORM
 def test_a_flipped_byte_is_found_before_a_point_is_used(images: SmallQcow2) -> None:
     store = MemoryBackups()
