@@ -75,6 +75,9 @@ def test_the_wheel_installs_without_the_lock_and_runs_the_demo(tmp_path: Path) -
     ]
     with zipfile.ZipFile(wheel) as archive:
         assert modules_of(archive.namelist()) == modules_of(sources)
+        page = REPOSITORY / "consumers/dashboard/page"
+        packed = f"mirrorlog/{page.relative_to(REPOSITORY)}"
+        assert {f"{packed}/{path.name}" for path in page.iterdir()} <= set(archive.namelist())
     with tarfile.open(sdist) as archive:
         names = [name.partition("/")[2] for name in archive.getnames()]
         packaged = [name for name in names if name.startswith(folders)]
