@@ -49,9 +49,14 @@ def folder_owner(folder: Path) -> FolderOwner:
     return FolderOwner(
         folder_id=_folder_id(folder),
         place=f"{status.st_dev:x}:{status.st_ino:x}",
-        machine_id=_first_line(_MACHINE_ID),
+        machine_id=machine_id(),
         boot_id=boot_id(),
     )
+
+
+def machine_id() -> str:
+    """Return the id that the machine got when it was installed; empty if it can't be read."""
+    return _first_line(_MACHINE_ID)
 
 
 def boot_id() -> str:

@@ -12,10 +12,12 @@ from mirrorlog.cli.doctor.cluster_checks import (
     check_node,
     check_quarantine,
     check_sites,
+    check_versions,
 )
 from mirrorlog.cli.doctor.findings import Finding, Result
 from mirrorlog.cli.doctor.machine_checks import (
     check_configuration,
+    check_identity,
     check_libraries,
     check_open_files,
     check_ports,
@@ -31,6 +33,7 @@ Judge: TypeAlias = Callable[[Snapshot], Iterable[Finding]]
 CHECKS: Final[Mapping[str, Judge]] = {
     "libraries": check_libraries,
     "configuration": check_configuration,
+    "identity": check_identity,
     "state folder": check_state_folder,
     "open files": check_open_files,
     "http ports": check_ports,
@@ -40,6 +43,7 @@ CHECKS: Final[Mapping[str, Judge]] = {
     "topic settings": check_topic_settings,
     "rights": check_rights,
     "clock": check_clock,
+    "versions": check_versions,
     "node": check_node,
     "sites": check_sites,
     "hosts": check_hosts,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from mirrorlog import __version__
 from mirrorlog.cli.doctor.findings import Finding, Result, failed, not_asked, ok, warning
 from mirrorlog.cli.doctor.snapshot import NoCluster, NotAsked, Snapshot
 from mirrorlog.status.health import Health
@@ -72,6 +73,26 @@ def check_quarantine(snapshot: Snapshot) -> Iterator[Finding]:
         None if news.position is None else f"partition {news.partition}, position {news.position}",
         "`mirrorlog topics tail quarantine` shows them.",
     )
+
+
+def check_versions(snapshot: Snapshot) -> Iterator[Finding]:
+    """Judge whether all workers of the node that live are of this release."""
+    overview = snapshot.overview
+    if isinstance(overview, NotAsked):
+        yield not_asked(overview)
+        return
+    living = [node.report for node in overview.nodes if not node.is_silent]
+    others = [report for report in living if report.version != __version__]
+    for report in others:
+        yield warning(
+            f"it runs mirrorlog {report.version}, and this is {__version__}",
+            f"worker {report.node}",
+            "Upgrade every worker first, then sites and hosts (docs/upgrading.md).",
+        )
+    if not living:
+        yield not_asked(NotAsked("no worker of the node reports which release it is of"))
+    elif not others:
+        yield ok(f"all {len(living)} workers of the node run mirrorlog {__version__}")
 
 
 def check_node(snapshot: Snapshot) -> Iterator[Finding]:

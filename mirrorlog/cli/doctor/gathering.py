@@ -46,6 +46,7 @@ def gather(values: Mapping[str, Any], role: Role | None) -> Snapshot:
         problems=problems,
         settings=settings,
         libraries=ask(machine.libraries),
+        identity=ask(machine.identity),
         folder=_NO_SETTINGS,
         ports=_NO_SETTINGS,
         open_files=ask(machine.open_file_limit),

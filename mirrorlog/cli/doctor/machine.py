@@ -19,8 +19,9 @@ from packaging.requirements import Requirement
 from mirrorlog.acls import Role
 from mirrorlog.adapters.http.access import http_access
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at
+from mirrorlog.adapters.machine import boot_id, machine_id
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
-from mirrorlog.cli.doctor.snapshot import FolderFacts, LibraryFacts, PortFacts
+from mirrorlog.cli.doctor.snapshot import FolderFacts, IdentityFacts, LibraryFacts, PortFacts
 from mirrorlog.errors import BadUse, in_words
 from mirrorlog.settings import Settings
 
@@ -77,6 +78,11 @@ def _problem_with(folder: Path) -> str | None:
     except OSError as error:
         return f"{doing}: {in_words(error)}"
     return None
+
+
+def identity() -> IdentityFacts:
+    """Return by what this machine is told from others."""
+    return IdentityFacts(machine_id=machine_id(), boot_id=boot_id())
 
 
 def http_ports(settings: Settings, role: Role | None) -> list[PortFacts]:

@@ -58,6 +58,30 @@ def check_configuration(snapshot: Snapshot) -> Iterator[Finding]:
         yield ok("every setting is known and has a value that is accepted")
 
 
+def check_identity(snapshot: Snapshot) -> Iterator[Finding]:
+    """Judge by what this machine is told from others: copies of its state are found by that."""
+    facts = snapshot.identity
+    if isinstance(facts, NotAsked):
+        yield not_asked(facts)
+        return
+    if not facts.machine_id:
+        yield warning(
+            "the machine has no id: a copy of its state folders on another machine isn't found",
+            "/etc/machine-id",
+            "Make one with `systemd-machine-id-setup`; a container takes that of its machine "
+            "(`--volume /etc/machine-id:/etc/machine-id:ro`).",
+        )
+    if not facts.boot_id:
+        yield warning(
+            "nobody knows whether the machine restarted: a site that was killed waits for 12 s, "
+            "because it can't prove that it ran here",
+            "/proc/sys/kernel/random/boot_id",
+            "Let processes read it: no ProcSubset=pid in the unit.",
+        )
+    if facts.machine_id and facts.boot_id:
+        yield ok("the machine has an id, and one of its last start")
+
+
 def check_state_folder(snapshot: Snapshot) -> Iterator[Finding]:
     """Judge the state folder: writes, fsync, locks, and its room."""
     facts = snapshot.folder

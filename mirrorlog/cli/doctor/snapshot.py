@@ -47,6 +47,14 @@ class FolderFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityFacts:
+    """By what this machine is told from others (adapters/machine.py). Empty if it can't be read."""
+
+    machine_id: str
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PortFacts:
     """An address at which a role serves HTTP. setting: its name. problem: why it can't be used.
 
@@ -119,6 +127,7 @@ class Snapshot:
     problems: Sequence[BadUse]
     settings: Settings | None
     libraries: Sequence[LibraryFacts] | NotAsked
+    identity: IdentityFacts | NotAsked
     folder: FolderFacts | NotAsked
     ports: Sequence[PortFacts] | NotAsked
     open_files: int | NotAsked

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 from command_line import run_main
+from reports import NODE
 
+from mirrorlog import __version__
 from mirrorlog.acls import KafkaOperation, Role
 from mirrorlog.cli.doctor import machine
 from mirrorlog.cli.doctor.checks import CHECKS, has_failed, judge
@@ -21,6 +23,7 @@ from mirrorlog.cli.doctor.snapshot import (
     ClockFacts,
     ClusterFacts,
     FolderFacts,
+    IdentityFacts,
     LibraryFacts,
     NoCluster,
     NotAsked,
@@ -29,8 +32,9 @@ from mirrorlog.cli.doctor.snapshot import (
     TopicFacts,
 )
 from mirrorlog.cli.doctor.topic_checks import check_topic_settings, expected_specs
+from mirrorlog.domain.reports import NodePartitionState, PartitionReport
 from mirrorlog.errors import BadUse
-from mirrorlog.reading.present_state import PresentState
+from mirrorlog.reading.present_state import PresentState, Reported
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.status.health import Thresholds
 from mirrorlog.status.overview import Overview, QuarantineNews, evaluate
@@ -62,6 +66,17 @@ def overview_of(quarantined: int = 0) -> Overview:
     return evaluate(PresentState(), news, partition_count=4, now_us=NOW_US, thresholds=Thresholds())
 
 
+def run_by(version: str) -> Overview:
+    """Return the overview of a cluster with one worker that lives."""
+    running = NodePartitionState.RUNNING
+    parts = tuple(PartitionReport(partition=number, state=running) for number in range(4))
+    report = replace(NODE, version=version, partitions=parts, is_over=False)
+    state = PresentState(nodes={report.node: Reported(report, NOW_US - 1_000_000)})
+    return evaluate(
+        state, QuarantineNews(count=0), partition_count=4, now_us=NOW_US, thresholds=Thresholds()
+    )
+
+
 def sound(copies: int = 3) -> Snapshot:
     """Return a snapshot in which nothing is wrong, but that no node has started yet."""
     settings = load_settings(None, {})
@@ -70,6 +85,7 @@ def sound(copies: int = 3) -> Snapshot:
         problems=(),
         settings=settings,
         libraries=[LibraryFacts("Python", "3.11.7", ">=3.11")],
+        identity=IdentityFacts(machine_id="m", boot_id="b"),
         folder=FolderFacts(path=Path("/s"), exists=True, free_bytes=1 << 40, problem=None),
         ports=[PortFacts(setting="node_http", address="127.0.0.1:0")],
         open_files=4096,
@@ -107,7 +123,10 @@ def line_of(snapshot: Snapshot, check: str) -> str:
 def test_nothing_is_wrong_with_a_sound_snapshot() -> None:
     results = results_of(sound())
     assert results.pop("node") == [Result.WARNING]  # no worker yet, and nothing to record
+    assert results.pop("versions") == [Result.NOT_ASKED]
     assert {check for listed in results.values() for check in listed} == {Result.OK}
+    same = results_of(replace(sound(), overview=run_by(__version__)))
+    assert same["versions"] == [Result.OK]
     assert not has_failed(judge(sound()))
 
 
@@ -135,6 +154,8 @@ def with_setting(name: str, value: str, topic: str = "commands", copies: int = 3
     return without(snapshot, topic, config={**config, name: value})
 
 
+NAMELESS = IdentityFacts(machine_id="", boot_id="b")
+SINCE_EVER = IdentityFacts(machine_id="m", boot_id="")
 FULL = FolderFacts(path=Path("/s"), exists=True, free_bytes=1 << 20, problem=None)
 LOW = replace(FULL, free_bytes=500 << 20)
 READ_ONLY = replace(FULL, free_bytes=1 << 40, problem="a file can't be written: it is read-only")
@@ -149,6 +170,8 @@ CASES: list[tuple[str, dict[str, Any] | Snapshot, str, str]] = [
     ("libraries", {"libraries": [LibraryFacts("a", "2.0", "<2")]}, "failed", "a <2 is needed"),
     ("libraries", {"libraries": [LibraryFacts("a", None, "")]}, "failed", "isn't installed"),
     ("configuration", {"problems": [BadUse("no setting", next="x.")]}, "failed", "no setting. x."),
+    ("identity", {"identity": NAMELESS}, "warning", "systemd-machine-id-setup"),
+    ("identity", {"identity": SINCE_EVER}, "warning", "boot_id). Let processes read it"),
     ("state folder", {"folder": FULL}, "failed", "1.0 MiB (1048576 bytes) free (/s)"),
     ("state folder", {"folder": LOW}, "warning", "(524288000 bytes) free (/s)"),
     ("state folder", {"folder": READ_ONLY}, "failed", "read-only (/s)"),
@@ -208,6 +231,7 @@ CASES: list[tuple[str, dict[str, Any] | Snapshot, str, str]] = [
         "(group mirrorlog.node)",
     ),
     ("rights", {"groups": NotAsked("denied")}, "not asked", "denied"),
+    ("versions", {"overview": run_by("0.0.1")}, "warning", "0.0.1, and this is"),
     ("clock", {"clock": BEHIND}, "warning", "behind the broker's"),
     ("clock", {"clock": LONG_AGO}, "not asked", "nothing tells the broker's time"),
     ("quarantine", {"overview": overview_of(3)}, "warning", "(partition 2, position 7)"),
@@ -250,6 +274,7 @@ def test_no_unknown_answer_hides_another_check() -> None:
         sound(),
         settings=None,
         libraries=unknown,
+        identity=unknown,
         folder=unknown,
         ports=unknown,
         open_files=unknown,
