@@ -265,7 +265,7 @@ def test_a_principal_with_few_rights_is_told_which_roles_it_may_have() -> None:
     topics = [replace(topic, allowed=reads) for topic in snapshot.topics]
     snapshot = replace(snapshot, topics=topics, groups={"mirrorlog.reader": reads})
     told = [finding.what for name, finding in judge(snapshot) if name == "rights"]
-    assert told == ["this principal has the rights of these roles: reader"]
+    assert told == ["this principal has the rights of these roles: auditor, dashboard, reader"]
 
 
 def test_no_unknown_answer_hides_another_check() -> None:
