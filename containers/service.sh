@@ -1,20 +1,13 @@
 #!/bin/sh
 # How docker-compose.yml starts its services:
 #
-#   mirrorlog-service setup        once: the topics, and the token that HTTP requests carry
+#   mirrorlog-service setup                   once: the topics, and the token that HTTP requests carry
 #   mirrorlog-service node
-#   mirrorlog-service host VOLUME [OPTION …]
-#                                  with the volume, which is made at the first start
-#   mirrorlog-service site SITE
-#   mirrorlog-service healthy URL  exit code 0 if it answers with 200
+#   mirrorlog-service host VOLUME [OPTION…]   the volume is made at the first start
+#   mirrorlog-service site SITE [OPTION…]
+#   mirrorlog-service healthy PORT PATH       exit code 0 if this answers with 200
 set -eu
 token=/run/mirrorlog/token
-
-if [ -r $token ]; then
-  MIRRORLOG_NODE_HTTP_TOKEN=$(cat $token)
-  MIRRORLOG_METRICS_TOKEN=$MIRRORLOG_NODE_HTTP_TOKEN
-  export MIRRORLOG_NODE_HTTP_TOKEN MIRRORLOG_METRICS_TOKEN
-fi
 
 case $1 in
 setup)
@@ -37,16 +30,18 @@ host)
   exec mirrorlog host serve "$volume" --through filter --port 10809 --address 0.0.0.0 "$@"
   ;;
 site)
-  exec mirrorlog site run "$2" --dir /var/lib/mirrorlog/state/site
+  site=$2
+  shift 2
+  exec mirrorlog site run "$site" --dir /var/lib/mirrorlog/state/site "$@"
   ;;
 healthy)
   exec python -I -S -c '
 import sys
 from http.client import HTTPConnection
 connection = HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=4)
-connection.request("GET", sys.argv[3], headers={"Authorization": "Bearer " + sys.argv[4]})
+connection.request("GET", sys.argv[3], headers={"Authorization": "Bearer " + open(sys.argv[4]).read()})
 sys.exit(connection.getresponse().status != 200)
-' 127.0.0.1 "$2" "$3" "${MIRRORLOG_METRICS_TOKEN:-}"
+' 127.0.0.1 "$2" "$3" $token
   ;;
 *)
   echo "mirrorlog-service: there is no service $1" >&2

@@ -20,7 +20,6 @@ from running import run_cli
 from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
 from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
 from mirrorlog.broker import ports
-from mirrorlog.errors import DeviceFailed
 from mirrorlog.settings import Settings, load_settings
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
@@ -75,6 +74,15 @@ class Compose:
         """Return the settings of a client outside, with its state in `folder`."""
         return load_settings(None, {"state_dir": folder, "bootstrap_servers": self.servers})
 
+    def started_again(self) -> list[str]:
+        """Return the containers that Docker has started again, because they had ended."""
+        containers = self.engine.containers.list(all=True)
+        return [
+            container.name
+            for container in containers
+            if self.project in container.name and container.attrs["RestartCount"]
+        ]
+
     def digest(self, service: str, path: str) -> str:
         """Return the SHA-256 of a file below the state folder of a service."""
         code, output = self.container(service).exec_run(["sha256sum", f"{STATE}/{path}"])
@@ -85,16 +93,29 @@ class Compose:
 @contextmanager
 def compose_of(engine: Any) -> Iterator[Compose]:
     """Yield the file's services, none of which runs yet. Remove whatever was started."""
-    compose, before = Compose(engine), everything(engine)
+    compose = Compose(engine)
     try:
         yield compose
     finally:
+        theirs = objects_of(compose)
         compose.run("--profile", "*", "down", "--volumes", "--timeout", "20")
-    assert everything(engine) - before == set()
+    assert theirs & everything(engine) == set()
+
+
+def objects_of(compose: Compose) -> set[str]:
+    """Return the names of the containers, networks and volumes (also anonymous ones)."""
+    named = {name for name in everything(compose.engine) if compose.project in name}
+    mounts = [
+        mount
+        for container in compose.engine.containers.list(all=True)
+        if compose.project in container.name
+        for mount in container.attrs["Mounts"]
+    ]
+    return named | {f"Volume {mount['Name']}" for mount in mounts if mount["Type"] == "volume"}
 
 
 def everything(engine: Any) -> set[str]:
-    """Return the names of all containers, volumes (also anonymous ones) and networks."""
+    """Return the names of all containers, volumes and networks of the engine."""
     objects = [*engine.containers.list(all=True), *engine.volumes.list(), *engine.networks.list()]
     return {f"{type(item).__name__} {item.name}" for item in objects}
 
@@ -102,13 +123,12 @@ def everything(engine: Any) -> set[str]:
 class VolumeClient:
     """An NBD client that writes to a volume of the file from a thread, at random, by a seed.
 
-    written: how many writes were acknowledged. content: what the volume must hold by them. A write
-    that fails, because its host ends, is repeated until it is acknowledged.
+    written: how many writes were acknowledged. content: what the volume must hold by them.
     """
 
     def __init__(self, compose: Compose, volume: str, seed: int) -> None:
         uri = parse_nbd_uri(f"nbd://127.0.0.1:{compose.ports[NBD_PORTS[volume]]}/")
-        self.volume, self.written, self.failed = volume, 0, 0
+        self.volume, self.written = volume, 0
         self._device = NbdDevice(uri, writable=True)
         self.content = bytearray(self._device.size_bytes)
         self._random, self._stop = Random(seed), Event()
@@ -119,19 +139,10 @@ class VolumeClient:
             length = 512 * self._random.randrange(1, 64)
             offset = 512 * self._random.randrange((len(self.content) - length) // 512)
             data = self._random.randbytes(length)
-            while not self._is_acknowledged(offset, data):
-                assert not self._stop.wait(0.1), "the last write wasn't acknowledged"
+            self._device.pwrite(offset, data)
             self.content[offset : offset + length] = data
             self.written += 1
             self._stop.wait(0.002)
-
-    def _is_acknowledged(self, offset: int, data: bytes) -> bool:
-        try:
-            self._device.pwrite(offset, data)
-        except DeviceFailed:
-            self.failed += 1
-            return False
-        return True
 
     @contextmanager
     def writing(self) -> Iterator[None]:

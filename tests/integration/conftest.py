@@ -9,9 +9,11 @@ import zlib
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+from composing import Compose, compose_of
 from deadlines import DEADLINE_S
 from memory_folders import keep_small_files
 from preloaded_processes import preloaded
@@ -146,3 +148,24 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
         return
     with run_on(request.getfixturevalue("shared_broker"), tmp_path, {}) as started:
         yield started
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[Any]:
+    """Yield a client of the Docker engine. Skip the test, and say why, where none answers."""
+    import docker
+    from docker.errors import DockerException
+
+    try:
+        client = docker.from_env(timeout=DEADLINE_S)
+    except DockerException as error:
+        pytest.skip(f"no Docker engine answers: {str(error)[:120]}")
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def compose(docker_engine: Any) -> Iterator[Compose]:
+    """Yield the services of docker-compose.yml, none of which runs yet; remove what was started."""
+    with compose_of(docker_engine) as services:
+        yield services

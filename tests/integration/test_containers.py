@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from composing import Compose, VolumeClient, assert_copied, compose_of
+from brokers_lost import CommandClient
+from composing import Compose, VolumeClient, assert_copied
 from deadlines import DEADLINE_S, wait_until
 from running import run_cli
+
+from mirrorlog.cli.support.lookup import load_volumes
 
 pytestmark = [
     pytest.mark.integration,
@@ -23,23 +25,9 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def engine() -> Iterator[Any]:
-    import docker
-    from docker.errors import DockerException
-
-    try:
-        client = docker.from_env(timeout=DEADLINE_S)
-    except DockerException as error:
-        pytest.skip(f"no Docker engine answers: {str(error)[:120]}")
-    yield client
-    client.close()
-
-
-@pytest.fixture
-def compose(engine: Any) -> Iterator[Compose]:
-    with compose_of(engine) as services:
-        yield services
+@pytest.fixture(autouse=True)
+def engine(docker_engine: Any) -> Any:
+    return docker_engine
 
 
 def demo(bootstrap_servers: str, state_dir: Path) -> dict[str, Any]:
@@ -88,17 +76,21 @@ def test_compose_does_the_main_job_also_without_a_worker_and_a_broker(
     topics = json.loads(run_cli(settings, "topics", "list").stdout)["topics"]
     assert {topic["copies"] for topic in topics} == {3}
     clients = [VolumeClient(compose, f"vol{number}", seed=number) for number in (1, 2)]
+    commands = CommandClient(settings, load_volumes(settings)["vol1"])
     with ExitStack() as stack:
         for client in clients:
             stack.enter_context(client.writing())
+        stack.enter_context(commands.publishing())
         for service in ("node-1", "kafka-1"):
             compose.container(service).kill()
-            for client in clients:
+            for client in (*clients, commands):
                 client.wait_for_more()
+    assert commands.losses() == []
+    assert compose.started_again() == [], "a broker is lost, and others end"
     contents = {client.volume: client.content for client in clients}
     assert_copied(compose, settings, contents)
 
     compose.run("up", "--detach", "--wait")  # the two that were killed are back
     assert_ok(json.loads(compose.run("run", "--rm", "demo", "demo", "--json").splitlines()[-1]))
-    wait_until(lambda: run_cli(settings, "check", as_json=False).returncode == 0, every_s=1)
+    wait_until(lambda: run_cli(settings, "check").returncode == 0, every_s=1)
     assert_copied(compose, settings, contents)
