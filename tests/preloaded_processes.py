@@ -50,26 +50,16 @@ _execute_child: Final = subprocess.Popen._execute_child  # type: ignore[attr-def
 _parameters: Final = inspect.signature(_execute_child)
 
 
-class PreloadedPython:
-    """The process that forks others."""
+class Forker:
+    """Asks a preloaded Python for processes.
 
-    def __init__(self) -> None:
+    channel: the socket that it serves. environment: in which it made its imports.
+    """
+
+    def __init__(self, channel: socket.socket, environment: Mapping[str, str]) -> None:
+        self._channel, self._environment = channel, environment
         self._lock = threading.Lock()
-        self._environment = dict(os.environ)
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, str(_TESTS / "preloaded_python.py"), str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                env=self._environment | _OWN_VARIABLES,
-            )
-        self._channel.settimeout(DEADLINE_S)
-
-    def close(self) -> None:
-        """End it. The processes that it has forked run on."""
-        self._channel.close()
-        self._process.wait(DEADLINE_S)
+        channel.settimeout(DEADLINE_S)
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Return whether its imports would have read the same in this environment."""
@@ -97,23 +87,35 @@ def preloaded(scripts: Path = _TESTS) -> Iterator[None]:
 
     scripts: the folder of the scripts that it may run.
     """
-    server = PreloadedPython()
+    environment = dict(os.environ)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        server = subprocess.Popen(
+            [sys.executable, str(_TESTS / "preloaded_python.py"), str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            env=environment | _OWN_VARIABLES,
+        )
+    with ours, mock.patch.object(subprocess.Popen, "_execute_child", _execute_child):
+        fork_from(Forker(ours, environment), scripts)
+        yield
+    server.wait(DEADLINE_S)
+
+
+def fork_from(forker: Forker, scripts: Path = _TESTS) -> None:
+    """Let subprocess.Popen ask this forker."""
 
     def execute_child(process: subprocess.Popen[Any], *given: Any, **named: Any) -> None:
         call = _parameters.bind(process, *given, **named).arguments
-        request = planned(call, server.fits, scripts)
+        request = planned(call, forker.fits, scripts)
         if request is None:
             _execute_child(process, *given, **named)
             return
-        process.pid = server.fork(request, child_fds(call))
+        process.pid = forker.fork(request, child_fds(call))
         process._child_created = True  # type: ignore[attr-defined]
         process._close_pipe_fds(*(call[name] for name in _PIPES))  # type: ignore[attr-defined]
 
-    try:
-        with mock.patch.object(subprocess.Popen, "_execute_child", execute_child):
-            yield
-    finally:
-        server.close()
+    subprocess.Popen._execute_child = execute_child  # type: ignore[attr-defined]
 
 
 def planned(

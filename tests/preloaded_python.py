@@ -33,6 +33,8 @@ import time
 from collections.abc import Sequence
 from typing import Any, Final
 
+from preloaded_processes import Forker, fork_from
+
 REQUEST_BYTES: Final = 1 << 20
 MODULES: Final = (
     "asyncio",
@@ -137,6 +139,24 @@ def end(code: int) -> None:
     os._exit(code & 0xFF)
 
 
+def served(channel: socket.socket) -> list[str]:
+    """Serve. In the process of a demo, fork the demo's parts as well, from a copy of this one."""
+    arguments = serve(channel)
+    if "demo" not in arguments:
+        return arguments
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = dict(os.environ)
+    if os.fork() == 0:
+        ours.close()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for standard in range(3):
+            os.dup2(os.open(os.devnull, os.O_RDWR), standard)
+        return serve(theirs)
+    theirs.close()
+    fork_from(Forker(ours, environment))
+    return arguments
+
+
 def main() -> None:
     """Serve the Unix socket of the given number."""
     channel = socket.socket(fileno=int(sys.argv[1]))
@@ -146,7 +166,7 @@ def main() -> None:
     import_modules()
     gc.collect()
     gc.freeze()
-    arguments = serve(channel)
+    arguments = served(channel)
     code = 0
     try:
         run(arguments)

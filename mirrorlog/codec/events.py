@@ -246,7 +246,13 @@ def schema_fingerprint(schema: Any) -> bytes:
 
 def _plain(event: Any) -> Fields:
     """Return the fields of a dataclass, without those of its members."""
-    return {field.name: getattr(event, field.name) for field in fields(event)}
+    event_type: Any = type(event)
+    return {name: getattr(event, name) for name in _field_names(event_type)}
+
+
+@cache
+def _field_names(event_type: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(event_type))
 
 
 def _contracts() -> Mapping[type, _Contract]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import repeat
 from typing import Final
 
 import numpy as np
@@ -112,6 +113,7 @@ class ExtentColumns:
         return len(self.offsets)
 
     def __iter__(self) -> Iterator[Extent]:
-        for index in range(len(self)):
-            kind = ExtentKind.WRITE if self.kinds is None else ExtentKind(int(self.kinds[index]))
-            yield Extent(int(self.offsets[index]), int(self.lengths[index]), kind)
+        kinds = (
+            repeat(ExtentKind.WRITE) if self.kinds is None else map(ExtentKind, self.kinds.tolist())
+        )
+        return map(Extent, self.offsets.tolist(), self.lengths.tolist(), kinds)

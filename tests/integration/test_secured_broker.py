@@ -70,7 +70,7 @@ def command_line(servers: str, client: Mapping[str, str], state_dir: Path) -> li
 def test_the_main_job_on_a_secured_broker(given: str, secured: Secured, tmp_path: Path) -> None:
     method, _, source = given.split()
     servers, client = secured.address(method), secured.client(method)
-    environment = dict(os.environ)
+    environment = dict(os.environ) | {"IS_STARTED": "and not forked, so its command line is seen"}
     if source == "options":
         command = command_line(servers, client, tmp_path)
     elif source == "environment":

@@ -251,18 +251,10 @@ class Site:
         return self.world.disks[self.name]
 
     def changed(self, after: int, through: int) -> set[int]:
-        return {
-            sector
-            for command in self.world.commands[after + 1 : through + 1]
-            for sector in sectors(command)
-        }
+        return set().union(*self.world.sectors[after + 1 : through + 1])
 
     def missed(self, after: int, through: int) -> set[int]:
-        return {
-            sector
-            for command in self.world.commands[after + 1 : through + 1]
-            for sector in missed(command, self.name)
-        }
+        return set().union(*self.world.missed[self.name][after + 1 : through + 1])
 
     def copied(self) -> set[int]:
         return (
@@ -372,6 +364,8 @@ class World:
         self.away_until_s = dict.fromkeys(SITES, 0.0)
         self.reports = Reports()
         self.commands: list[TrackingCommand] = []
+        self.sectors: list[set[int]] = []
+        self.missed: dict[str, list[set[int]]] = {site: [] for site in SITES}
         self.heads = [VolumeHead("v", "g", through=-1)]
         self.beats: list[dict[str, int]] = [{}]
         self.sites = [Site(self, name) for name in SITES]
@@ -504,6 +498,9 @@ class World:
         """Append a command, and update what the node keeps of the sessions. Return its position."""
         command, position = decode(value, TrackingCommand), len(self.commands)
         self.commands.append(command)
+        self.sectors.append(sectors(command))
+        for site, by_command in self.missed.items():
+            by_command.append(missed(command, site))
         closed = command.kind is CommandKind.SESSION_CLOSE
         acknowledged = (
             -1 if command.acknowledged_position is None else command.acknowledged_position

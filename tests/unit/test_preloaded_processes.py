@@ -16,6 +16,7 @@ import pytest
 from deadlines import DEADLINE_S
 from preloaded_processes import preloaded
 
+from mirrorlog import __version__
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 
 SELF = """
@@ -30,6 +31,13 @@ print("to stderr", file=sys.stderr)
 threading.Thread(target=lambda: print("a thread ends")).start()
 import atexit
 atexit.register(print, "at exit")
+"""
+STARTS = """
+import os, subprocess, sys, psutil
+command = [sys.executable, "-m", "mirrorlog", *sys.argv[2:]]
+with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    print(psutil.Process(process.pid).ppid() == os.getpid(), process.stdout.read(), end="")
+print(process.returncode, subprocess.Popen._execute_child.__module__)
 """
 MODULES = "import sys; print('faust' in sys.modules)\n"
 BUFFERS = "import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('lost')\n"
@@ -54,6 +62,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "itself.py").write_text(SELF)
     (folder / "modules.py").write_text(MODULES)
     (folder / "buffers.py").write_text(BUFFERS)
+    (folder / "starts.py").write_text(STARTS)
     (folder / "waits.py").write_text(WAITS)
     (folder / "exits.py").write_text("import sys\nsys.exit(eval(sys.argv[1]))\n")
     (folder / "fails.py").write_text("raise ValueError('planned')\n")
@@ -167,6 +176,12 @@ def test_what_an_import_would_have_read_is_started(
     with Path("/dev/null").open() as null:
         assert not is_preloaded(script, pass_fds=[null.fileno()])
     assert not is_preloaded("-I", script)
+
+
+@pytest.mark.parametrize(("name", "starter"), [("demo", "preloaded_processes"), ("", "subprocess")])
+def test_the_parts_of_a_demo_are_forked_too(scripts: Path, name: str, starter: str) -> None:
+    done = run(scripts / "starts.py", name, "--version")
+    assert done.stdout == f"True mirrorlog {__version__}\n0 {starter}\n", done.stderr
 
 
 def test_there_is_no_process_left_between_them(scripts: Path) -> None:
