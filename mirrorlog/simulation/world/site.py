@@ -9,6 +9,8 @@ from random import Random
 from typing import Final
 from uuid import UUID
 
+import numpy as np
+
 from mirrorlog.consumers.journal_recovery import RecoveryPorts, recover_journals
 from mirrorlog.consumers.name_fence import Fellows, FencePorts, NameFence
 from mirrorlog.consumers.resync.command_ends import MirroredCommandEnds
@@ -277,10 +279,8 @@ class SiteModel:
         possible = [self._host.versions_at(name, position)]
         if saved.history_id in self._ended_histories:
             possible += self._host.versions_in_ended(name, position)
-        held = [
-            int.from_bytes(device.pread(offset=block * BLOCK_BYTES, length=8), "big")
-            for block in range(BLOCKS)
-        ]
+        content = device.pread(offset=0, length=SIZE_BYTES)
+        held = np.frombuffer(content, ">u8")[:: BLOCK_BYTES // 8].tolist()
         differing = [
             [block for block in range(BLOCKS) if held[block] != versions.get(block, 0)]
             for versions in possible
