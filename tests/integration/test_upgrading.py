@@ -14,9 +14,10 @@ from mirrorlog.cli.demo.run import Run
 pytestmark = [pytest.mark.integration, pytest.mark.slow]
 
 LANDED = {
+    "before backups": "8b383a635760fd1e4ffad193bf4250e58c927a96",
     "last landed": "690fe5b1c6e5a7b25039e1c02ee8e62b9f67866a",
 }
-"""The commit of the release from which one upgrades."""
+"""Commits of releases from which one upgrades."""
 ORDERS = {"as documented": ("node", "site", "host"), "reversed": ("host", "site", "node")}
 BLOCKS = 16_384
 SIZE_BYTES = BLOCKS * 4096

@@ -13,6 +13,15 @@ from mirrorlog import __version__
 from mirrorlog.cli.support.global_options import global_parameters
 
 _CONTROL: Final = re.compile(r"^([.'])", re.MULTILINE)
+_WORDS: Final = {
+    "str": "TEXT",
+    "path": "PATH",
+    "int": "NUMBER",
+    "int range": "NUMBER",
+    "float": "NUMBER",
+    "float range": "NUMBER",
+}
+"""What the value of an option is called if it has no name of its own."""
 _EXIT: Final = (
     ("0", "success"),
     ("1", "failure"),
@@ -116,7 +125,8 @@ def _metavar(param: Any) -> str:
     if param.param_type_name == "argument":
         return str(param.name).upper()
     shown = str(param.display_type(typer.Context(typer.core.TyperCommand("mirrorlog"))))
-    return shown.strip("[]<>").replace(" ", "_")
+    kind = shown.strip("[]<>")
+    return _WORDS.get(kind, kind)
 
 
 def _help_of(param: Any) -> str:

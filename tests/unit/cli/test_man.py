@@ -45,6 +45,17 @@ def test_groff_has_no_warning(folder: Path) -> None:
     assert "mirrorlog-volume-create" in ended.stdout.replace("\b", "")
 
 
+def test_values_have_names(folder: Path) -> None:
+    text = (folder / "mirrorlog-host-serve.1").read_text()
+    for names in (
+        r"\fB\-\-port\fR \fINUMBER\fR",
+        r"\fB\-\-socket\fR \fIPATH\fR",
+        r"\fB\-\-through\fR \fIauto|filter|plugin\fR",
+        r"\fB\-\-primary\fR \fIURI\fR",
+    ):
+        assert names in text
+
+
 def test_lines_that_look_like_requests_are_text() -> None:
     assert _escaped(".x\n'y -z \\w") == "\\&.x\n\\&'y \\-z \\ew"
 
