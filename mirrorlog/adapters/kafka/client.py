@@ -89,6 +89,7 @@ answer requests of ours. librdkafka's retriable() is false for most of them.
 """
 _STALE_METADATA: Final = frozenset(
     {
+        KafkaError._RESOLVE,
         KafkaError._UNKNOWN_PARTITION,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
@@ -98,6 +99,7 @@ _STALE_METADATA: Final = frozenset(
 
 A broker that has just restarted and leads no partition yet answers with metadata without
 partitions, which is cached for minutes. A leader's epoch in it may be older than the broker's.
+librdkafka goes on asking a former leader whose name is gone, though another one leads.
 """
 _REFUSED: Final = frozenset(
     {

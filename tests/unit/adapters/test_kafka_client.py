@@ -114,7 +114,6 @@ def test_another_system_error_stays_one() -> None:
 @pytest.mark.parametrize(
     "code",
     [
-        KafkaError._RESOLVE,
         KafkaError._TIMED_OUT,
         KafkaError._TIMED_OUT_QUEUE,
         KafkaError._TRANSPORT,
@@ -131,6 +130,7 @@ def test_a_request_is_repeated_while_the_broker_is_unavailable(code: int) -> Non
 @pytest.mark.parametrize(
     "code",
     [
+        KafkaError._RESOLVE,
         KafkaError._UNKNOWN_PARTITION,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
