@@ -92,6 +92,7 @@ faust.transport.consumer:Consumer._acked_index
 faust.transport.consumer:Consumer._add_gap(tp, offset_from, offset_to) \
     | called by faust.transport.consumer:Consumer._drain_messages
 faust.transport.consumer:Consumer._committed_offset
+faust.transport.consumer:Consumer._get_active_partitions()
 faust.transport.consumer:Consumer._new_offset(tp) \
     | called by faust.transport.consumer:Consumer._filter_committable_offsets
 faust.transport.consumer:Consumer._wait_next_records(timeout) \
@@ -100,6 +101,7 @@ faust.transport.consumer:Consumer.app
 faust.transport.consumer:Consumer.perform_seek()
 faust.transport.consumer:Consumer.resume_flow()
 faust.transport.consumer:Consumer.resume_partitions(tps)
+faust.transport.consumer:Consumer.sleep(n)
 faust.transport.consumer:Consumer.wait
 faust.transport.consumer:ThreadDelegateConsumer._thread
 faust.transport.consumer:ThreadDelegateConsumer.assignment()

@@ -52,7 +52,8 @@ def test_sites_end_identical_by_commands_in_confluents_format(
 def raw_value(run: Run, topic: str) -> bytes:
     """Return the value of some message of a topic as it is in Kafka."""
     settings = {"bootstrap.servers": run.settings.servers.addresses, "group.id": "raw"}
-    consumer = Consumer(settings | {"enable.auto.commit": False})
+    unmanaged = {"enable.auto.commit": False, "isolation.level": "read_uncommitted"}
+    consumer = Consumer(settings | unmanaged)
     try:
         for partition in range(run.settings.partitions):
             _, end = consumer.get_watermark_offsets(TopicPartition(topic, partition), DEADLINE_S)

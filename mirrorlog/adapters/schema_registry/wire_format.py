@@ -21,7 +21,6 @@ from mirrorlog.adapters.schema_registry.registry_client import (
     register_schema,
     schema_of,
 )
-from mirrorlog.codec.events import header_of_schema, schema_with_header
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.json_text import parse_json
 from mirrorlog.registry_access import REGISTRY_KEY, RegistryAccess
@@ -57,6 +56,8 @@ class WireFormat:
         """
         if value is None or not value.startswith(_PLAIN_MARKER):
             return value
+        from mirrorlog.codec.events import schema_with_header
+
         header = value[:_PLAIN_HEADER_BYTES]
         name, schema = schema_with_header(header)
         schema_id = self._id_of(f"{topic}-{name}", header, schema)
@@ -94,6 +95,8 @@ class WireFormat:
         Another process of the state folder may know it by now. Raise KafkaFailed if the registry
         doesn't answer.
         """
+        from mirrorlog.codec.events import header_of_schema
+
         known = _read_ids(self._access).get(schema_id)
         if known is not None:
             self._access.headers[schema_id] = known

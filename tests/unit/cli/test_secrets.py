@@ -11,7 +11,7 @@ import pytest
 from command_line import run_main
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 
 SECRET = "hunter2"
 """A part of every secret here."""
@@ -114,7 +114,7 @@ def test_no_secret_is_in_the_list_of_processes(folder: Path) -> None:
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        listed = Path(f"/proc/{process.pid}/cmdline").read_bytes()
+        listed = wait_until(Path(f"/proc/{process.pid}/cmdline").read_bytes)
         printed, _ = process.communicate(timeout=DEADLINE_S)
     assert b"mirrorlog" in listed
     assert SECRET not in listed.decode() + printed

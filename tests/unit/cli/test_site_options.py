@@ -15,7 +15,7 @@ def settings_of(monkeypatch: pytest.MonkeyPatch, folder: Path, options: list[str
     """Return the settings that a site runs with, given these options."""
     ran: list[Settings] = []
     monkeypatch.setattr(
-        site, "run_site", lambda _name, _folder, settings, **_more: ran.append(settings)
+        site, "run_site_with", lambda _name, _folder, settings, *_more: ran.append(settings)
     )
     arguments = ["site", "run", "a", "--dir", str(folder), *options]
     code, _, err = run_main(["--bootstrap-servers", "localhost:1", *arguments])
