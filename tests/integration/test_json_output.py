@@ -14,7 +14,15 @@ from mirrorlog.cli.demo.run import Run
 
 pytestmark = pytest.mark.integration
 
-RUN_UNTIL_STOPPED: Final = {"demo", "node", "site run", "host serve", "host replay", "broker start"}
+RUN_UNTIL_STOPPED: Final = {
+    "broker start",
+    "dashboard",
+    "demo",
+    "host replay",
+    "host serve",
+    "node",
+    "site run",
+}
 """Commands that other tests run, as processes."""
 ARGUMENTS: Final = {
     "volume create": ["v", "--size", "1MiB"],
