@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import typer
@@ -37,7 +37,8 @@ def man_pages(root: Any) -> dict[str, str]:
 
     The files are of section 1: `mirrorlog.1`, `mirrorlog-volume-create.1` and so on.
     """
-    return {f"{'-'.join(words)}.1": _page(words, command) for words, command in _walk(root)}
+    of_all = [set(param.opts) for param in global_parameters()]
+    return {f"{'-'.join(words)}.1": _page(words, command, of_all) for words, command in _walk(root)}
 
 
 def _walk(command: Any, words: tuple[str, ...] = ("mirrorlog",)) -> Iterator[tuple[Any, Any]]:
@@ -55,11 +56,12 @@ def _children(command: Any) -> Mapping[str, Any]:
     return commands
 
 
-def _page(words: tuple[str, ...], command: Any) -> str:
+def _page(words: tuple[str, ...], command: Any, of_all: Sequence[set[str]]) -> str:
+    """Return the page of a command. of_all: the names of each option that all commands take."""
     children, is_root = _children(command), len(words) == 1
     name = "-".join(words)
     paragraphs = _paragraphs(command.help or "")
-    own = [param for param in command.params if is_root or not _is_global(param)]
+    own = [param for param in command.params if is_root or set(param.opts) not in of_all]
     lines = [
         f'.TH "{_escaped(name.upper())}" "1" "" "mirrorlog {__version__}" "mirrorlog"',
         ".SH NAME",
@@ -87,10 +89,6 @@ def _page(words: tuple[str, ...], command: Any) -> str:
         lines += [".SH GLOBAL OPTIONS", "Every command takes those of", ".BR mirrorlog (1)."]
     lines += [".SH SEE ALSO", _see_also(words, children)]
     return "\n".join(lines) + "\n"
-
-
-def _is_global(param: Any) -> bool:
-    return set(param.opts) in [set(known.opts) for known in global_parameters()]
 
 
 def _synopsis(words: tuple[str, ...], params: list[Any], *, has_children: bool) -> list[str]:
