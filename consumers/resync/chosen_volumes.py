@@ -20,7 +20,7 @@ def is_chosen(
     """
     if patterns:
         return any(fnmatchcase(volume.volume, pattern) for pattern in patterns)
-    return volume.volume in secondaries or not volume.secondaries or site in volume.secondaries
+    return volume.volume in secondaries or volume.is_expected_at(site)
 
 
 class ChosenVolumes:

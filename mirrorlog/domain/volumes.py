@@ -140,6 +140,10 @@ class Volume:
         """Return whether the site brings its secondary up to date, if it has one."""
         return not self.is_retired and self.primary_site != site
 
+    def is_expected_at(self, site: str) -> bool:
+        """Return whether the description asks the site for a secondary: it names it, or no site."""
+        return not self.secondaries or site in self.secondaries
+
     def promotion_ending(self, generation: str) -> Promotion | None:
         """Return the promotion that ended a generation; None if none is known."""
         ending = (

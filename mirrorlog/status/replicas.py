@@ -107,7 +107,7 @@ def evaluate_replicas(
     for name, volume in volumes.items():
         if volume.is_retired:
             continue
-        expected = [site for site in sites if _is_expected_at(volume, site.site)]
+        expected = [site for site in sites if volume.is_expected_at(site.site)]
         if not expected and not any((name, site.site) in rows for site in sites):
             unmirrored.append(_unmirrored(volume))
         for site in expected:
@@ -247,11 +247,6 @@ def _eta_s(report: SiteProgress, reported_s: float | None) -> float | None:
     if report.eta_s is None or reported_s is None:
         return None
     return max(0.0, report.eta_s - reported_s)
-
-
-def _is_expected_at(volume: Volume, site: str) -> bool:
-    """Return whether the description asks the site for a secondary."""
-    return not volume.secondaries or site in volume.secondaries
 
 
 def _unmirrored(volume: Volume) -> ReplicaStatus:
