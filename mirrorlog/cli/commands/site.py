@@ -288,8 +288,9 @@ def remove(
     from mirrorlog.consumers.site_removal import check_removal, remove_site
 
     call = invocation(context)
-    reports = check_removal(name, call.settings)
-    cost, facts = removal_cost(name, reports), removal_fields(name, reports)
-    if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, kind="site", facts=facts):
-        return
+    if dry_run or not yes:  # removing checks again, and may listen for a dead site as long
+        reports = check_removal(name, call.settings)
+        cost, facts = removal_cost(name, reports), removal_fields(name, reports)
+        if not is_confirmed(call, name, cost, yes=yes, dry_run=dry_run, kind="site", facts=facts):
+            return
     print_removed(call.output, name, remove_site(name, call.settings))
