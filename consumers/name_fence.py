@@ -13,7 +13,14 @@ from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, Protocol
 
 from mirrorlog.codec.events import decode, encode
-from mirrorlog.domain.site_leases import LeaseStep, SiteLease, first_step, has_lost, is_own_past
+from mirrorlog.domain.site_leases import (
+    LeaseStep,
+    SiteLease,
+    first_step,
+    has_lost,
+    is_own_past,
+    lease_key,
+)
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
@@ -97,7 +104,7 @@ class NameFence:
         """Hold nothing yet. lease: of this process; its term doesn't count."""
         self._lease, self._ports = lease, ports
         self._fellows: Final = fellows or NoFellows()
-        self._key: Final = f"{lease.site}/".encode()  # no volume has an empty name
+        self._key: Final = lease_key(lease.site)
         patience = ReadPatience(ports.clock, ports.patience_s, "looking who runs the site")
         self._topic = CompactedTopic(ports.reader, ports.admin, ports.topic, patience)
         self._position: int | None = None

@@ -13,7 +13,7 @@ from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.machine import boot_id
 from mirrorlog.codec.events import decode
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
-from mirrorlog.domain.site_leases import SiteLease
+from mirrorlog.domain.site_leases import SiteLease, lease_key
 from mirrorlog.domain.site_progress import SiteProgress, check_site_name
 from mirrorlog.errors import BadInput, BadUse
 from mirrorlog.ports.clock import SystemClock
@@ -75,11 +75,11 @@ def remove_from(name: str, ports: FencePorts, topic: CompactedTopic) -> LastRepo
     known = _known_values_of(name, topic)
     NameFence(_lease(name, ports.clock.now_us()), ports).take()  # 1
     reports = _values_of(name, topic, known)
-    lease_key = _key(name)
-    for key in sorted(set(reports) - {lease_key}):  # 2
+    key_of_lease = lease_key(name)
+    for key in sorted(set(reports) - {key_of_lease}):  # 2
         ports.publisher.publish(ports.topic, _PARTITION, key, None)
     ports.publisher.flush(ports.patience_s)
-    ports.publisher.publish(ports.topic, _PARTITION, lease_key, None)  # 3
+    ports.publisher.publish(ports.topic, _PARTITION, key_of_lease, None)  # 3
     ports.publisher.flush(ports.patience_s)
     return _decoded(name, reports)
 
@@ -89,11 +89,6 @@ def check_removal_from(name: str, ports: FencePorts, topic: CompactedTopic) -> L
     known = _known_values_of(name, topic)
     NameFence(_lease(name, ports.clock.now_us()), ports).check_free()
     return _decoded(name, _values_of(name, topic, known))
-
-
-def _key(name: str, volume: str = "") -> bytes:
-    """Return the key of a site's report on a volume; without a volume, that of its lease."""
-    return f"{name}/{volume}".encode()
 
 
 def _known_values_of(name: str, topic: CompactedTopic) -> Mapping[bytes, bytes]:
@@ -109,9 +104,9 @@ def _values_of(
     name: str, topic: CompactedTopic, known: Mapping[bytes, bytes]
 ) -> Mapping[bytes, bytes]:
     """Return what the topic holds of the site now, by key. known: what was read before."""
-    values = dict(known)
+    values, prefix = dict(known), lease_key(name)
     for message in topic.read_to_end():
-        if message.key is None or not message.key.startswith(_key(name)):
+        if message.key is None or not message.key.startswith(prefix):
             continue
         if message.value is None:
             values.pop(message.key, None)
@@ -122,11 +117,11 @@ def _values_of(
 
 def _decoded(name: str, values: Mapping[bytes, bytes]) -> LastReports:
     """Return the reports among what the topic holds of the site."""
-    lease_key = _key(name)
+    key_of_lease = lease_key(name)
     return {
-        key.removeprefix(lease_key).decode("utf-8", "replace"): _report_in(value)
+        key.removeprefix(key_of_lease).decode("utf-8", "replace"): _report_in(value)
         for key, value in sorted(values.items())
-        if key != lease_key
+        if key != key_of_lease
     }
 
 

@@ -66,6 +66,14 @@ class SiteLease:
         return f"process {self.pid} on {self.host}, since {since:%Y-%m-%dT%H:%M:%SZ}"
 
 
+def lease_key(site: str) -> bytes:
+    """Return the key of a site's lease on the progress topic: no volume has an empty name.
+
+    The keys of the site's reports begin with it, and the volume's name follows.
+    """
+    return f"{site}/".encode()
+
+
 class LeaseStep(Enum):
     """What a starting process does."""
 
