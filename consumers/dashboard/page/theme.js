@@ -12,9 +12,11 @@
       return "auto";
     }
   };
+  const system = matchMedia("(prefers-color-scheme: dark)");
   let theme = read();
   const apply = () => {
-    document.documentElement.dataset.theme = theme;
+    const isDark = theme === "dark" || (theme === "auto" && system.matches);
+    document.documentElement.dataset.theme = isDark ? "dark" : "light";
     const button = document.getElementById("theme");
     if (button) {
       button.textContent = SIGNS[theme];
@@ -24,7 +26,7 @@
     document.dispatchEvent(new Event("themechange"));
   };
   apply();
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", apply);
+  system.addEventListener("change", apply);
   document.addEventListener("DOMContentLoaded", () => {
     apply();
     document.getElementById("theme").addEventListener("click", () => {
