@@ -9,7 +9,7 @@ In reading order:
 - topic_looks.py: one look at the topics after another, in a thread of its own
 - event_stream.py: sends one client what changes, as server-sent events
 - volume_answers.py: what changed in a volume between two times, and its writes by range and time
-- request_points.py: the parameters of a request, checked
+- request_points.py: the questions that requests ask, out of their parameters
 - routes.py: what each route of the server does
 - wiring.py: puts the dashboard together from the settings, and runs it
 - page/: the page itself, plain HTML, CSS and ES modules

@@ -1,20 +1,20 @@
-"""The parameters of a request, checked: an unknown or repeated one is refused, not ignored."""
+"""The questions that requests ask, out of their parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from multidict import MultiMapping
 
+from mirrorlog.adapters.http.request_parameters import page_limit, single_values
 from mirrorlog.changed.formats import FORMATS, check_format
 from mirrorlog.changed.points import Point, parse_point
-from mirrorlog.errors import BadUse
 from mirrorlog.units import parse_size
 
 MAX_ENTRIES: Final = 1000
 """The most extents in one answer to the page. A download holds all."""
+_DEFAULT_ENTRIES: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,22 +44,20 @@ class AskedDownload:
 
 def asked_range(query: MultiMapping[str], now_us: int, default_since: str) -> AskedSpan:
     """Return the range that the parameters `since` and `until` name. Raise BadUse."""
-    return _range(_single_values(query, ("since", "until")), now_us, default_since)
+    return _range(single_values(query, ("since", "until")), now_us, default_since)
 
 
 def asked_page(query: MultiMapping[str], now_us: int) -> AskedPage:
     """Return the page that the parameters name. Raise BadUse."""
-    given = _single_values(query, ("since", "until", "offset", "limit"))
-    limit = given.get("limit", "200")
-    if not (limit.isascii() and limit.isdigit() and 0 < int(limit[:9]) <= MAX_ENTRIES):
-        raise BadUse(f"limit can't be '{limit[:40]}'", next=f"Write 1 to {MAX_ENTRIES}.")
+    given = single_values(query, ("since", "until", "offset", "limit"))
+    limit = page_limit(given, _DEFAULT_ENTRIES, least=1, most=MAX_ENTRIES)
     offset = parse_size(given.get("offset", "0"))
-    return AskedPage(asked=_range(given, now_us, "origin"), offset=offset, limit=int(limit))
+    return AskedPage(asked=_range(given, now_us, "origin"), offset=offset, limit=limit)
 
 
 def asked_download(query: MultiMapping[str], now_us: int) -> AskedDownload:
     """Return the download that the parameters name. Raise BadUse."""
-    given = _single_values(query, ("since", "until", "format"))
+    given = single_values(query, ("since", "until", "format"))
     name = given.get("format", "json")
     check_format(name, FORMATS)
     return AskedDownload(asked=_range(given, now_us, "origin"), format=name)
@@ -70,15 +68,3 @@ def _range(given: dict[str, str], now_us: int, default_since: str) -> AskedSpan:
         since=parse_point(given.get("since", default_since), now_us),
         until=parse_point(given.get("until", "now"), now_us),
     )
-
-
-def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
-    """Return the parameters by name. Raise BadUse for one that isn't `known`, or is given twice."""
-    for name in query:
-        if name not in known:
-            raise BadUse(
-                f"there is no parameter '{name[:40]}'", next=f"There are {', '.join(known)}."
-            )
-        if len(query.getall(name)) > 1:
-            raise BadUse(f"parameter '{name}' is given more than once")
-    return dict(query)

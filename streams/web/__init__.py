@@ -2,7 +2,7 @@
 
 listen.py               binds the socket, and names the worker in its group after the address
 server.py               routes
-request_parameters.py   parameters of a request, checked
+request_parameters.py   the questions that requests ask, out of their parameters
 handlers.py             what each route does: answer here, or pass the request on
 partition_ownership.py  which partitions this worker may answer for
 forward.py              passes a request on to the worker that has the partition

@@ -1,13 +1,13 @@
-"""The parameters of a request, checked: an unknown or repeated one is refused, not ignored."""
+"""The questions that requests ask, out of their parameters."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 
 from multidict import MultiMapping
 
+from mirrorlog.adapters.http.request_parameters import page_limit, single_values
 from mirrorlog.changed.formats import FORMATS, JSON_FORMATS, check_format
 from mirrorlog.changed.points import Point, parse_point
 from mirrorlog.errors import BadUse
@@ -41,10 +41,11 @@ def parse_changed_query(query: MultiMapping[str], now_us: int, max_wait_s: float
 
     now_us: microseconds since 1970, from which "2h ago" counts.
     """
-    given = _single_values(query, _CHANGED)
+    given = single_values(query, _CHANGED)
     name = given.get("format", "json")
     check_format(name, FORMATS)
-    limit = _page_limit(given, MAX_PAGE_ENTRIES if name in JSON_FORMATS else 0)
+    default = MAX_PAGE_ENTRIES if name in JSON_FORMATS else 0
+    limit = page_limit(given, default, least=0, most=MAX_PAGE_ENTRIES)
     if limit and name not in JSON_FORMATS:
         raise BadUse(
             f"format '{name}' doesn't come in pages",
@@ -62,34 +63,8 @@ def parse_changed_query(query: MultiMapping[str], now_us: int, max_wait_s: float
 
 def parse_volumes_query(query: MultiMapping[str]) -> tuple[str, int]:
     """Return (the name after which the page begins, the most volumes on it)."""
-    given = _single_values(query, _VOLUMES)
-    limit = _page_limit(given, MAX_PAGE_ENTRIES)
+    given = single_values(query, _VOLUMES)
+    limit = page_limit(given, MAX_PAGE_ENTRIES, least=0, most=MAX_PAGE_ENTRIES)
     if not limit:
         raise BadUse("limit can't be 0", next=f"Write 1 to {MAX_PAGE_ENTRIES}.")
     return given.get("after", ""), limit
-
-
-def _single_values(query: MultiMapping[str], known: Collection[str]) -> dict[str, str]:
-    """Return the parameters by name. Raise BadUse for one that isn't `known`, or is given twice."""
-    for name in query:
-        if name not in known:
-            raise BadUse(
-                f"there is no parameter '{name[:40]}'", next=f"There are {', '.join(known)}."
-            )
-        if len(query.getall(name)) > 1:
-            raise BadUse(f"parameter '{name}' is given more than once")
-    return dict(query)
-
-
-def _page_limit(given: dict[str, str], default: int) -> int:
-    """Return the parameter `limit`.
-
-    Raise BadUse unless it is a number from 0 to MAX_PAGE_ENTRIES.
-    """
-    text = given.get("limit", str(default))
-    if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) <= MAX_PAGE_ENTRIES):
-        raise BadUse(
-            f"limit can't be '{text[:40]}'",
-            next=f"Write 1 to {MAX_PAGE_ENTRIES}, or 0 for all at once.",
-        )
-    return int(text)

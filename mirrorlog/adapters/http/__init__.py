@@ -1,13 +1,14 @@
 """What every HTTP server of mirrorlog on aiohttp shares: who may ask, and how much.
 
-access.py           who may ask: a token, certificates, or whoever is on this machine
-guard.py            the checks of each request, and the headers of each answer
-login.py            a token in a cookie, for browsers
-connections.py      how many connections there may be, and for how long without a request
-tls_handshakes.py   connections that speak TLS
-responses.py        JSON objects as answers
-error_responses.py  errors as JSON objects, and the status of each
-http_server.py      accepts connections for an application until it is stopped
+access.py              who may ask: a token, certificates, or whoever is on this machine
+guard.py               the checks of each request, and the headers of each answer
+login.py               a token in a cookie, for browsers
+connections.py         how many connections there may be, and for how long without a request
+tls_handshakes.py      connections that speak TLS
+request_parameters.py  the parameters of a request, checked
+responses.py           JSON objects as answers
+error_responses.py     errors as JSON objects, and the status of each
+http_server.py         accepts connections for an application until it is stopped
 
 A server is put together from an HttpAccess, a socket of `adapters.listening.listen_at`, the
 application of an HttpGuard, and an HttpServer.

@@ -119,6 +119,7 @@ async def ask_refused(client: ClientSession) -> None:
         f"{url}/changed?since=yesterday-ish": 400,
         f"{url}/changed?limit=0": 400,
         f"{url}/changed?limit=9999": 400,
+        f"{url}/changed?limit=0000000019999": 400,
         f"{url}/changed?since=@1&since=@2": 400,
         f"{url}/changed?what=1": 400,
         f"{url}/download?format=exe": 400,
