@@ -21,13 +21,14 @@ def wait_until(
     check: Callable[[], None] = lambda: None,
     *,
     every_s: float = 0.01,
+    deadline_s: float = DEADLINE_S,
 ) -> _Answer:
     """Return what `look` returns, once that is true. Fail at the deadline.
 
     check: called before each further look; it raises if nothing is to be waited for any more.
-    every_s: the time between two looks.
+    every_s: the time between two looks. deadline_s: from now.
     """
-    until_s = time.monotonic() + DEADLINE_S
+    until_s = time.monotonic() + deadline_s
     while not (answer := look()):
         check()
         assert time.monotonic() < until_s, "the deadline has passed"

@@ -10,14 +10,18 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from confluent_kafka.admin import AdminClient
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 
 from mirrorlog.broker.files import open_lock_file, waiting_lock
+
+_PATIENCE_S: Final = 5 * DEADLINE_S
+"""Others may have begun their longest test. It is less than a test's own timeout."""
 
 
 @dataclass(frozen=True)
@@ -28,47 +32,47 @@ class SharedBroker:
 
 
 @contextmanager
-def one_for_all(folder: Path, start: Callable[[], AbstractContextManager[str]]) -> Iterator[str]:
+def one_for_all(
+    folder: Path,
+    start: Callable[[], AbstractContextManager[str]],
+    *,
+    patience_s: float = _PATIENCE_S,
+) -> Iterator[str]:
     """Yield the address of what one process started, for all that use the same folder.
 
     start: starts it and yields its address. The caller of whom it is called ends it, once nobody
-    else uses it.
+    else uses it. patience_s: if others still use it after this time, it is ended and this fails.
     """
     lock, address_file = folder / "lock", folder / "address"
-    users = open_lock_file(folder / "users")
-    try:
+    with ExitStack() as stack:
+        users = open_lock_file(folder / "users")
+        stack.callback(os.close, users)
+        stack.callback(fcntl.flock, users, fcntl.LOCK_UN)  # also for children, which have it open
         with waiting_lock(lock):
             fcntl.flock(users, fcntl.LOCK_SH)
             if address_file.exists():
-                started, address = None, address_file.read_text()
+                address = address_file.read_text()
             else:
-                started = start()
-                address = started.__enter__()
+                address = stack.enter_context(start())
+                stack.callback(_wait_until_unused, lock, users, address_file, patience_s)
                 address_file.write_text(address)
-        try:
-            yield address
-        finally:
-            fcntl.flock(users, fcntl.LOCK_UN)
-            if started is not None:
-                _wait_until_unused(lock, users, address_file)
-                started.__exit__(None, None, None)
-    finally:
-        os.close(users)
+        yield address
 
 
-def _wait_until_unused(lock: Path, users: int, address_file: Path) -> None:
-    """Wait for all users, and let nobody become one."""
-    while True:
-        fcntl.flock(users, fcntl.LOCK_EX)
-        fcntl.flock(users, fcntl.LOCK_UN)
+def _wait_until_unused(lock: Path, users: int, address_file: Path, patience_s: float) -> None:
+    """Wait until this process is the only user, and let nobody become one."""
+
+    def is_unused() -> bool:
         with waiting_lock(lock):
             try:
                 fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                continue
+                return False
             address_file.unlink()
-            fcntl.flock(users, fcntl.LOCK_UN)
-            return
+            return True
+
+    fcntl.flock(users, fcntl.LOCK_UN)
+    wait_until(is_unused, every_s=0.1, deadline_s=patience_s)
 
 
 def delete_topics(bootstrap_servers: str, prefix: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import pytest
 from deadlines import DEADLINE_S
 from shared_brokers import one_for_all
 
@@ -85,3 +86,22 @@ def test_it_runs_on_for_those_that_came_before_its_owner_ended(tmp_path: Path) -
     third.leave()
     owner.thread.join(DEADLINE_S)
     assert (broker.starts, broker.runs) == (1, False)
+
+
+def test_an_owner_whom_others_outlast_fails_and_ends_it(tmp_path: Path) -> None:
+    ended = []
+
+    @contextmanager
+    def start() -> Iterator[str]:
+        try:
+            yield "broker"
+        finally:
+            ended.append("broker")
+
+    with (
+        ExitStack() as others,
+        pytest.raises(AssertionError, match="the deadline has passed"),
+        one_for_all(tmp_path, start, patience_s=0.01),
+    ):
+        assert others.enter_context(one_for_all(tmp_path, start)) == "broker"
+    assert ended == ["broker"]
