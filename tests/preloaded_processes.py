@@ -1,8 +1,8 @@
 """`python -m mirrorlog …` and scripts of the tests, forked from a Python that is loaded already.
 
-While `preloaded()` lasts, subprocess.Popen asks preloaded_python.py for each such process. What
-that one can't give (a terminal, further files, an environment that an import would have read) is
-started as ever.
+While `forking()` lasts, subprocess.Popen asks preloaded_python.py for each such process. What that
+one can't give (a terminal, further files, an environment that an import would have read) is started
+as ever.
 """
 
 from __future__ import annotations
@@ -82,11 +82,8 @@ class Forker:
 
 
 @contextmanager
-def preloaded(scripts: Path = _TESTS) -> Iterator[None]:
-    """Let subprocess.Popen fork what it can from a preloaded Python.
-
-    scripts: the folder of the scripts that it may run.
-    """
+def started_forker() -> Iterator[Forker]:
+    """Yield what asks a preloaded Python, which runs as long."""
     environment = dict(os.environ)
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with theirs:
@@ -96,10 +93,20 @@ def preloaded(scripts: Path = _TESTS) -> Iterator[None]:
             stdin=subprocess.DEVNULL,
             env=environment | _OWN_VARIABLES,
         )
-    with ours, mock.patch.object(subprocess.Popen, "_execute_child", _execute_child):
-        fork_from(Forker(ours, environment), scripts)
-        yield
+    with ours:
+        yield Forker(ours, environment)
     server.wait(DEADLINE_S)
+
+
+@contextmanager
+def forking(forker: Forker, scripts: Path = _TESTS) -> Iterator[None]:
+    """Let subprocess.Popen ask this forker for what it can give.
+
+    scripts: the folder of the scripts that it may run.
+    """
+    with mock.patch.object(subprocess.Popen, "_execute_child", _execute_child):
+        fork_from(forker, scripts)
+        yield
 
 
 def fork_from(forker: Forker, scripts: Path = _TESTS) -> None:

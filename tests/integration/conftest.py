@@ -16,7 +16,7 @@ import pytest
 from composing import Compose, compose_of
 from deadlines import DEADLINE_S
 from memory_folders import keep_small_files
-from preloaded_processes import preloaded
+from preloaded_processes import Forker, forking, started_forker
 from shared_brokers import SharedBroker, delete_topics, one_for_all
 
 from mirrorlog.broker.embedded import EmbeddedBroker
@@ -59,15 +59,22 @@ def tmp_path(
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def preloaded_python() -> Iterator[None]:
-    """Fork the processes of mirrorlog from one that has imported it already."""
-    with preloaded():
+@pytest.fixture(scope="session")
+def forker() -> Iterator[Forker]:
+    """Yield what forks processes of mirrorlog from one that has imported it already."""
+    with started_forker() as started:
+        yield started
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forked_processes(forker: Forker) -> Iterator[None]:
+    """Fork them, but for the tests of other folders that the same worker runs in between."""
+    with forking(forker):
         yield
 
 
 @pytest.fixture(autouse=True)
-def nothing_left_running(preloaded_python: None, request: pytest.FixtureRequest) -> Iterator[None]:
+def nothing_left_running(forked_processes: None, request: pytest.FixtureRequest) -> Iterator[None]:
     """Fail a test that leaves a process behind, and kill what it left."""
     if "run" in request.fixturenames and not request.node.get_closest_marker("own_broker"):
         request.getfixturevalue("shared_broker")  # it runs on, so it starts before

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 from deadlines import DEADLINE_S
-from preloaded_processes import preloaded
+from preloaded_processes import forking, started_forker
 
 from mirrorlog import __version__
 from mirrorlog.processes.dies_with_parent import dies_with_parent
@@ -46,9 +46,9 @@ PARENT = """
 import subprocess, sys
 sys.path.insert(0, {tests!r})
 from pathlib import Path
-from preloaded_processes import preloaded
+from preloaded_processes import forking, started_forker
 from mirrorlog.processes.dies_with_parent import dies_with_parent
-with preloaded(Path({folder!r})):
+with started_forker() as forker, forking(forker, Path({folder!r})):
     command = dies_with_parent([sys.executable, {script!r}])
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     print(child.pid, child.stdout.readline(), flush=True)
@@ -66,7 +66,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (folder / "waits.py").write_text(WAITS)
     (folder / "exits.py").write_text("import sys\nsys.exit(eval(sys.argv[1]))\n")
     (folder / "fails.py").write_text("raise ValueError('planned')\n")
-    with preloaded(folder):
+    with started_forker() as forker, forking(forker, folder):
         yield folder
 
 

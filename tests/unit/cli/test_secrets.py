@@ -110,8 +110,7 @@ def test_no_secret_is_printed(
 def test_no_secret_is_in_the_list_of_processes(folder: Path) -> None:
     (folder / "password").write_text(f"{SECRET}\n")
     options = ["-X", f"sasl.password_file={folder}/password", "-v"]
-    # With -u it isn't one that integration tests fork, whose command line is that of another.
-    command = [sys.executable, "-u", "-m", "mirrorlog", *options, "topics", "tail", "v"]
+    command = [sys.executable, "-m", "mirrorlog", *options, "topics", "tail", "v"]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
