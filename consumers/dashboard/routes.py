@@ -16,7 +16,6 @@ The objects may change with every release. Programs ask the node (docs/http.md),
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -27,8 +26,9 @@ from typing import Any, Final
 from aiohttp import web
 
 from mirrorlog.adapters.http.guard import HttpGuard
+from mirrorlog.adapters.http.listings import send_listing
 from mirrorlog.adapters.http.responses import encode_json, json_response
-from mirrorlog.changed.formats import JSON_FORMATS, render
+from mirrorlog.changed.formats import content_type, join_pieces, render
 from mirrorlog.consumers.dashboard.event_stream import (
     SLOW_CLIENT_S,
     EventStreams,
@@ -36,7 +36,7 @@ from mirrorlog.consumers.dashboard.event_stream import (
 )
 from mirrorlog.consumers.dashboard.request_points import asked_download, asked_page, asked_range
 from mirrorlog.consumers.dashboard.topic_looks import LookState
-from mirrorlog.consumers.dashboard.volume_answers import VolumeAnswers, joined, page_of
+from mirrorlog.consumers.dashboard.volume_answers import VolumeAnswers, page_of
 from mirrorlog.domain.volumes import check_volume_name
 from mirrorlog.ports.clock import Clock
 
@@ -150,35 +150,21 @@ class DashboardRoutes:
         return _json(await answers.run(partial(page_of, blocks, page)))
 
     async def download(self, request: web.Request) -> web.StreamResponse:
-        """Answer with all extents that changed, as a file.
-
-        If it breaks off, so does the connection: a client never takes a part for the whole.
-        """
+        """Answer with all extents that changed, as a file."""
         download = asked_download(request.query, self._parts.clock.now_us())
         answers, volume = self._parts.answers, _volume_of(request)
         blocks = await answers.changed(volume, download.asked)
         ending = _ENDINGS.get(download.format, "json")
         name = f"{volume}-{blocks.since}-{blocks.until}-{download.format}.{ending}"
-        is_json = download.format in JSON_FORMATS
-        media_type = "application/json" if is_json else "text/plain"
         response = web.StreamResponse(
             headers={
-                "Content-Type": f"{media_type}; charset=utf-8",
+                "Content-Type": content_type(download.format),
                 "Content-Disposition": f'attachment; filename="{name}"',
             }
         )
-        pieces = joined(render(blocks, download.format))
-        await response.prepare(request)
-        try:
-            while chunk := await answers.run(partial(next, pieces, b"")):
-                async with asyncio.timeout(SLOW_CLIENT_S):
-                    await response.write(chunk)
-            await response.write_eof()
-        except BaseException:
-            if request.transport is not None:
-                request.transport.abort()
-            raise
-        return response
+        chunks = join_pieces(render(blocks, download.format))
+        next_chunk = partial(answers.run, partial(next, chunks, ""))
+        return await send_listing(request, response, next_chunk, slow_client_s=SLOW_CLIENT_S)
 
 
 def _json(fields: Mapping[str, Any], status: int = 200) -> web.Response:

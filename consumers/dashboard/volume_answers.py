@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -229,17 +229,3 @@ def strip_of(changed: BlockSet, volume: Volume) -> list[int]:
     cells = min(_STRIP_CELLS, max(volume.blocks, 1))
     bounds = [volume.blocks * cell // cells for cell in range(cells + 1)]
     return [changed.range_cardinality(first, end) for first, end in pairwise(bounds)]
-
-
-def joined(pieces: Iterator[str], at_least: int = 1 << 16) -> Iterator[bytes]:
-    """Join the pieces of a listing to larger ones, encoded."""
-    held: list[str] = []
-    size = 0
-    for piece in pieces:
-        held.append(piece)
-        size += len(piece)
-        if size >= at_least:
-            yield "".join(held).encode()
-            held, size = [], 0
-    if held:
-        yield "".join(held).encode()

@@ -37,6 +37,7 @@ from mirrorlog.units import format_size
 EBS_PAGE: Final = 10_000
 """The blocks on a page of ListChangedBlocks: as many as EBS returns (MaxResults)."""
 _GIB: Final = 1 << 30
+_CHUNK_CHARACTERS: Final = 1 << 16
 ListingEntry: TypeAlias = Mapping[str, Any]
 """One object of a listing."""
 
@@ -96,6 +97,11 @@ def check_format(name: str, known: Sequence[str]) -> None:
         raise BadUse(f"there is no format '{name[:40]}'", next=f"Use one of {', '.join(known)}.")
 
 
+def content_type(name: str) -> str:
+    """Return the header Content-Type of a listing in the format `name`."""
+    return f"{_MEDIA_TYPES.get(name, 'text/plain')}; charset=utf-8"
+
+
 def _check_offset(answer: ChangedBlocks, offset: int) -> None:
     if not 0 <= offset <= answer.volume.size_bytes:
         size = answer.volume.size_bytes
@@ -148,6 +154,22 @@ def _list(entries: Iterator[str]) -> Iterator[str]:
         yield before + entry
         before = ",\n"
     yield "[]\n" if before == "[\n" else "\n]\n"
+
+
+def join_pieces(
+    pieces: Iterator[str], checkpoint: Callable[[], None] = lambda: None
+) -> Iterator[str]:
+    """Join the pieces of a listing to larger chunks. Calls `checkpoint` before each piece."""
+    held: list[str] = []
+    size = 0
+    for piece in pieces:
+        checkpoint()
+        held.append(piece)
+        size += len(piece)
+        if size >= _CHUNK_CHARACTERS:
+            yield "".join(held)
+            held, size = [], 0
+    yield "".join(held)
 
 
 def in_object(fields: Mapping[str, Any], pieces: Iterator[str]) -> Iterator[str]:
@@ -307,3 +329,4 @@ _TEXTS: Final[Mapping[str, Callable[[ChangedBlocks, int], Iterator[str]]]] = {
 }
 JSON_FORMATS: Final = (*_LISTS, "ebs")
 FORMATS: Final = ("table", *JSON_FORMATS, "extentlist", "csv", "ranges")
+_MEDIA_TYPES: Final = {"csv": "text/csv"} | dict.fromkeys(JSON_FORMATS, "application/json")

@@ -14,7 +14,7 @@ from mirrorlog.adapters.http.guard import HttpGuard
 from mirrorlog.adapters.http.responses import encode_json, json_response
 from mirrorlog.adapters.metrics_page import MetricsExporter
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.formats import render
+from mirrorlog.changed.formats import join_pieces, render
 from mirrorlog.changed.http import FORWARDED_HEADER
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.volume_commands import QueryPorts
@@ -37,7 +37,6 @@ from mirrorlog.streams.web.request_parameters import (
 from mirrorlog.streams.web.responses import (
     SLOW_CLIENT_S,
     changed_page,
-    join_pieces,
     page_points,
     stream_listing,
     volume_entry,

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from typing import Any, Final
 
 from aiohttp import web
 
+from mirrorlog.adapters.http.listings import send_listing
 from mirrorlog.adapters.http.responses import NO_STORE, encode_json
 from mirrorlog.changed.fold import ChangedBlocks
-from mirrorlog.changed.formats import JSON_FORMATS, list_page
+from mirrorlog.changed.formats import content_type, list_page
 from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER
 from mirrorlog.changed.points import AtTime, Point, format_time
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.streams.web.query_threads import QuerySlot
 from mirrorlog.streams.web.request_parameters import ChangedQuery
 
-log = logging.getLogger("mirrorlog.node.http")
-
 SLOW_CLIENT_S: Final = 60.0
 """A client that reads nothing for this long is disconnected: it holds a query slot."""
-_CHUNK_CHARACTERS: Final = 1 << 16
-_MEDIA_TYPES: Final = {"csv": "text/csv"} | dict.fromkeys(JSON_FORMATS, "application/json")
 
 
 def volume_entry(volume: Volume, worker: str | None) -> Mapping[str, Any]:
@@ -100,42 +95,14 @@ async def stream_listing(
     chunks: Iterator[str],
     slot: QuerySlot,
 ) -> web.StreamResponse:
-    """Send the listing as the command line prints it. The chunks are made in the slot's thread.
-
-    If it breaks off, so does the connection: a client never takes a part for the whole.
-    """
-    media_type = f"{_MEDIA_TYPES.get(query.format, 'text/plain')}; charset=utf-8"
+    """Send the listing as the command line prints it. The chunks are made in the slot's thread."""
     positions = {SINCE_HEADER: str(blocks.since), UNTIL_HEADER: str(blocks.until)}
     if began_at := _time(blocks.asked.volume_began_us):
         positions[BEGAN_HEADER] = began_at
     if blocks.asked.clock is not None:
         positions[CLOCK_HEADER] = blocks.asked.clock
-    response = web.StreamResponse(headers={**NO_STORE, **positions, "Content-Type": media_type})
-    await response.prepare(request)
-    try:
-        while chunk := await slot.run(partial(next, chunks, "")):
-            async with asyncio.timeout(SLOW_CLIENT_S):
-                await response.write(chunk.encode())
-        await response.write_eof()
-    except BaseException as error:
-        if request.transport is not None:
-            request.transport.abort()
-        if not isinstance(error, ConnectionError | TimeoutError | asyncio.CancelledError):
-            log.exception("an answer broke off")
-        if isinstance(error, asyncio.CancelledError):
-            raise
-    return response
-
-
-def join_pieces(pieces: Iterator[str], checkpoint: Callable[[], None]) -> Iterator[str]:
-    """Join the pieces of a listing to larger chunks. Calls `checkpoint` before each piece."""
-    held: list[str] = []
-    size = 0
-    for piece in pieces:
-        checkpoint()
-        held.append(piece)
-        size += len(piece)
-        if size >= _CHUNK_CHARACTERS:
-            yield "".join(held)
-            held, size = [], 0
-    yield "".join(held)
+    response = web.StreamResponse(
+        headers={**NO_STORE, **positions, "Content-Type": content_type(query.format)}
+    )
+    next_chunk = partial(slot.run, partial(next, chunks, ""))
+    return await send_listing(request, response, next_chunk, slow_client_s=SLOW_CLIENT_S)

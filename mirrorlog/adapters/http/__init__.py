@@ -7,6 +7,7 @@ connections.py         how many connections there may be, and for how long witho
 tls_handshakes.py      connections that speak TLS
 request_parameters.py  the parameters of a request, checked
 responses.py           JSON objects as answers
+listings.py            listings as answers, sent in chunks
 error_responses.py     errors as JSON objects, and the status of each
 http_server.py         accepts connections for an application until it is stopped
 
