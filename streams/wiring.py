@@ -379,6 +379,7 @@ def _http_server(
             OPEN_PATHS,
             advertised_url=settings.node_http_advertised,
             body_s=settings.node_http_idle_s,
+            help_next="See /docs.",
         ),
         wait_s=settings.node_http_wait_s,
         samples=samples,

@@ -139,7 +139,14 @@ class Dashboard:
 
     def _guard(self, listening: socket.socket) -> HttpGuard:
         login = Login(self.access, listening.getsockname()[1]) if self.access.token else None
-        return HttpGuard(self.access, listening, _TOKEN_SETTING, OPEN_PATHS, login=login)
+        return HttpGuard(
+            self.access,
+            listening,
+            _TOKEN_SETTING,
+            OPEN_PATHS,
+            login=login,
+            help_next="Open / in a browser.",
+        )
 
     def _server(self, app: web.Application, listening: socket.socket) -> HttpServer:
         limits = ConnectionLimits(

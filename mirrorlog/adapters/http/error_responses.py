@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from aiohttp import web
-from aiohttp.typedefs import Handler
+from aiohttp.typedefs import Handler, Middleware
 
 from mirrorlog.adapters.http.responses import encode_json, json_response
 from mirrorlog.errors import (
@@ -48,29 +48,35 @@ def error_response(error: MirrorlogError, status: int) -> web.Response:
     return json_response(encode_json(error.as_message()), headers, status)
 
 
-@web.middleware
-async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Answer every error with the object that the command line prints under --json.
+def errors_as_json(help_next: str) -> Middleware:
+    """Return what answers every error with the object that the command line prints under --json.
+
+    help_next: what to do about a path or a method that isn't served, for its error.
 
     No error of a request reaches the server's role: an unknown one is logged, and answered with
     status 500. Redirections aren't errors.
     """
-    try:
-        return await handler(request)
-    except web.HTTPException as http_error:
-        if http_error.status < 400:
-            raise
-        what = f"{request.method} {request.path[:200]}: {http_error.reason}"
-        response = error_response(BadUse(what, next="See /docs."), http_error.status)
-        if "Allow" in http_error.headers:
-            response.headers["Allow"] = http_error.headers["Allow"]
-        return response
-    except MirrorlogError as known_error:
-        return error_response(known_error, status_of(known_error))
-    except Exception as unknown_error:
-        log.exception("a request failed")
-        error = MirrorlogError(
-            f"the server met an error that it doesn't know: {name_in_words(type(unknown_error))}",
-            next="See its log.",
-        )
-        return error_response(error, 500)
+
+    @web.middleware
+    async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as http_error:
+            if http_error.status < 400:
+                raise
+            what = f"{request.method} {request.path[:200]}: {http_error.reason}"
+            response = error_response(BadUse(what, next=help_next), http_error.status)
+            if "Allow" in http_error.headers:
+                response.headers["Allow"] = http_error.headers["Allow"]
+            return response
+        except MirrorlogError as known_error:
+            return error_response(known_error, status_of(known_error))
+        except Exception as unknown_error:
+            log.exception("a request failed")
+            name = name_in_words(type(unknown_error))
+            error = MirrorlogError(
+                f"the server met an error that it doesn't know: {name}", next="See its log."
+            )
+            return error_response(error, 500)
+
+    return answer

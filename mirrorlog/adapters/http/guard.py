@@ -58,6 +58,7 @@ class HttpGuard:
     body_bytes:     the largest body of a request.
     body_s:         the time in seconds for a body.
     login:          where browsers log in; None: only programs ask.
+    help_next:      what to do about a path that isn't served, for its error.
     """
 
     access: HttpAccess
@@ -68,11 +69,12 @@ class HttpGuard:
     body_bytes: int = _BODY_BYTES
     body_s: float = 20.0
     login: Login | None = None
+    help_next: str = "Check the path and the method."
 
     def application(self) -> web.Application:
         """Return an application without routes other than those of the login."""
         app = web.Application(
-            middlewares=[untimed_answer, errors_as_json, self._check],
+            middlewares=[untimed_answer, errors_as_json(self.help_next), self._check],
             client_max_size=self.body_bytes,
         )
         app.on_response_prepare.append(_add_headers)

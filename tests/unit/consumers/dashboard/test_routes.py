@@ -131,6 +131,7 @@ async def ask_refused(client: ClientSession) -> None:
             assert answer.status == status, path
             error = await answer.json()
             assert error["message_type"] == "error"
+            assert "/docs" not in error["next"]  # the node's description, which isn't here
             assert "Content-Security-Policy" in answer.headers
     for method in ("POST", "PUT", "DELETE", "OPTIONS"):
         async with client.request(method, "/v1/events", data=b"x") as answer:
