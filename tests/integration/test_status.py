@@ -119,7 +119,7 @@ def test_a_site_is_removed_once(topics: Topics) -> None:
     topics.report(SiteState.CONSISTENT, consistent_position=-1)
     topics.lease(is_over=True)
     dry = run_json("site", "remove", "s", "--dry-run")
-    assert "Its reports on 1 volumes are deleted: vol1." in dry["cost"]
+    assert "Its reports on 1 volume are deleted: vol1." in dry["cost"]
     assert (dry["reports"], dry["volumes"][0]["state"]) == (1, "CONSISTENT")
     assert [site["site"] for site in run_json("site", "list")["sites"]] == ["s"]
     assert run_json("site", "remove", "s", "--yes")["reports"] == 1

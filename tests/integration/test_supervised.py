@@ -49,7 +49,7 @@ def test_a_node_and_a_site_say_that_they_are_ready_alive_and_stopping(
             manager.wait_for("READY=1")
             manager.wait_for("WATCHDOG=1", times=2)
             if part == "site":
-                manager.wait_for("STATUS=1 volumes: ")
+                manager.wait_for("STATUS=1 volume: ")
             process.signal(signal.SIGTERM)
             manager.wait_for("STOPPING=1")
             process.wait(DEADLINE_S)

@@ -46,7 +46,7 @@ from mirrorlog.consumers.backup.taking.rounds import run_rounds
 from mirrorlog.errors import BadUse, MirrorlogError, UnknownVolume
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.ports.supervisor import Supervisor
-from mirrorlog.units import format_duration, parse_duration_s
+from mirrorlog.units import format_count, format_duration, parse_duration_s
 
 app = typer.Typer()
 
@@ -124,7 +124,7 @@ def run(
         f"backing up {', '.join(volumes)} to {to} every {format_duration(every_s)}"
     )
     tell_ready()
-    supervisor.ready(f"backing up {len(volumes)} volumes to {to}")
+    supervisor.ready(f"backing up {format_count(len(volumes), 'volume')} to {to}")
     try:
         _run(call, given, volumes, rules, every_s, supervisor)
     except KeyboardInterrupt:  # a point that isn't finished leaves nothing behind

@@ -46,7 +46,7 @@ from mirrorlog.consumers.wiring import run_site_with
 from mirrorlog.consumers.worker_wiring import WorkerCalls
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.units import parse_duration_s
+from mirrorlog.units import format_count, parse_duration_s
 
 app = typer.Typer(no_args_is_help=True, help="Run a site, which keeps secondaries up to date.")
 
@@ -159,7 +159,8 @@ def run(
     def tell_summary(summary: SiteSummary) -> None:
         output.print_message("progress", asdict(summary))
         supervisor.tell(
-            f"{summary.volumes} volumes: {summary.consistent} consistent, {summary.stopped} stopped"
+            f"{format_count(summary.volumes, 'volume')}: {summary.consistent} consistent, "
+            f"{summary.stopped} stopped"
         )
 
     calls = WorkerCalls(

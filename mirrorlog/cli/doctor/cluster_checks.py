@@ -92,7 +92,9 @@ def check_versions(snapshot: Snapshot) -> Iterator[Finding]:
     if not living:
         yield not_asked(NotAsked("no worker of the node reports which release it is of"))
     elif not others:
-        yield ok(f"all {len(living)} workers of the node run mirrorlog {__version__}")
+        yield ok(
+            f"every worker of the node that lives ({len(living)}) runs mirrorlog {__version__}"
+        )
 
 
 def check_node(snapshot: Snapshot) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from mirrorlog.cli.support.output import Output
 from mirrorlog.producers.session.figures import HostFigures
 from mirrorlog.producers.session.host import Host
 from mirrorlog.settings import Settings
-from mirrorlog.units import format_duration, format_size
+from mirrorlog.units import format_count, format_duration, format_size
 
 LOOK_S: Final = 0.5
 _NAMED: Final = 5
@@ -91,7 +91,7 @@ def stopped_text(host: str, commands: int, last_positions: Mapping[str, int]) ->
     more = len(last_positions) - len(named)
     listed = ", ".join([*named, *([f"and {more} more"] if more else [])])
     ends = f": {listed}" if listed else ""
-    count = "1 command" if commands == 1 else f"{commands} commands"
+    count = format_count(commands, "command")
     return (
         f"host {host} is stopped: its session is closed, and Kafka has all of its {count}{ends}. "
         "Nothing is left to be published"

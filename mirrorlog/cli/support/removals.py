@@ -8,6 +8,7 @@ from typing import Any, Final
 from mirrorlog.cli.support.output import Output
 from mirrorlog.consumers.site_removal import LastReports
 from mirrorlog.domain.site_progress import SiteState
+from mirrorlog.units import format_count
 
 _MAX_NAMED: Final = 8
 
@@ -22,10 +23,11 @@ def removal_cost(site: str, reports: LastReports) -> str:
         if report is not None and report.state is SiteState.CONSISTENT
     ]
     return (
-        f"The log is no longer kept for site {site}. Its reports on {len(reports)} volumes are "
-        f"deleted: {_named(list(reports))}. {len(consistent)} of its secondaries were consistent "
-        "when it last reported. They stay as they are, and nobody watches them any more. If the "
-        "site comes back after the log let go what they lack, it copies all that is allocated."
+        f"The log is no longer kept for site {site}. Its reports on "
+        f"{format_count(len(reports), 'volume')} are deleted: {_named(list(reports))}. "
+        f"{len(consistent)} of its secondaries were consistent when it last reported. They stay as "
+        "they are, and nobody watches them any more. If the site comes back after the log let go "
+        "what they lack, it copies all that is allocated."
     )
 
 
@@ -47,7 +49,8 @@ def removal_fields(site: str, reports: LastReports) -> dict[str, Any]:
 def print_removed(output: Output, site: str, reports: LastReports) -> None:
     """Say that the site is removed, and with which reports."""
     output.print_json({"schema_version": 1, **removal_fields(site, reports)})
-    output.print_text(f"site {site} is removed, with its reports on {len(reports)} volumes")
+    volumes = format_count(len(reports), "volume")
+    output.print_text(f"site {site} is removed, with its reports on {volumes}")
 
 
 def _named(volumes: list[str]) -> str:
