@@ -96,7 +96,7 @@ def decode_state(content: bytes, volume: str, where: str) -> SecondaryState:
     """
     try:
         document = parse_json(content[:MAX_STATE_BYTES])
-    except (ValueError, RecursionError):
+    except ValueError:
         _damaged("it isn't JSON", where)
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         _damaged("it isn't the state of a secondary", where)
