@@ -327,15 +327,21 @@ class BackupWorld:
         """Return the points that the repository says there are."""
         return [record.point for record in self.repository.catalog(self.volume).points]
 
-    def check_points(self, points: Mapping[str, list[int]]) -> None:
-        """Each of these points is there and reads as it must, and no byte of a file is damaged."""
-        repository = Repository.open(self.store, self.images)
+    def check_points(
+        self, points: Mapping[str, list[int]], copy: BackupStore | None = None
+    ) -> None:
+        """Each of these points is there and reads as it must, and no byte of a file is damaged.
+
+        copy: a copy of the store, which is looked at in its place.
+        """
+        repository = Repository.open(copy or self.store, self.images)
         catalog = repository.catalog(self.volume)
         assert set(points) <= {record.point for record in catalog.points}
         for point, content in points.items():
             with repository.chain_files(catalog, point) as paths:
                 assert self.images.read_chain(paths) == content
-        assert check_volume(self.repository, self.volume, read_data=True).damages == ()
+        checked = check_volume(repository, self.volume, read_data=True)
+        assert (checked.damages, set(checked.sound) >= set(points)) == ((), True)
 
     def check_tidy(self, points: Set[str]) -> None:
         """There are these points, hidden ones that they need, and nothing else."""

@@ -12,7 +12,6 @@ from plain_images import BackupWorld
 from qcow2_points import SmallQcow2
 
 from mirrorlog.adapters.backup_folder import FolderBackups
-from mirrorlog.consumers.backup.repository.check import check_volume
 from mirrorlog.consumers.backup.repository.manifests import encode_point
 from mirrorlog.consumers.backup.repository.prune import prune_volume
 from mirrorlog.consumers.backup.repository.repository import Repository
@@ -76,17 +75,6 @@ def _open(folder: Path) -> Repository:
     return Repository.open(FolderBackups(folder), SmallQcow2())
 
 
-def _check_points(repository: Repository, points: dict[str, list[int]]) -> None:
-    """Each of these points reads as it must, and nothing is damaged."""
-    catalog = repository.catalog("vol1")
-    assert set(points) <= {record.point for record in catalog.points}
-    for point, content in points.items():
-        with repository.chain_files(catalog, point) as paths:
-            assert SmallQcow2().read_chain(paths) == content
-    checked = check_volume(repository, "vol1", read_data=True)
-    assert (checked.damages, set(checked.sound) >= set(points)) == ((), True)
-
-
 def _prune(repository: Repository, drop: set[str]) -> None:
     with open_writer(repository, "prune") as writer:
         visible = {record.point for record in repository.catalog("vol1").points}
@@ -111,9 +99,9 @@ def test_a_prune_killed_by_the_kernel_at_any_call_keeps_all_other_points(tmp_pat
     )
     for copy in copies:
         repository = _open(copy)
-        _check_points(repository, kept)
+        world.check_points(kept, repository.store)
         _prune(repository, drop)
-        _check_points(repository, kept)
+        world.check_points(kept, repository.store)
         assert len(_files(copy)) == len(_files(copies[-1])) == 1 + 2 * len(kept)
 
 
@@ -139,10 +127,10 @@ def test_a_backup_killed_by_the_kernel_at_any_call_keeps_all_points(tmp_path: Pa
     copies = _killed_everywhere(tmp_path / "before", tmp_path / "copies", "backup", str(new))
     for copy in copies:
         repository = _open(copy)
-        _check_points(repository, before)
+        world.check_points(before, repository.store)
         is_there = point in {record.point for record in repository.catalog("vol1").points}
         assert is_there or copy != copies[-1]
         if is_there:
-            _check_points(repository, {**before, point: world.content})
+            world.check_points({**before, point: world.content}, repository.store)
         _prune(repository, set())
         assert len(_files(copy)) == 1 + 2 * (len(before) + is_there)
