@@ -1,4 +1,4 @@
-"""The project's docker-compose.yml in a project of its own, and clients that write through it."""
+"""The project's docker-compose.yml in a project of its own."""
 
 from __future__ import annotations
 
@@ -10,15 +10,11 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from random import Random
-from threading import Event, Thread
 from typing import Any, Final
 
-from deadlines import DEADLINE_S, wait_until
+from deadlines import DEADLINE_S
 from running import run_cli
 
-from mirrorlog.adapters.nbd_client.nbd_device import NbdDevice
-from mirrorlog.adapters.nbd_client.nbd_uri import parse_nbd_uri
 from mirrorlog.broker import ports
 from mirrorlog.settings import Settings, load_settings
 
@@ -34,7 +30,8 @@ SITES: Final = ("site-a", "site-b")
 class Compose:
     """The services of docker-compose.yml. Its ports are free ones.
 
-    engine: a client of the Docker engine.
+    engine: a client of the Docker engine. environment: that of `docker compose` commands, which
+    names the project and its ports.
     """
 
     def __init__(self, engine: Any) -> None:
@@ -45,19 +42,20 @@ class Compose:
         self.servers: Final = ",".join(
             f"127.0.0.1:{self.ports[name]}" for name in names if name.startswith("KAFKA")
         )
+        self.environment: Final[Mapping[str, str]] = {
+            **os.environ,
+            **{name: str(port) for name, port in self.ports.items()},
+            "COMPOSE_PROJECT_NAME": self.project,
+            "VOLUME_SIZE": "64MiB",
+            # A broker of a test lives for too short a time to gain by the second compiler.
+            "KAFKA_JVM_OPTIONS": "-Xms128m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
+        }
 
     def run(self, *arguments: str) -> str:
         """Run `docker compose …`, and return its output."""
-        command = ["docker", "compose", "--project-directory", str(REPOSITORY)]
         done = subprocess.run(
-            [*command, "--project-name", self.project, *arguments],
-            env={
-                **os.environ,
-                **{name: str(port) for name, port in self.ports.items()},
-                # A broker of a test lives for too short a time to gain by the second compiler.
-                "KAFKA_JVM_OPTIONS": "-Xms128m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-                "VOLUME_SIZE": "64MiB",
-            },
+            ["docker", "compose", "--project-directory", str(REPOSITORY), *arguments],
+            env=self.environment,
             capture_output=True,
             text=True,
             timeout=3 * DEADLINE_S,
@@ -118,52 +116,6 @@ def everything(engine: Any) -> set[str]:
     """Return the names of all containers, volumes and networks of the engine."""
     objects = [*engine.containers.list(all=True), *engine.volumes.list(), *engine.networks.list()]
     return {f"{type(item).__name__} {item.name}" for item in objects}
-
-
-class VolumeClient:
-    """An NBD client that writes to a volume of the file from a thread, at random, by a seed.
-
-    written: how many writes were acknowledged. content: what the volume must hold by them.
-    """
-
-    def __init__(self, compose: Compose, volume: str, seed: int) -> None:
-        uri = parse_nbd_uri(f"nbd://127.0.0.1:{compose.ports[NBD_PORTS[volume]]}/")
-        self.volume, self.written = volume, 0
-        self._device = NbdDevice(uri, writable=True)
-        self.content = bytearray(self._device.size_bytes)
-        self._random, self._stop = Random(seed), Event()
-        self._thread = Thread(target=self._run)
-
-    def _run(self) -> None:
-        while not self._stop.is_set():
-            length = 512 * self._random.randrange(1, 64)
-            offset = 512 * self._random.randrange((len(self.content) - length) // 512)
-            data = self._random.randbytes(length)
-            self._device.pwrite(offset, data)
-            self.content[offset : offset + length] = data
-            self.written += 1
-            self._stop.wait(0.002)
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Write while the block runs, then flush. A client writes in one block only."""
-        self._thread.start()
-        try:
-            yield
-        finally:
-            self._stop.set()
-            self._thread.join(DEADLINE_S)
-        assert not self._thread.is_alive(), f"a write to {self.volume} hangs"
-        self._device.flush()
-        self._device.close()
-
-    def wait_for_more(self, count: int = 50) -> None:
-        """Return when so many more writes were acknowledged."""
-        wanted = self.written + count
-        wait_until(lambda: self.written >= wanted, self._check)
-
-    def _check(self) -> None:
-        assert self._thread.is_alive(), f"the client of {self.volume} has ended"
 
 
 def assert_copied(compose: Compose, settings: Settings, contents: Mapping[str, bytes]) -> None:

@@ -32,13 +32,13 @@ def shown_outputs(text: str) -> dict[int, str]:
 
 
 def type_blocks(
-    blocks: Sequence[str], folder: Path, environment: Mapping[str, str], *, marked: bool = False
+    blocks: Sequence[str], folder: Path, environment: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
     """Type the blocks into one bash, which ends at the first command that fails and names it.
 
-    marked: print a mark after each block, for outputs_of().
+    It prints a mark after each block, for outputs_of().
     """
-    end = f"\necho '{_MARK}'\n" if marked else "\n"
+    end = f"\necho '{_MARK}'\n"
     script = "trap 'echo \"failed: $BASH_COMMAND\" >&2' ERR\n" + end.join([*blocks, ""])
     return subprocess.run(
         ["bash", "-e", "-o", "pipefail", "-c", script],
@@ -53,7 +53,7 @@ def type_blocks(
 
 
 def outputs_of(stdout: str) -> list[str]:
-    """Return what each of the marked blocks printed on stdout."""
+    """Return what each of the blocks printed on stdout, of those that were typed to their end."""
     return stdout.split(f"{_MARK}\n")[:-1]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from brokers_lost import CommandClient
-from composing import Compose, VolumeClient, assert_copied
+from compose_clients import CommandClient, VolumeClient
+from composing import Compose, assert_copied
 from deadlines import DEADLINE_S, wait_until
 from running import run_cli
 
@@ -78,9 +78,8 @@ def test_compose_does_the_main_job_also_without_a_worker_and_a_broker(
     clients = [VolumeClient(compose, f"vol{number}", seed=number) for number in (1, 2)]
     commands = CommandClient(settings, load_volumes(settings)["vol1"])
     with ExitStack() as stack:
-        for client in clients:
+        for client in (*clients, commands):
             stack.enter_context(client.writing())
-        stack.enter_context(commands.publishing())
         for service in ("node-1", "kafka-1"):
             compose.container(service).kill()
             for client in (*clients, commands):

@@ -2,56 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import uuid
 from collections.abc import Iterator, Mapping
-from pathlib import Path
+from contextlib import suppress
 
 import pytest
+from composing import REPOSITORY, Compose
 from typed_pages import lacking_lines, outputs_of, shell_blocks, shown_outputs, type_blocks
 
 from mirrorlog.broker import ports
 
 pytestmark = [pytest.mark.integration, pytest.mark.containers]
-REPOSITORY = Path(__file__).parents[2]
 TUTORIAL = (REPOSITORY / "docs" / "tutorial.md").read_text("utf-8")
-PORTS = ("KAFKA_PORT_1", "KAFKA_PORT_2", "KAFKA_PORT_3", "NODE_PORT_1", "NODE_PORT_2", "NBD_PORT_1")
 CONTAINERS = ("vol1-at-site-a", "site-c")
 """What the tutorial starts beside the services."""
 
 
 @pytest.fixture
-def place() -> Iterator[Mapping[str, str]]:
-    """Yield the environment of a project of its own at free ports; remove what was started."""
-    import docker
-    from docker.errors import DockerException, NotFound
+def place(compose: Compose) -> Iterator[Mapping[str, str]]:
+    """Yield the environment of a project of its own; remove what was started beside services."""
+    from docker.errors import NotFound
 
-    try:
-        engine = docker.from_env()
-    except DockerException as error:
-        pytest.skip(f"no Docker engine answers: {str(error)[:120]}")
-    project = f"mirrorlog-tutorial-{uuid.uuid4().hex[:8]}"
-    environment = {
-        **os.environ,
-        **{name: str(ports.choose_free()) for name in (*PORTS, "PROMOTED_PORT")},
-        "COMPOSE_PROJECT_NAME": project,
-        "VOLUME_SIZE": "64MiB",
-        # A broker of a test lives for too short a time to gain by the second compiler.
-        "KAFKA_JVM_OPTIONS": "-Xms128m -Xmx384m -XX:+UseSerialGC -XX:TieredStopAtLevel=1",
-    }
-    try:
-        yield environment
-    finally:
-        for name in CONTAINERS:
-            try:
-                engine.containers.get(name).remove(force=True)
-            except NotFound:
-                continue
-        removed = type_blocks(["docker compose down --volumes"], REPOSITORY, environment)
-        engine.close()
-    assert removed.returncode == 0, removed.stderr
+    yield {**compose.environment, "PROMOTED_PORT": str(ports.choose_free())}
+    for name in CONTAINERS:
+        with suppress(NotFound):
+            compose.engine.containers.get(name).remove(force=True)
 
 
 def at_free_ports(block: str, environment: Mapping[str, str]) -> str:
@@ -85,7 +61,7 @@ def test_the_day_ends_with_a_restored_volume_and_identical_copies(
     place: Mapping[str, str],
 ) -> None:
     blocks = [at_free_ports(block, place) for block in shell_blocks(TUTORIAL)]
-    done = type_blocks(blocks, REPOSITORY, place, marked=True)
+    done = type_blocks(blocks, REPOSITORY, place)
     outputs = outputs_of(done.stdout)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(outputs) == len(blocks), done.stdout
