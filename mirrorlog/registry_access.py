@@ -14,19 +14,20 @@ REGISTRY_KEY: Final = "mirrorlog.schema_registry"
 class RegistryAccess:
     """A schema registry with Confluent's interface. All clients of a process share one of these.
 
-    url:         empty: there is none, and events are written in the plain format.
+    url:         where it answers, http:// or https://.
     user_info:   USER:PASSWORD for HTTP's basic authentication; empty for none.
     ca:          certificates that it is trusted by, as PEM; None: those of the machine.
     ids_file:    where known ids are kept for the next start; None: nowhere.
     headers:     by id, the header of an event in the plain format; None for schemas of others.
-    ids:         by subject and header, the id. retry_at_s: when the registry is asked again, by
-                 subject, in seconds of the monotonic clock.
+    ids:         by topic and header, the id.
+    retry_at_s:  when the registry is asked for it again, by topic and header, in seconds of the
+                 monotonic clock.
     """
 
-    url: str = ""
+    url: str
     user_info: str = field(default="", repr=False)
     ca: Path | None = None
     ids_file: Path | None = None
     headers: dict[int, bytes | None] = field(default_factory=dict, repr=False)
     ids: dict[tuple[str, bytes], int] = field(default_factory=dict, repr=False)
-    retry_at_s: dict[str, float] = field(default_factory=dict, repr=False)
+    retry_at_s: dict[tuple[str, bytes], float] = field(default_factory=dict, repr=False)

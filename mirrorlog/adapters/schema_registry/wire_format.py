@@ -16,11 +16,6 @@ from os import getpid
 from time import monotonic
 from typing import Any, Final
 
-from mirrorlog.adapters.schema_registry.registry_client import (
-    SchemaRefused,
-    register_schema,
-    schema_of,
-)
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.json_text import parse_json
 from mirrorlog.registry_access import REGISTRY_KEY, RegistryAccess
@@ -37,7 +32,7 @@ _RETRY_S: Final = 30.0
 def wire_format_of(settings: Any) -> WireFormat | None:
     """Return the format of a Kafka client with these settings; None without a registry."""
     access = settings.get(REGISTRY_KEY)
-    return WireFormat(access) if isinstance(access, RegistryAccess) and access.url else None
+    return WireFormat(access) if isinstance(access, RegistryAccess) else None
 
 
 class WireFormat:
@@ -56,11 +51,7 @@ class WireFormat:
         """
         if value is None or not value.startswith(_PLAIN_MARKER):
             return value
-        from mirrorlog.codec.events import schema_with_header
-
-        header = value[:_PLAIN_HEADER_BYTES]
-        name, schema = schema_with_header(header)
-        schema_id = self._id_of(f"{topic}-{name}", header, schema)
+        schema_id = self._id_of(topic, value[:_PLAIN_HEADER_BYTES])
         if schema_id is None:
             return value
         return _PREFIX.pack(0, schema_id) + value[_PLAIN_HEADER_BYTES:]
@@ -70,9 +61,9 @@ class WireFormat:
 
         Raise KafkaFailed if its id isn't known and the registry doesn't answer.
         """
-        if value is None or not value.startswith(_MAGIC) or len(value) < _PREFIX.size:
+        schema_id = _schema_id(value)
+        if value is None or schema_id is None:
             return value
-        _, schema_id = _PREFIX.unpack_from(value)
         if schema_id not in self._access.headers:
             self.learn(schema_id)
         header = self._access.headers[schema_id]
@@ -80,14 +71,8 @@ class WireFormat:
 
     def unknown_ids(self, values: Iterable[bytes | None]) -> set[int]:
         """Return the ids in values that incoming() would ask the registry for."""
-        known = self._access.headers
-        return {
-            schema_id
-            for value in values
-            if value is not None and value[:1] == _MAGIC and len(value) >= _PREFIX.size
-            for schema_id in [_PREFIX.unpack_from(value)[1]]
-            if schema_id not in known
-        }
+        ids = {schema_id for value in values if (schema_id := _schema_id(value)) is not None}
+        return ids - self._access.headers.keys()
 
     def learn(self, schema_id: int) -> None:
         """Ask the registry for the schema with an id, and keep what it is.
@@ -95,6 +80,7 @@ class WireFormat:
         Another process of the state folder may know it by now. Raise KafkaFailed if the registry
         doesn't answer.
         """
+        from mirrorlog.adapters.schema_registry.registry_client import SchemaRefused, schema_of
         from mirrorlog.codec.events import header_of_schema
 
         known = _read_ids(self._access).get(schema_id)
@@ -109,23 +95,37 @@ class WireFormat:
         self._access.headers[schema_id] = header
         _save_ids(self._access)
 
-    def _id_of(self, subject: str, header: bytes, schema: str) -> int | None:
-        access = self._access
-        known = access.ids.get((subject, header))
+    def _id_of(self, topic: str, header: bytes) -> int | None:
+        """Return the id for events with `header` in a topic; None if the registry gives none."""
+        access, kind = self._access, (topic, header)
+        known = access.ids.get(kind)
         if known is not None:
             return known
-        if monotonic() < access.retry_at_s.get(subject, 0.0):
+        if monotonic() < access.retry_at_s.get(kind, 0.0):
             return None
+        from mirrorlog.adapters.schema_registry.registry_client import register_schema
+        from mirrorlog.codec.events import schema_with_header
+
+        name, schema = schema_with_header(header)
+        subject = f"{topic}-{name}"
         try:
             schema_id = register_schema(access, subject, schema)
         except MirrorlogError as error:
-            access.retry_at_s[subject] = monotonic() + _RETRY_S
+            access.retry_at_s[kind] = monotonic() + _RETRY_S
             log.warning("events of %s are written in the plain format: %s", subject, error)
             return None
-        access.ids[subject, header] = schema_id
+        access.ids[kind] = schema_id
         access.headers[schema_id] = header
         _save_ids(access)
         return schema_id
+
+
+def _schema_id(value: bytes | None) -> int | None:
+    """Return the id in front of a value in Confluent's format; None if it is in another one."""
+    if value is None or not value.startswith(_MAGIC) or len(value) < _PREFIX.size:
+        return None
+    _, schema_id = _PREFIX.unpack_from(value)
+    return int(schema_id)
 
 
 def _read_ids(access: RegistryAccess) -> dict[int, bytes | None]:

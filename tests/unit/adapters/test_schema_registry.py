@@ -67,6 +67,15 @@ def test_an_id_is_asked_for_once_and_is_known_to_the_next_start(
         WireFormat(RegistryAccess(registry.url + "/", ids_file=file)).incoming(wire[0])
 
 
+def test_an_event_of_a_known_kind_costs_no_look_at_its_schema(
+    registry: FakeRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = WireFormat(RegistryAccess(registry.url))
+    first = writer.outgoing("t", COMMAND)
+    monkeypatch.delattr("mirrorlog.codec.events.schema_with_header")
+    assert writer.outgoing("t", COMMAND) == first
+
+
 def test_no_write_waits_for_a_registry_that_is_away(
     registry: FakeRegistry, caplog: pytest.LogCaptureFixture
 ) -> None:

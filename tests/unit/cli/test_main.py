@@ -67,6 +67,7 @@ def test_the_version_imports_nothing_heavy(arguments: str) -> None:
     ("arguments", "unneeded"),
     [
         ("volume list --help", {"faust", "aiokafka", "aiohttp", "rocksdict", "dateparser", "jgo"}),
+        ("status --help", {"faust", "aiohttp", "rocksdict", "urllib.request"}),
         ("changed --help", {"faust", "aiokafka", "aiohttp", "rocksdict", "dateparser", "jgo"}),
         ("config show", {"faust", "aiokafka", "aiohttp", "numpy", "fastavro", "rich"}),
         ("broker status --help", {"faust", "numpy", "fastavro", "aiohttp"}),
