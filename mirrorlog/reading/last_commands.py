@@ -37,6 +37,7 @@ class LastCommands:
         self._open_reader, self._topic = open_reader, topic
         self._partition, self._patience = partition, patience
         self._read_after = through
+        self._not_kept_after = BEFORE_FIRST - 1
         self._last_of_volumes: Final[dict[str, int]] = {}
         self._last_of_any = BEFORE_FIRST
 
@@ -47,12 +48,13 @@ class LastCommands:
         or has ended. True is also returned if the range is longer than MOST_POSITIONS, or isn't
         kept any more. Raise KafkaFailed if the broker doesn't answer.
         """
-        if self.through - after > MOST_POSITIONS:
+        if self.through - after > MOST_POSITIONS or after <= self._not_kept_after:
             return True
         if after < self._read_after:
             try:
                 self._read(after)
             except OutOfRetention:
+                self._not_kept_after = after
                 return True
         return max(self._last_of_any, self._last_of_volumes.get(volume, BEFORE_FIRST)) > after
 
