@@ -9,9 +9,7 @@ that is well: the items of 10,000 volumes are sent to each client that connects.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mirrorlog.domain.reports import HostState
@@ -36,7 +34,10 @@ _COPIED: Final = (
 
 
 class ItemKey(NamedTuple):
-    """Names an item. kind: volume, site, host, node, group, archive, backup or summary."""
+    """Names an item.
+
+    kind: volume, site, host, node, group, archive, backup, summary, refused or quarantine.
+    """
 
     kind: str
     name: str
@@ -59,9 +60,9 @@ def page_items(state: PresentState, overview: Overview) -> PageItems:
     for host in overview.hosts:
         _add_host(items, host, overview.at_us)
     for node in overview.nodes:
-        items[ItemKey("node", node.report.node)] = _node_fields(node, overview.at_us)
+        items[ItemKey("node", node.report.node)] = _node_fields(node)
     items |= _copy_items(overview)
-    items[ItemKey("summary", "")] = _summary_fields(state, overview)
+    items[ItemKey("summary", "")] = _summary_fields(overview)
     return items
 
 
@@ -92,7 +93,6 @@ def _volume_fields(volume: Volume) -> Fields:
         "primary_site": volume.primary_site,
         "group": volume.group,
         "created_at_us": volume.created_at_us or None,
-        "generation": volume.generation,
     }
     return _known(fields) | {"sites": {}}
 
@@ -158,31 +158,24 @@ def _verification_fields(heard: Heard[VerificationReport]) -> Fields:
     fields = {
         "state": report.state.value,
         "heard_at_us": heard.appended_at_us,
-        "started_at_us": report.started_at_us,
-        "at_us": report.at_us,
         "size_bytes": report.size_bytes,
         "reached_bytes": report.reached_bytes,
-        "confirmed_bytes": report.confirmed_bytes,
         "different_blocks": report.different_blocks,
-        "repaired_blocks": report.repaired_blocks,
         "skipped_bytes": report.skipped_bytes,
-        "reason": report.reason,
     }
     return _known(fields)
 
 
 def site_fields(site: SiteStatus, now_us: int) -> Fields:
     """Return what the page shows of a site."""
-    heard_s, caught_up_s = site.heartbeat_age_s, site.caught_up_age_s
+    heard_s = site.heartbeat_age_s
     fields = {
         "site": site.site,
         "health": site.health.name,
         "life": site.life.value,
         "host": site.host,
         "pid": site.pid,
-        "started_at_us": site.started_at_us,
         "heard_at_us": None if heard_s is None else _moment(now_us - heard_s * _US),
-        "caught_up_at_us": None if caught_up_s is None else _moment(now_us - caught_up_s * _US),
         "volumes": dict(site.volumes),
         "reason": site.reason,
         "next_action": site.next_action,
@@ -215,23 +208,13 @@ def _add_host(items: PageItems, host: HostStatus, now_us: int) -> None:
         volume.setdefault("hosts", []).append(_known(seen))
 
 
-def _node_fields(node: NodeStatus, now_us: int) -> Fields:
-    report, heard_s = node.report, node.heartbeat_age_s
+def _node_fields(node: NodeStatus) -> Fields:
     fields = {
-        "node": report.node,
+        "node": node.report.node,
         "health": node.health.name,
-        "is_silent": node.is_silent,
-        "heard_at_us": None if heard_s is None else _moment(now_us - heard_s * _US),
-        "version": report.version,
-        "http_url": report.http_url,
-        "partitions": [
-            {"partition": part.partition} | ({} if node.is_silent else {"state": part.state.value})
-            for part in report.partitions
-        ],
+        "partitions": [part.partition for part in node.report.partitions],
         "lag_s": node.lag_s,
-        "behind_commands": node.behind_commands,
         "table_bytes": node.table_bytes,
-        "quarantined": report.quarantined,
         "reason": node.reason,
         "next_action": node.next_action,
     }
@@ -246,9 +229,8 @@ def _copy_items(overview: Overview) -> PageItems:
             "group": group.group,
             "site": group.site,
             "health": group.health.name,
-            "is_whole": group.is_whole,
             "common_point_at_us": group.common_point_at_us,
-            "members": [_known(asdict(member)) for member in group.members],
+            "members": [member.volume for member in group.members],
             "reason": group.reason,
             "next_action": group.next_action,
         }
@@ -269,9 +251,7 @@ def _copy_items(overview: Overview) -> PageItems:
             "volume": report.volume,
             "address": report.address,
             "health": backup.health.name,
-            "point": report.point,
             "point_at_us": report.point_at_us,
-            "is_consistent": report.is_consistent,
             "reason": backup.reason,
             "next_action": backup.next_action,
         }
@@ -279,28 +259,18 @@ def _copy_items(overview: Overview) -> PageItems:
     return items
 
 
-def _summary_fields(state: PresentState, overview: Overview) -> Fields:
-    replicas = [row for row in overview.replicas if row.site is not None]
+def _summary_fields(overview: Overview) -> Fields:
     partitions = overview.partitions
     open_hosts = sum(host.state is HostState.OPEN for host in overview.hosts)
     fields = {
         "health": overview.health.name,
-        "volumes": len(state.volumes),
-        "secondaries": len(replicas),
-        "unmirrored": len(overview.replicas) - len(replicas),
+        "unmirrored": sum(row.site is None for row in overview.replicas),
         "open_hosts": None if overview.reports_error else open_hosts,
         "partitions_without_worker": None if partitions is None else list(partitions.missing),
         "partitions_reason": overview.reports_error if partitions is None else partitions.reason,
         "unreadable_reports": overview.unreadable,
     }
-    return _known(fields) | {
-        "by_health": _counts(row.health.name for row in replicas),
-        "by_state": _counts(row.state or "" for row in replicas),
-    }
-
-
-def _counts(values: Iterable[str]) -> dict[str, int]:
-    return dict(sorted(Counter(values).items()))
+    return _known(fields)
 
 
 def _moment(at_us: float) -> int:

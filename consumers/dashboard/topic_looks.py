@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from threading import Event, Lock, Thread
 from typing import Any, Final
 
 from mirrorlog.consumers.dashboard.lag_history import FINE, LagHistory
 from mirrorlog.consumers.dashboard.live_items import LiveItems
-from mirrorlog.consumers.dashboard.page_items import ItemKey, PageItems, page_items
+from mirrorlog.consumers.dashboard.page_items import PageItems, page_items
 from mirrorlog.consumers.dashboard.refused_events import RefusedEvents
 from mirrorlog.errors import MirrorlogError, name_in_words
 from mirrorlog.ports.clock import Clock
@@ -86,7 +86,6 @@ class TopicLooks:
             thresholds=Thresholds(),
         )
         items |= page_items(state, overview)
-        items[ItemKey("source", "")] = {"error": None}
         self._items.replace(items)
         step = now_us // 1_000_000 // FINE.step_s
         if step != self._sampled_step:
@@ -113,7 +112,6 @@ class LookState:
 
     at_us: int | None = None
     error: str | None = None
-    looks: int = field(default=0)
 
 
 class LookThread:
@@ -161,7 +159,6 @@ class LookThread:
             if state.error is None:
                 log.exception("a look at the topics failed")
             self._note(f"an error that the dashboard doesn't know: {name_in_words(type(unknown))}")
-        state.looks += 1
 
     def _note(self, error: str) -> None:
         if self.state.error is None:

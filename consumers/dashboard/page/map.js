@@ -86,7 +86,7 @@ export class MapPage {
   }
 
   onChange(kinds) {
-    if (kinds.has("volume") || kinds.has("site") || kinds.has("summary")) this.refresh();
+    if (kinds.has("volume") || kinds.has("site")) this.refresh();
   }
 
   onKey(event) {

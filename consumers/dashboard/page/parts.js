@@ -34,14 +34,14 @@ export class PartsPage {
         site.site, healthText(site.health), `${site.life.toLowerCase()}${site.host ? ` on ${site.host} (${site.pid})` : ""}`,
         time(site.heard_at_us), counts(site.volumes), reasonAndAction(site)]), "No site has reported."),
       table("Workers of the node", ["Worker", "Health", "Partitions", "Lag", "Table", "Why, and what to do"], this.sorted("node").map((node) => [
-        node.node, healthText(node.health), node.partitions.map((part) => part.partition).join(", ") || "none",
+        node.node, healthText(node.health), node.partitions.join(", ") || "none",
         duration(node.lag_s), size(node.table_bytes), reasonAndAction(node)]), summary.partitions_reason ?? "No worker has reported."),
       table(`Hosts that aren't well${summary.open_hosts == null ? "" : ` (volumes that are open: ${count(summary.open_hosts)})`}`,
         ["Host", "Volume", "Health", "State", "Why, and what to do"], this.sorted("host").slice(0, 200).map((host) => [
           host.host, host.volume, healthText(host.health), host.state?.toLowerCase() ?? UNKNOWN, silence(host)]), "None."),
       ...this.optional("group", "Consistency groups", ["Group", "Site", "Health", "Common point", "Members", "Why, and what to do"], (group) => [
         group.group, group.site, healthText(group.health), time(group.common_point_at_us),
-        group.members.map((member) => member.volume).join(", "), reasonAndAction(group)]),
+        group.members.join(", "), reasonAndAction(group)]),
       ...this.optional("archive", "Archives", ["Archive", "Health", "Positions behind", "As of", "Why, and what to do"], (archive) => [
         archive.archive, healthText(archive.health), count(archive.behind_positions), time(archive.at_us), reasonAndAction(archive)]),
       ...this.optional("backup", "Backups", ["Volume", "Repository", "Health", "Last point", "Why, and what to do"], (backup) => [
