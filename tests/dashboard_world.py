@@ -134,7 +134,6 @@ class DashboardWorld:
     def trouble(self) -> None:
         """Let a few secondaries be as they are on a busy day."""
         names = self.names
-        gib = 1 << 30
         behind = {"behind_blocks": 3500, "behind_bytes": 3500 * BLOCK}
         self.report(
             "oslo",
@@ -163,8 +162,8 @@ class DashboardWorld:
             state=SiteState.SYNCING,
             rung=Rung.FULL,
             consistent_position=None,
-            behind_blocks=30 * gib // BLOCK,
-            behind_bytes=30 * gib,
+            behind_blocks=30 * _GIB // BLOCK,
+            behind_bytes=30 * _GIB,
             lag_s=None,
             rate_bytes_s=88.0 * (1 << 20),
             eta_s=349.0,

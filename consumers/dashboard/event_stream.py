@@ -67,7 +67,6 @@ class EventStreams:
         """Send changes until the client goes away, or is too slow (TimeoutError).
 
         last_id: the id that the client saw last; None, or one of another epoch: it has nothing.
-        Raise NodeUnavailable if too many streams are open.
         """
         version = version_of(last_id, self._items.epoch)
         self.open += 1

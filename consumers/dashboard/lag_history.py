@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import log2
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -143,7 +144,7 @@ def _encode(lag: LagBounds) -> int:
     if seconds is None:
         return _UNKNOWN
     flag = 0 if lag.lag_s is not None else _AT_LEAST
-    octaves = float(np.log2(1.0 + max(seconds, 0.0) * 1000.0))
+    octaves = log2(1.0 + max(seconds, 0.0) * 1000.0)
     return flag | min(_NOTHING + round(octaves * _STEPS_PER_OCTAVE), _AT_LEAST - 1)
 
 

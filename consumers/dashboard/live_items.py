@@ -62,7 +62,7 @@ class LiveItems:
         if not changed and not removed:
             return False
         # Equal items stay the objects that they were, so that an old and a new one share memory.
-        fields = {key: changed.get(key) or before.get(key, new) for key, new in items.items()}
+        fields = {key: new if key in changed else before[key] for key, new in items.items()}
         with self._lock:
             self._fields = fields
             self._version += 1

@@ -12,8 +12,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from itertools import pairwise
-from threading import Event, Lock
+from functools import partial
+from itertools import islice, pairwise
+from threading import Event
 from typing import Any, Final, TypeAlias, TypeVar
 
 import numpy as np
@@ -62,33 +63,22 @@ class VolumeAnswers:
         self._pool = ThreadPoolExecutor(MAX_QUESTIONS, thread_name_prefix="mirrorlog-answers")
         self._running = 0
         self._kept: OrderedDict[tuple[str, Point, Point], ChangedBlocks] = OrderedDict()
-        self._keeping = Lock()
 
     async def changed(self, volume: str, asked: AskedSpan) -> ChangedBlocks:
         """Return which blocks changed. Errors: those of changed.query.changed_blocks."""
         key = (volume, asked.since, asked.until)
-        with self._keeping:
-            if (kept := self._kept.get(key)) is not None:
-                return kept
-
-        def ask(given_up: Event) -> ChangedBlocks:
-            with self._open_ports() as opened:
-                ports = replace(opened, checkpoint=_checkpoint(given_up))
-                return changed_blocks(volume, asked.since, asked.until, ports, PATIENCE_S)
-
-        blocks = await self._run(ask)
+        if (kept := self._kept.get(key)) is not None:
+            return kept
+        blocks = await self._ask(
+            lambda ports: changed_blocks(volume, asked.since, asked.until, ports, PATIENCE_S)
+        )
         # By its positions, the answer is the same whenever it is asked for.
         self._keep((volume, AtPosition(blocks.since), AtPosition(blocks.until)), blocks)
         return blocks
 
     async def heat(self, volume: str, asked: AskedSpan) -> dict[str, Any]:
         """Return the writes of the range by address and time, as JSON (heat_fields)."""
-
-        def ask(given_up: Event) -> dict[str, Any]:
-            with self._open_ports() as ports:
-                return _heat(volume, asked, replace(ports, checkpoint=_checkpoint(given_up)))
-
-        return await self._run(ask)
+        return await self._ask(partial(_heat, volume, asked))
 
     async def run(self, work: Callable[[], T]) -> T:
         """Run a step of little work in a thread."""
@@ -97,6 +87,19 @@ class VolumeAnswers:
     def close(self) -> None:
         """Take no more questions. Does not wait for those that run."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _ask(self, question: Callable[[QueryPorts], T]) -> T:
+        """Answer a question in a thread. It ends at a checkpoint if the client has gone."""
+
+        def ask(given_up: Event) -> T:
+            def checkpoint() -> None:
+                if given_up.is_set():
+                    raise QuestionGivenUp
+
+            with self._open_ports() as ports:
+                return question(replace(ports, checkpoint=checkpoint))
+
+        return await self._run(ask)
 
     async def _run(self, work: Callable[[Event], T]) -> T:
         if self._running >= MAX_QUESTIONS:
@@ -122,19 +125,10 @@ class VolumeAnswers:
             given_up.set()
 
     def _keep(self, key: tuple[str, Point, Point], blocks: ChangedBlocks) -> None:
-        with self._keeping:
-            self._kept[key] = blocks
-            self._kept.move_to_end(key)
-            while len(self._kept) > _KEPT_ANSWERS:
-                self._kept.popitem(last=False)
-
-
-def _checkpoint(given_up: Event) -> Callable[[], None]:
-    def checkpoint() -> None:
-        if given_up.is_set():
-            raise QuestionGivenUp
-
-    return checkpoint
+        self._kept[key] = blocks
+        self._kept.move_to_end(key)
+        while len(self._kept) > _KEPT_ANSWERS:
+            self._kept.popitem(last=False)
 
 
 def _heat(name: str, asked: AskedSpan, ports: QueryPorts) -> dict[str, Any]:
@@ -193,13 +187,8 @@ def page_of(blocks: ChangedBlocks, page: AskedPage) -> dict[str, Any]:
     next: the byte that the next page begins with; None on the last.
     """
     volume = blocks.volume
-    extents: list[dict[str, Any]] = []
-    following: int | None = None
-    for run in changed_runs(blocks, page.offset):
-        if len(extents) == page.limit:
-            following = run.start
-            break
-        extents.append({"start": run.start, "length": run.length, "zero": run.zero})
+    runs = list(islice(changed_runs(blocks, page.offset), page.limit + 1))
+    following = runs.pop() if len(runs) > page.limit else None
     return {
         "volume": volume.volume,
         "size_bytes": volume.size_bytes,
@@ -219,8 +208,8 @@ def page_of(blocks: ChangedBlocks, page: AskedPage) -> dict[str, Any]:
         "last_write_at_us": blocks.last_write_at_us,
         "writes": blocks.writes,
         "strip": strip_of(blocks.changed, volume),
-        "extents": extents,
-        "next": following,
+        "extents": [{"start": run.start, "length": run.length, "zero": run.zero} for run in runs],
+        "next": None if following is None else following.start,
     }
 
 

@@ -146,12 +146,9 @@ def test_a_client_that_takes_nothing_is_disconnected(monkeypatch: pytest.MonkeyP
     asyncio.run(run())
 
 
-def test_the_number_of_streams_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def run() -> None:
-        streams = EventStreams(LiveItems("e"), LookState())
+def test_the_number_of_streams_is_bounded() -> None:
+    streams = EventStreams(LiveItems("e"), LookState())
+    streams.check_room()
+    streams.open = event_stream.MAX_CLIENTS
+    with pytest.raises(NodeUnavailable, match="64 pages are open"):
         streams.check_room()
-        streams.open = event_stream.MAX_CLIENTS
-        with pytest.raises(NodeUnavailable, match="64 pages are open"):
-            streams.check_room()
-
-    asyncio.run(run())
