@@ -53,6 +53,7 @@ _PAGE: Final = {
     "stream.js": "text/javascript",
     "format.js": "text/javascript",
     "elements.js": "text/javascript",
+    "ask.js": "text/javascript",
     "map.js": "text/javascript",
     "volume.js": "text/javascript",
     "lag_chart.js": "text/javascript",

@@ -1,5 +1,6 @@
 // What changed between the two times that are picked: a summary, a list of extents, downloads.
 
+import { addressOf, ask } from "./ask.js";
 import { colour, el, setText } from "./elements.js";
 import { both, count, local, size, utc } from "./format.js";
 import { iso } from "./heat_map.js";
@@ -87,15 +88,9 @@ export class Changes {
     if (!offset) this.hideAnswer();
     const query = new URLSearchParams({ ...points, offset, limit: PAGE });
     try {
-      const answer = await fetch(`v1/volumes/${encodeURIComponent(this.volume)}/changed?${query}`, { signal: this.abort.signal });
-      const fields = await answer.json();
-      if (!answer.ok) {
-        setText(this.status, [fields.what, fields.where, fields.next].filter(Boolean).join(". "));
-        return;
-      }
-      this.showAnswer(fields, offset);
+      this.showAnswer(await ask(this.volume, "changed", query, this.abort.signal), offset);
     } catch (error) {
-      if (error.name !== "AbortError") setText(this.status, "The dashboard doesn't answer.");
+      if (error.name !== "AbortError") setText(this.status, error.message);
     }
   }
 
@@ -133,7 +128,7 @@ export class Changes {
   showLink() {
     if (!this.points) return;
     const query = new URLSearchParams({ ...this.points, format: this.format.value });
-    this.link.href = `v1/volumes/${encodeURIComponent(this.volume)}/download?${query}`;
+    this.link.href = addressOf(this.volume, "download", query);
     this.link.setAttribute("download", "");
     this.link.setAttribute("aria-label", `Download as ${FORMATS[this.format.value]}`);
   }
@@ -157,4 +152,3 @@ export class Changes {
     this.strip.setAttribute("aria-label", `Where in the volume: changes lie in ${count(touched)} of ${count(strip.length)} equal parts`);
   }
 }
-

@@ -29,8 +29,9 @@ export function setText(node, text) {
 }
 
 export function badge(health) {
-  const known = health ?? "UNKNOWN";
-  return el("span", { class: `badge ${known.toLowerCase()}`, "aria-hidden": "true" }, SIGNS[known]);
+  const node = el("span", { "aria-hidden": "true" });
+  setBadge(node, health);
+  return node;
 }
 
 export function setBadge(node, health) {

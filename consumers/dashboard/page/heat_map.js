@@ -1,5 +1,6 @@
 // Writes by range and time, and the two times that are picked on it.
 
+import { ask } from "./ask.js";
 import { colour, el, setText, table } from "./elements.js";
 import { both, count, duration, size, utc } from "./format.js";
 
@@ -68,20 +69,14 @@ export class HeatMap {
     setText(this.note, "Reading the commands…");
     const query = new URLSearchParams({ since: iso(since), until: iso(until) });
     try {
-      const answer = await fetch(`v1/volumes/${encodeURIComponent(this.volume)}/heat?${query}`, { signal: this.abort.signal });
-      const fields = await answer.json();
-      if (!answer.ok) {
-        setText(this.note, [fields.what, fields.next].filter(Boolean).join(" "));
-        return;
-      }
-      this.data = fields;
+      this.data = await ask(this.volume, "heat", query, this.abort.signal);
       this.since = since;
       this.until = until;
       this.showWords();
       if (this.picked === null) this.pick(until - (until - since) / 4, until);
       this.draw();
     } catch (error) {
-      if (error.name !== "AbortError") setText(this.note, "The dashboard doesn't answer.");
+      if (error.name !== "AbortError") setText(this.note, error.message);
     }
   }
 
@@ -219,11 +214,7 @@ export class HeatMap {
     this.onPick(...this.picked);
   }
 
-  /** Show two times that were picked elsewhere. */
-  select(since, until) {
-    this.setPicked(since, until);
-  }
-
+  /** Show two times that were picked, here or elsewhere. */
   setPicked(since, until) {
     this.picked = [Math.round(since), Math.round(until)];
     this.showPicked();

@@ -1,5 +1,6 @@
 // The lag of each secondary over time. The scale is logarithmic: a second and an hour are both seen.
 
+import { ask } from "./ask.js";
 import { colour, el, svg } from "./elements.js";
 import { both, duration, utc } from "./format.js";
 
@@ -52,9 +53,7 @@ export class LagChart {
     this.loadedAt = performance.now();
     const query = new URLSearchParams(this.sites.map((site) => ["site", site]));
     try {
-      const answer = await fetch(`v1/volumes/${encodeURIComponent(this.volume)}/lag?${query}`);
-      if (!answer.ok) return;
-      this.data = (await answer.json()).sites;
+      this.data = (await ask(this.volume, "lag", query)).sites;
       this.draw();
     } catch {
       // The banner says that the dashboard doesn't answer.

@@ -1,7 +1,7 @@
 // The map: volumes down, sites to the right. Only the rows that are seen are in the document, so
 // 10,000 volumes cost as much as forty.
 
-import { el, setBadge, setText } from "./elements.js";
+import { badge, el, setBadge, setText } from "./elements.js";
 import {
   HEALTHS, HEALTH_WORDS, MEANINGS, UNKNOWN, WORDS, count, duration, lag, percent, severity, size, stateWord,
 } from "./format.js";
@@ -73,8 +73,6 @@ export class MapPage {
   }
 
   healthButton(health) {
-    const sign = el("span", { "aria-hidden": "true" });
-    setBadge(sign, health);
     return el("button", {
       type: "button", class: "health-button", "aria-pressed": "false", "data-health": health,
       onclick: (event) => {
@@ -82,7 +80,7 @@ export class MapPage {
         event.currentTarget.setAttribute("aria-pressed", String(this.healths.has(health)));
         this.refresh(true);
       },
-    }, sign, el("b", { class: "number" }, "–"), el("span", {}, HEALTH_WORDS[health]));
+    }, badge(health), el("b", { class: "number" }, "–"), el("span", {}, HEALTH_WORDS[health]));
   }
 
   onChange(kinds) {
@@ -192,11 +190,9 @@ export class MapPage {
       el("th", { role: "columnheader", scope: "col", class: "name" }, "Volume"),
       ...this.sites.map((site) => {
         const fields = this.store.one("site", site) ?? {};
-        const sign = el("span", { "aria-hidden": "true" });
-        setBadge(sign, fields.health);
         const life = (fields.life ?? UNKNOWN).toLowerCase();
         return el("th", { role: "columnheader", scope: "col", title: fields.reason ?? `the site is ${life}` },
-          sign, el("span", { class: "site-name" }, site), el("span", { class: "life" }, life));
+          badge(fields.health), el("span", { class: "site-name" }, site), el("span", { class: "life" }, life));
       }));
   }
 
@@ -347,4 +343,3 @@ class Cell {
     return fields.reason ?? "";
   }
 }
-

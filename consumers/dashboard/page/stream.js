@@ -13,7 +13,6 @@ export class Store extends EventTarget {
     this.lookedUs = null;
     this.error = null;
     this.connected = false;
-    this.isLoaded = false;
     this.heardAt = null;
     this.lastId = "";
     this.source = null;
@@ -60,7 +59,6 @@ export class Store extends EventTarget {
       this.lookedUs = atUs;
       this.error = error;
       this.heardAt = performance.now();
-      this.isLoaded = atUs != null;
       this.connected = true;
       this.dispatchEvent(new Event("looked"));
     });
@@ -83,6 +81,11 @@ export class Store extends EventTarget {
 
   one(kind, name = "") {
     return this.of(kind).get(name);
+  }
+
+  /** Whether the items are those of a look. */
+  get isLoaded() {
+    return this.lookedUs != null;
   }
 
   /** The time now by the server's clock, in microseconds; null before the first look. */

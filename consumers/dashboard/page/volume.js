@@ -17,7 +17,7 @@ export class VolumePage {
     this.lagChart = new LagChart(store, name);
     this.changes = new Changes(name);
     this.heatMap = new HeatMap(name, store, (since, until) => this.changes.pick(since, until));
-    this.changes.onPick = (since, until) => this.heatMap.select(since, until);
+    this.changes.onPick = (since, until) => this.heatMap.setPicked(since, until);
     this.refused = el("section", { class: "card", hidden: true });
     this.missing = el("p", { class: "empty", hidden: true }, "There is no such volume.");
     parent.append(
