@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from urllib.request import urlopen
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from writing import make_volumes, names_by_partition
 
 from mirrorlog.cli.demo.run import Run
@@ -110,7 +110,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def work(run: Run, bench: SimpleNamespace, duration_s: float) -> list[str]:
-    """Write as a host does, and ask over HTTP what changed, for `duration_s` and ROUNDS rounds.
+    """Write as a host does, and ask over HTTP what changed, for `duration_s` in ROUNDS rounds.
 
     One volume is written all the time, one now and then, and the others never. Each has a
     partition of its own. Return what the hosts reported after each volume was first opened.
@@ -120,25 +120,30 @@ def work(run: Run, bench: SimpleNamespace, duration_s: float) -> list[str]:
     names = names_by_partition(run.settings.partitions)
     make_volumes(run.settings, dict.fromkeys(names, 8 * MIB), run.folder / "primary")
     busy, seldom, *_ = names
-    until, asked_s, rounds = time.monotonic() + duration_s, 0.0, 0
     for name in (busy, seldom):
         open_volume(name, run.settings, report=lambda _: None).close()
     samples = Samples(bench, run)
     with open_volume(busy, run.settings, report=reports.append) as often:
-        while (now_s := time.monotonic()) < until or rounds < ROUNDS:
+
+        def write() -> None:
             often.pwrite(random.randbytes(4096), 4096 * random.randrange(2048))
-            if now_s - asked_s > duration_s / ROUNDS:
-                asked_s, rounds = now_s, rounds + 1
-                samples.take()
-                with open_volume(seldom, run.settings, report=reports.append) as volume:
-                    volume.pwrite(random.randbytes(4096), 0)
-                for name in (busy, seldom):
-                    with urlopen(
-                        f"{url}/v1/volumes/{name}/changed?since=origin", timeout=DEADLINE_S
-                    ) as answer:
-                        assert answer.status == 200
-            time.sleep(0.01)
             run.check()
+
+        def write_until(end_s: float) -> None:
+            wait_until(lambda: time.monotonic() > end_s, write)
+
+        for _ in range(ROUNDS):
+            end_s = time.monotonic() + duration_s / ROUNDS
+            samples.take()
+            write()
+            with open_volume(seldom, run.settings, report=reports.append) as volume:
+                volume.pwrite(random.randbytes(4096), 0)
+            for name in (busy, seldom):
+                with urlopen(
+                    f"{url}/v1/volumes/{name}/changed?since=origin", timeout=DEADLINE_S
+                ) as answer:
+                    assert answer.status == 200
+            write_until(end_s)
     assert samples.grown() == {}
     return reports
 
