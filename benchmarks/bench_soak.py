@@ -85,8 +85,8 @@ class Sampler:
         )
         self.loads.append(round(os.getloadavg()[0], 2))
         for name, pid in soak.pids.items():
-            quantities = {**asdict(sample_process(pid)), "disk_bytes": 0}
-            quantities["disk_bytes"] = disk_bytes(soak.folders[name])
+            of_disk = {"disk_bytes": disk_bytes(soak.folders[name])}
+            quantities = asdict(sample_process(pid)) | of_disk
             for quantity, value in quantities.items():
                 self.series[name].setdefault(quantity, []).append(value)
 
@@ -122,11 +122,16 @@ def run_soak(soak: Soak, seconds: float) -> Sampler:
     return sampler
 
 
+def after_warm_up(times_s: Sequence[float], warm_up_s: float) -> int:
+    """Return the index of the first sample that is judged."""
+    return next(index for index, at_s in enumerate(times_s) if at_s >= warm_up_s)
+
+
 def judge_all(
     times_s: list[float], series: Series, warm_up_s: float
 ) -> dict[str, dict[str, Verdict]]:
     """Return the verdicts on every part and quantity that is limited."""
-    first = next(index for index, at_s in enumerate(times_s) if at_s >= warm_up_s)
+    first = after_warm_up(times_s, warm_up_s)
     return {
         name: {
             quantity: judge(times_s[first:], quantities[quantity][first:], limit)
@@ -149,7 +154,7 @@ def grown(verdicts: Mapping[str, Mapping[str, Verdict]]) -> list[str]:
 
 def rate_of(sampler: Sampler, warm_up_s: float) -> float:
     """Return the writes/s behind the warm-up."""
-    first = next(index for index, at_s in enumerate(sampler.times_s) if at_s >= warm_up_s)
+    first = after_warm_up(sampler.times_s, warm_up_s)
     writes = sampler.counts[-1] - sampler.counts[first]
     return writes / (sampler.times_s[-1] - sampler.times_s[first])
 
@@ -198,6 +203,21 @@ def save(result: Mapping[str, Any]) -> Path:
     return path
 
 
+def keep_files(folder: Path, sampler: Sampler, target: Path) -> None:
+    """Copy the logs to a folder, with the samples, and a list of all files and what each takes."""
+    target.mkdir(parents=True, exist_ok=True)
+    for log in [*folder.glob("*.log"), *(folder / "broker" / "log").iterdir()]:
+        shutil.copy(log, target)
+    series = {"times_s": sampler.times_s, "series": sampler.series}
+    (target / "series.json").write_text(json.dumps(series))
+    files = [
+        f"{path.stat().st_blocks * 512:>12} {path.relative_to(folder)}\n"
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    ]
+    (target / "files.txt").write_text("".join(files))
+
+
 def main() -> int:
     """Return exit code 1 if something failed."""
     parser = argparse.ArgumentParser(description="All parts under a steady load, for long.")
@@ -216,19 +236,7 @@ def main() -> int:
             failures = differing_secondaries(soak)
         failures += [f"printed by {line}" for line in counted(unexpected_lines(folder))]
         if arguments.keep:
-            arguments.keep.mkdir(parents=True, exist_ok=True)
-            for log in [*folder.glob("*.log"), *(folder / "broker" / "log").iterdir()]:
-                shutil.copy(log, arguments.keep)
-            (arguments.keep / "series.json").write_text(
-                json.dumps({"times_s": sampler.times_s, "series": sampler.series})
-            )
-            (arguments.keep / "files.txt").write_text(
-                "".join(
-                    f"{path.stat().st_blocks * 512:>12} {path.relative_to(folder)}\n"
-                    for path in sorted(folder.rglob("*"))
-                    if path.is_file()
-                )
-            )
+            keep_files(folder, sampler, arguments.keep)
     verdicts = judge_all(sampler.times_s, sampler.series, warm_up_s)
     failures += grown(verdicts)
     rate = rate_of(sampler, warm_up_s)
