@@ -15,9 +15,7 @@ from typing import IO, Final
 from pinned import ProgramFailed
 
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.processes.child_processes import ChildProcess
 from mirrorlog.processes.dies_with_parent import dies_with_parent
-from mirrorlog.settings import inherited_environment
 
 START_S: Final = 60.0
 
@@ -91,12 +89,8 @@ def end_part(run: Run, name: str) -> None:
 @contextmanager
 def served(run: Run, name: str) -> Iterator[str]:
     """Serve a volume by `mirrorlog host serve`; give the URI of its export."""
-    environment = {**inherited_environment(), **run.settings.as_environment()}
     command = ["host", "serve", name, "--socket", str(run.folder / f"{name}.sock")]
-    log = run.folder / f"host-{name}.log"
-    part = ChildProcess(f"host-{name}", command, environment, log, run.messages)
-    run.parts[part.name] = part
-    part.start()
+    part = run.start_part(f"host-{name}", command)
     ready = run.wait_for(
         lambda message: message.part == part.name and message.message_type == "ready", START_S
     )

@@ -24,7 +24,6 @@ from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.broker.folder import BrokerFolder
 from mirrorlog.broker_record import BrokerRecord
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.processes.child_processes import ChildProcess
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.settings import Settings, inherited_environment, load_settings
 
@@ -169,11 +168,7 @@ class Soak:
     def _start_part(self, name: str, arguments: Sequence[str]) -> dict[str, Any]:
         """Start a part with a state folder of its own. Return its `ready` message."""
         run = self.run
-        settings = run.settings.model_copy(update={"state_dir": run.folder / name})
-        environment = {**inherited_environment(), **settings.as_environment()}
-        part = ChildProcess(name, arguments, environment, run.folder / f"{name}.log", run.messages)
-        run.parts[name] = part
-        part.start()
+        run.start_part(name, arguments, state_dir=run.folder / name)
         ready = run.wait_for(
             lambda message: message.part == name and message.message_type == "ready",
             START_S,

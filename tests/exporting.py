@@ -9,8 +9,6 @@ from deadlines import DEADLINE_S
 from running import run_cli
 
 from mirrorlog.cli.demo.run import Run
-from mirrorlog.processes.child_processes import ChildProcess
-from mirrorlog.settings import inherited_environment
 
 
 @contextmanager
@@ -32,10 +30,7 @@ def exported(run: Run, size_bytes: int) -> Iterator[str]:
     )
     assert created.returncode == 0, created.stderr
     arguments = ["host", "serve", "base", "--socket", str(run.folder / "s"), "--through", "filter"]
-    environment = {**inherited_environment(), **run.settings.as_environment()}
-    host = ChildProcess("host", arguments, environment, run.folder / "host.log", run.messages)
-    run.parts["host"] = host
-    host.start()
+    host = run.start_part("host", arguments)
     ready = run.wait_for(lambda m: m.part == "host" and m.message_type == "ready", DEADLINE_S)
     try:
         yield str(ready["uri"])

@@ -69,7 +69,7 @@ def test_every_role_serves_its_metrics(world: Run) -> None:
     register_backup(run)
     run.start_node()
     arguments = ["site", "run", "site-a", "--dir", str(run.folder / "site-a")]
-    run._start("site-a", [*arguments, "--metrics", "127.0.0.1:0"])
+    run.start_part("site-a", [*arguments, "--metrics", "127.0.0.1:0"])
     urls, waiting = {}, {"node", "site-a"}
     while waiting:
         for message in run.read_messages():

@@ -419,7 +419,9 @@ def test_a_site_reads_its_primary_from_the_host_over_tls(run: Run, tmp_path: Pat
     with Served(run, "afar", *tls) as served:
         address = f"{served.uri}&tls-certificates={client}"
         options = ["--primary", f"afar={address}", "--secondary", f"afar={image_server.uri}"]
-        site = run._start("afar", ["site", "run", "afar", "--dir", str(tmp_path / "a"), *options])
+        site = run.start_part(
+            "afar", ["site", "run", "afar", "--dir", str(tmp_path / "a"), *options]
+        )
         try:
             with open_device(address, writable=True) as device:
                 for offset in (0, 5 * MIB, SIZE - 512):

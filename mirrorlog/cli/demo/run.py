@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -82,13 +82,13 @@ class Run:
         part: its name in the run, if that isn't `name`. state_dir: by default that of the run.
         """
         folder = state_dir or self._settings.state_dir
-        return self._start(part or name, ["node"], node_name=name, state_dir=folder)
+        return self.start_part(part or name, ["node"], node_name=name, state_dir=folder)
 
     def start_host(self, trace: Path, trace_format: str, *options: str) -> ChildProcess:
         """Start a host that replays `trace`, with more `options` of `host replay`."""
         volumes = str(self.folder / "primary")
         arguments = ["host", "replay", str(trace), "--format", trace_format, "--dir", volumes]
-        return self._start("host", [*arguments, *options])
+        return self.start_part("host", [*arguments, *options])
 
     def start_site(self, name: str, *options: str, part: str | None = None) -> ChildProcess:
         """Start the site `name`, which keeps its secondaries in the folder of that name.
@@ -96,10 +96,13 @@ class Run:
         options: more options of `site run`. part: its name in the run, if that isn't `name`.
         """
         folder = str(self.folder / name)
-        return self._start(part or name, ["site", "run", name, "--dir", folder, *options])
+        return self.start_part(part or name, ["site", "run", name, "--dir", folder, *options])
 
-    def _start(self, name: str, arguments: list[str], **overrides: object) -> ChildProcess:
-        """Start the part, or start it again. `overrides` are settings of its own."""
+    def start_part(self, name: str, arguments: Sequence[str], **overrides: object) -> ChildProcess:
+        """Start the part with these arguments of mirrorlog, or start it again.
+
+        overrides: settings of its own.
+        """
         settings = self._settings.model_copy(update=overrides)
         environment = {**inherited_environment(), **settings.as_environment()}
         log_file = self.folder / f"{name}.log"
