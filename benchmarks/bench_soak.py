@@ -61,12 +61,14 @@ Series = dict[str, dict[str, list[float]]]
 class Sampler:
     """Takes the samples.
 
-    times_s: of the samples, from the begin of the soak. counts: the writes until each of them.
+    began_at: when the soak began, in UTC. times_s: of the samples, from then on. counts: the writes
+    until each of them.
     checks: the exit codes of `mirrorlog check`.
     """
 
     def __init__(self, soak: Soak) -> None:
         self._soak, self._began_s = soak, time.monotonic()
+        self.began_at: Final = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.times_s: list[float] = []
         self.counts: list[int] = []
         self.loads: list[float] = []
@@ -244,7 +246,7 @@ def main() -> int:
         failures.append(f"{rate:.0f} writes/s were reached, not {arguments.rate:.0f}")
     result = {
         "bench": "soak",
-        "began_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() - seconds)),
+        "began_at": sampler.began_at,
         "minutes": arguments.minutes,
         "warm_up_s": warm_up_s,
         "wanted_writes_per_s": arguments.rate,
