@@ -9,18 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode, urlsplit
-from urllib.request import (
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    OpenerDirector,
-    ProxyHandler,
-    Request,
-    build_opener,
-)
+from urllib.request import HTTPSHandler, OpenerDirector, ProxyHandler, Request, build_opener
 
 import stamina
 
 from mirrorlog.adapters.http.access import HttpAccess, bearer
+from mirrorlog.adapters.http.redirects import NoRedirects
 from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER, error_of
 from mirrorlog.errors import BadUse, NodeUnavailable, in_words
 
@@ -63,7 +57,7 @@ def remote_listing(
     url = f"{node.rstrip('/')}/v1/volumes/{quote(volume, safe='')}/changed?{query}"
     request = Request(url, headers=dict(bearer(access.token)))
     opener = build_opener(
-        ProxyHandler({}), HTTPSHandler(context=access.client_context()), _NoRedirects()
+        ProxyHandler({}), HTTPSHandler(context=access.client_context()), NoRedirects()
     )
     for attempt in stamina.retry_context(
         NodeUnavailable, attempts=None, timeout=patience_s, wait_initial=0.2, wait_max=2.0
@@ -77,13 +71,6 @@ def remote_listing(
         pieces=_pieces(response, node),
         clock=response.headers.get(CLOCK_HEADER),
     )
-
-
-class _NoRedirects(HTTPRedirectHandler):
-    """Follows no redirect: urllib would send the token on, to any host."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Return no request: the redirect is an error."""
 
 
 def _pieces(response: http.client.HTTPResponse, node: str) -> Iterator[str]:

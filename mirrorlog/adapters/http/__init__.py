@@ -10,6 +10,7 @@ responses.py           JSON objects as answers
 listings.py            listings as answers, sent in chunks
 error_responses.py     errors as JSON objects, and the status of each
 http_server.py         accepts connections for an application until it is stopped
+redirects.py           redirects, for clients
 
 A server is put together from an HttpAccess, a socket of `adapters.listening.listen_at`, the
 application of an HttpGuard, and an HttpServer.

@@ -13,14 +13,9 @@ from base64 import b64encode
 from typing import Any, Final
 from urllib.error import HTTPError
 from urllib.parse import quote
-from urllib.request import (
-    BaseHandler,
-    HTTPRedirectHandler,
-    HTTPSHandler,
-    Request,
-    build_opener,
-)
+from urllib.request import BaseHandler, HTTPSHandler, Request, build_opener
 
+from mirrorlog.adapters.http.redirects import NoRedirects
 from mirrorlog.errors import BadUse, KafkaFailed, MirrorlogError, in_words
 from mirrorlog.json_text import parse_json
 from mirrorlog.registry_access import RegistryAccess
@@ -65,7 +60,7 @@ def _ask(access: RegistryAccess, path: str, fields: dict[str, str] | None) -> di
     body = None if fields is None else json.dumps(fields).encode()
     request = Request(access.url.rstrip("/") + path, body, headers)
     try:
-        handlers: list[BaseHandler] = [_NoRedirect()]
+        handlers: list[BaseHandler] = [NoRedirects()]
         if access.url.startswith("https:"):
             handlers.append(HTTPSHandler(context=ssl.create_default_context(cafile=access.ca)))
         opener = build_opener(*handlers)
@@ -81,13 +76,6 @@ def _ask(access: RegistryAccess, path: str, fields: dict[str, str] | None) -> di
     if not isinstance(answer, dict):
         raise KafkaFailed("the schema registry answers no object", where=access.url, next=_CHECK)
     return answer
-
-
-class _NoRedirect(HTTPRedirectHandler):
-    """Follows no redirect: urllib would send the password on, to any host."""
-
-    def redirect_request(self, *_: object) -> None:
-        """Return no request: the redirect is an error."""
 
 
 def _refusal(error: HTTPError, access: RegistryAccess, path: str) -> MirrorlogError:
