@@ -8,7 +8,6 @@ cut off, and each has DEADLINE_S for its whole request.
 from __future__ import annotations
 
 import gzip
-import hmac
 import socket
 import sys
 from collections.abc import Callable, Iterator
@@ -19,6 +18,7 @@ from socketserver import TCPServer, ThreadingMixIn
 from threading import BoundedSemaphore, Thread, Timer
 from typing import TYPE_CHECKING, Any, Final
 
+from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.settings import Settings
@@ -47,12 +47,12 @@ class MetricsServer:
         role: ExportingRole,
         collect: CollectSamples,
         listening: socket.socket,
-        token: str = "",
+        access: HttpAccess,
     ) -> None:
         from mirrorlog.adapters.metrics_page import MetricsExporter
 
         self.url: Final = f"{url_of(listening)}{PATH}"
-        self._server: Final = _MetricsTcpServer(listening, MetricsExporter(role, collect), token)
+        self._server: Final = _MetricsTcpServer(listening, MetricsExporter(role, collect), access)
         self._thread: Final = Thread(
             target=self._server.serve_forever,
             args=(_STOP_S,),
@@ -76,8 +76,9 @@ def open_metrics_server(
     """
     if address == OFF:
         return None
-    listening = listen_at(address, _WORDS, is_guarded=bool(token))
-    return MetricsServer(role, collect, listening, token)
+    access = HttpAccess(token)
+    listening = listen_at(address, _WORDS, is_guarded=access.is_guarded)
+    return MetricsServer(role, collect, listening, access)
 
 
 @contextmanager
@@ -106,11 +107,13 @@ class _MetricsTcpServer(ThreadingMixIn, TCPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, listening: socket.socket, exporter: MetricsExporter, token: str) -> None:
+    def __init__(
+        self, listening: socket.socket, exporter: MetricsExporter, access: HttpAccess
+    ) -> None:
         super().__init__(listening.getsockname(), _MetricsHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
-        self.exporter, self.token = exporter, token
+        self.exporter, self.access = exporter, access
         self._free: Final = BoundedSemaphore(MAX_CLIENTS)
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -147,9 +150,7 @@ class _MetricsHandler(BaseHTTPRequestHandler):
         if self.path.partition("?")[0] != PATH:
             self.send_error(HTTPStatus.NOT_FOUND, explain=f"The metrics are at {PATH}.")
             return
-        authorization = self.headers.get("Authorization", "")
-        wanted = f"Bearer {self.server.token}" if self.server.token else authorization
-        if not hmac.compare_digest(authorization.encode(), wanted.encode()):
+        if not self.server.access.admits(self.headers.get("Authorization", "")):
             self.send_error(HTTPStatus.UNAUTHORIZED, explain="Send Authorization: Bearer TOKEN.")
             return
         content_type, text = self.server.exporter.page(self.headers.get("Accept", ""))
