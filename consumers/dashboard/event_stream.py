@@ -139,7 +139,6 @@ async def stream_response(
     response = web.StreamResponse(
         headers={
             "Content-Type": "text/event-stream; charset=utf-8",
-            "Cache-Control": "no-store",
             "X-Accel-Buffering": "no",
         }
     )

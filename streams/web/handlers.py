@@ -99,7 +99,7 @@ class RequestHandlers:
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with the worker's metrics, in the format that Prometheus asks for."""
         page = self._exporter.page(request.headers.get("Accept", ""))
-        headers = {"Content-Type": page.content_type, "Cache-Control": "no-store"}
+        headers = {"Content-Type": page.content_type}
         response = web.Response(body=page.text, headers=headers)
         response.enable_compression()
         return response

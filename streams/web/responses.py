@@ -9,7 +9,7 @@ from typing import Any, Final
 from aiohttp import web
 
 from mirrorlog.adapters.http.listings import send_listing
-from mirrorlog.adapters.http.responses import NO_STORE, encode_json
+from mirrorlog.adapters.http.responses import encode_json
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import content_type, list_page
 from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER
@@ -101,8 +101,6 @@ async def stream_listing(
         positions[BEGAN_HEADER] = began_at
     if blocks.asked.clock is not None:
         positions[CLOCK_HEADER] = blocks.asked.clock
-    response = web.StreamResponse(
-        headers={**NO_STORE, **positions, "Content-Type": content_type(query.format)}
-    )
+    response = web.StreamResponse(headers={**positions, "Content-Type": content_type(query.format)})
     next_chunk = partial(slot.run, partial(next, chunks, ""))
     return await send_listing(request, response, next_chunk, slow_client_s=SLOW_CLIENT_S)

@@ -42,7 +42,8 @@ _HEADERS: Final = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-"""Of every answer. A handler may set Cache-Control itself, for what isn't about the log."""
+"""Of every answer. No cache may store one, because the log goes on; a handler may set Cache-Control
+itself, for what isn't about the log."""
 _BODY_BYTES: Final = 4096
 
 

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 from aiohttp import web
 
-NO_STORE: Final = {"Cache-Control": "no-store"}
 _RETRY_AFTER_S: Final = 1
 
 
@@ -20,14 +19,11 @@ def encode_json(fields: Mapping[str, Any]) -> bytes:
 def json_response(
     body: bytes, headers: Mapping[str, str] | None = None, status: int = 200
 ) -> web.Response:
-    """Return the response for an encoded object; with Retry-After if the status is 503.
-
-    No cache may store it: the log goes on.
-    """
+    """Return the response for an encoded object; with Retry-After if the status is 503."""
     retry = {"Retry-After": str(_RETRY_AFTER_S)} if status == 503 else {}
     return web.Response(
         body=body,
         status=status,
         content_type="application/json",
-        headers={**NO_STORE, **retry, **(headers or {})},
+        headers={**retry, **(headers or {})},
     )
