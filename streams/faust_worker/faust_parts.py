@@ -101,6 +101,7 @@ faust.transport.consumer:Consumer.app
 faust.transport.consumer:Consumer.perform_seek()
 faust.transport.consumer:Consumer.resume_flow()
 faust.transport.consumer:Consumer.resume_partitions(tps)
+faust.transport.consumer:Consumer.should_stop
 faust.transport.consumer:Consumer.sleep(n)
 faust.transport.consumer:Consumer.wait
 faust.transport.consumer:ThreadDelegateConsumer._thread

@@ -125,17 +125,23 @@ class GatedConsumer(driver.Consumer):
         )
         unknown = wire_format.unknown_ids(commands)
         for schema_id in unknown:
-            while True:
-                try:
-                    await asyncio.to_thread(wire_format.learn, schema_id)
-                    break
-                except KafkaFailed as error:
-                    log.warning("commands wait for the schema with id %d: %s", schema_id, error)
-                    await self.sleep(_REGISTRY_RETRY_S)
+            await self._learn_schema(wire_format, schema_id)
         return bool(unknown)
 
-    def _plain(self, value: bytes | None) -> bytes | None:
-        return value if self.wire_format is None else self.wire_format.incoming(value)
+    async def _learn_schema(self, wire_format: WireFormat, schema_id: int) -> None:
+        """Ask the registry until it answers, or the consumer stops and hands nothing on anyway."""
+        while not self.should_stop:
+            try:
+                await asyncio.to_thread(wire_format.learn, schema_id)
+                return
+            except KafkaFailed as error:
+                log.warning("commands wait for the schema with id %d: %s", schema_id, error)
+                await self.sleep(_REGISTRY_RETRY_S)
+
+    def _values(self, records: Sequence[Any]) -> list[bytes | None]:
+        """Return the values of commands in the plain format."""
+        values = [event.value for event in records]
+        return values if self.wire_format is None else list(map(self.wire_format.incoming, values))
 
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         """Return Faust's message: for commands one for the whole fetch, at its last offset."""
@@ -150,7 +156,7 @@ class GatedConsumer(driver.Consumer):
             tp.partition,
             [event.offset for event in record.records],
             [event.key for event in record.records],
-            [self._plain(event.value) for event in record.records],
+            self._values(record.records),
             last.timestamp * 1000 if last.timestamp_type == _LOG_APPEND_TIME else None,
             # From a message with the broker's time on, all have it.
             [event.timestamp for event in record.records]
