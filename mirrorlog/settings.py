@@ -344,6 +344,11 @@ class Settings(BaseSettings):
         for name, secret in SECRETS_BY_FILE.items():
             if (path := getattr(self, name)) is not None:
                 self.__dict__[secret] = read_secret(path)  # the model is frozen for everyone else
+        return self
+
+    @model_validator(mode="after")
+    def _share_registry(self) -> Self:
+        """Make what all Kafka clients with these settings share, once the secrets are read."""
         if self.schema_registry_url:
             self._registry = RegistryAccess(
                 self.schema_registry_url,
@@ -442,7 +447,7 @@ class Settings(BaseSettings):
         Under REGISTRY_KEY is how the schema registry is reached, if there is one.
 
         They are the addresses, the user's settings, and `more`. Later ones overrule earlier ones.
-        The clients of adapters/kafka take SERVERS_KEY out.
+        The clients of adapters/kafka take both keys out.
         """
         return {
             "bootstrap.servers": self.bootstrap_servers,
