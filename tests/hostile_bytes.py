@@ -6,6 +6,7 @@ so, a ValueError). Nothing else, and never more than a bounded amount of memory.
 
 from __future__ import annotations
 
+import json
 import random
 import struct
 from collections.abc import Callable, Sequence
@@ -145,8 +146,6 @@ def read_documents(data: bytes, _: Path) -> None:
 
 def sealed_again(data: bytes) -> bytes:
     """Return the document with the checksum that it should have, if it is one."""
-    import json
-
     try:
         document = json.loads(data)
         document.pop("crc32", None)
@@ -254,11 +253,9 @@ def read_maps(data: bytes, folder: Path) -> None:
     path = folder / "map"
     path.write_bytes(data)
     for source in (qemu_map_source, nbdinfo_source, rbd_diff_source, extent_list_source):
-        try:
+        with suppress(MirrorlogError):
             for change in source(path).changes():
                 assert change is not None
-        except MirrorlogError:
-            pass
 
 
 def activity_logs() -> Seeds:
