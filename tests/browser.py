@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from aiohttp import ClientSession, ClientWebSocketResponse, WSMsgType
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 
 CHROMIUM: Final = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
@@ -173,7 +173,7 @@ async def open_browser(folder: Path) -> AsyncIterator[Browser]:
             [CHROMIUM, *options, "about:blank"], stdout=log, stderr=log, start_new_session=True
         )
     try:
-        port, path = await _endpoint(folder / "DevToolsActivePort", process)
+        port, path = _endpoint(folder / "DevToolsActivePort", process)
         async with (
             ClientSession() as session,
             session.ws_connect(f"ws://127.0.0.1:{port}{path}", max_msg_size=0) as socket,
@@ -202,12 +202,15 @@ async def _attach(browser: Browser) -> None:
         await browser.call(f"{domain}.enable")
 
 
-async def _endpoint(file: Path, process: subprocess.Popen[bytes]) -> tuple[int, str]:
+def _endpoint(file: Path, process: subprocess.Popen[bytes]) -> tuple[int, str]:
     """Return the port and the path at which the browser listens, once it has written them."""
-    async with asyncio.timeout(DEADLINE_S):
-        while True:
-            assert process.poll() is None, "Chromium ended"
-            with suppress(OSError, ValueError):
-                port, path = file.read_text().split("\n")[:2]
-                return int(port), path
-            await asyncio.sleep(0.02)
+
+    def written() -> list[str]:
+        lines = file.read_text().split("\n") if file.exists() else []
+        return lines if len(lines) > 1 else []
+
+    def check() -> None:
+        assert process.poll() is None, "Chromium ended"
+
+    port, path = wait_until(written, check)[:2]
+    return int(port), path

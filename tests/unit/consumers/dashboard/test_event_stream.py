@@ -56,13 +56,22 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
+async def connected(
+    streams: EventStreams, last_id: str | None = None
+) -> tuple[Client, asyncio.Task[None]]:
+    """Return a client that has been sent what there is, and the task of its stream."""
+    client = Client()
+    task = asyncio.create_task(streams.run(client, last_id))
+    await settle()
+    return client, task
+
+
 def test_a_client_gets_everything_then_changes() -> None:
     async def run() -> None:
         live = LiveItems("e")
         live.replace(items(3))
-        streams, client = EventStreams(live, LookState(at_us=5)), Client()
-        task = asyncio.create_task(streams.run(client, None))
-        await settle()
+        streams = EventStreams(live, LookState(at_us=5))
+        client, task = await connected(streams)
         assert [name for name, _, _ in client.events] == ["reset", "items", "looked"]
         live.replace(items(3) | {ItemKey("volume", "v1"): {"n": 9}})
         streams.note_look()
@@ -83,20 +92,15 @@ def test_a_client_that_comes_back_gets_what_changed_meanwhile() -> None:
     async def run() -> None:
         live = LiveItems("e")
         live.replace(items(3))
-        streams, client = EventStreams(live, LookState(at_us=5)), Client()
-        task = asyncio.create_task(streams.run(client, None))
-        await settle()
+        streams = EventStreams(live, LookState(at_us=5))
+        client, task = await connected(streams)
         task.cancel()
         live.replace(items(3) | {ItemKey("volume", "v0"): {"n": 1}})
-        again = Client()
-        task = asyncio.create_task(streams.run(again, client.last_id))
-        await settle()
+        again, task = await connected(streams, client.last_id)
         assert again.sent("reset") == []
         assert again.sent("items") == [[["volume", "v0", {"n": 1}]]]
         task.cancel()
-        of_another_run = Client()
-        task = asyncio.create_task(streams.run(of_another_run, "f-1"))
-        await settle()
+        of_another_run, task = await connected(streams, "f-1")
         assert of_another_run.sent("reset") == [[]]
         task.cancel()
 
@@ -114,9 +118,8 @@ def test_many_changes_reach_a_slow_client_as_one() -> None:
     async def run() -> None:
         live = LiveItems("e")
         live.replace(items(2))
-        streams, client = EventStreams(live, LookState(at_us=5)), Client()
-        task = asyncio.create_task(streams.run(client, None))
-        await settle()
+        streams = EventStreams(live, LookState(at_us=5))
+        client, task = await connected(streams)
         client.gate.clear()
         for value in range(1, 101):
             live.replace(items(2, value))
