@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import islice, pairwise
@@ -32,7 +32,6 @@ from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import NodeUnavailable
 from mirrorlog.history.definition import CHANGES
-from mirrorlog.ports.clock import Clock
 
 T = TypeVar("T")
 OpenPorts: TypeAlias = Callable[[], AbstractContextManager[QueryPorts]]
@@ -58,8 +57,8 @@ class VolumeAnswers:
     open_ports: opens what one question needs of Kafka.
     """
 
-    def __init__(self, open_ports: OpenPorts, clock: Clock) -> None:
-        self._open_ports, self._clock = open_ports, clock
+    def __init__(self, open_ports: OpenPorts) -> None:
+        self._open_ports = open_ports
         self._pool = ThreadPoolExecutor(MAX_QUESTIONS, thread_name_prefix="mirrorlog-answers")
         self._running = 0
         self._kept: OrderedDict[tuple[str, Point, Point], ChangedBlocks] = OrderedDict()
@@ -81,8 +80,11 @@ class VolumeAnswers:
         return await self._ask(partial(_heat, volume, asked))
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Run a step of little work in a thread."""
-        return await self._run(lambda _: work())
+        """Run a step of little work in a thread; wait for one while all of them are at questions.
+
+        So a download that has begun doesn't break off when many questions are asked.
+        """
+        return await asyncio.wrap_future(self._pool.submit(work))
 
     def close(self) -> None:
         """Take no more questions. Does not wait for those that run."""
@@ -90,34 +92,30 @@ class VolumeAnswers:
 
     async def _ask(self, question: Callable[[QueryPorts], T]) -> T:
         """Answer a question in a thread. It ends at a checkpoint if the client has gone."""
-
-        def ask(given_up: Event) -> T:
-            def checkpoint() -> None:
-                if given_up.is_set():
-                    raise QuestionGivenUp
-
-            with self._open_ports() as ports:
-                return question(replace(ports, checkpoint=checkpoint))
-
-        return await self._run(ask)
-
-    async def _run(self, work: Callable[[Event], T]) -> T:
         if self._running >= MAX_QUESTIONS:
             raise NodeUnavailable(
                 f"{MAX_QUESTIONS} questions are being answered, and no more at a time",
                 next="Ask again in a moment.",
             )
         given_up, loop = Event(), asyncio.get_running_loop()
-        self._running += 1
-        running = self._pool.submit(work, given_up)
+
+        def checkpoint() -> None:
+            if given_up.is_set():
+                raise QuestionGivenUp
+
+        def answer() -> T:
+            with self._open_ports() as ports:
+                return question(replace(ports, checkpoint=checkpoint))
 
         def free() -> None:
             self._running -= 1
 
         def free_soon(_: object) -> None:
-            if not loop.is_closed():
+            with suppress(RuntimeError):  # the loop may have been closed meanwhile
                 loop.call_soon_threadsafe(free)
 
+        self._running += 1
+        running = self._pool.submit(answer)
         running.add_done_callback(free_soon)
         try:
             return await asyncio.wrap_future(running)

@@ -105,7 +105,7 @@ class Dashboard:
         loop = asyncio.get_running_loop()
         items = LiveItems(uuid4().hex)
         looks = TopicLooks(self.ports, items)
-        answers = VolumeAnswers(self.open_ports, self.clock)
+        answers = VolumeAnswers(self.open_ports)
 
         def note_look() -> None:
             streams.note_look()

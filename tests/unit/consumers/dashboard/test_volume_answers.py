@@ -1,0 +1,42 @@
+"""Questions are bounded in number, and what has been begun goes on."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractContextManager
+from threading import Event
+
+import pytest
+from deadlines import DEADLINE_S
+
+from mirrorlog.changed.points import AtPosition
+from mirrorlog.changed.volume_commands import QueryPorts
+from mirrorlog.consumers.dashboard.request_points import AskedSpan
+from mirrorlog.consumers.dashboard.volume_answers import MAX_QUESTIONS, VolumeAnswers
+from mirrorlog.errors import KafkaFailed, NodeUnavailable
+
+SPAN = AskedSpan(since=AtPosition(1), until=AtPosition(2))
+
+
+def test_a_download_goes_on_while_as_many_questions_are_answered_as_may_be() -> None:
+    released = Event()
+
+    def held() -> AbstractContextManager[QueryPorts]:
+        assert released.wait(DEADLINE_S)
+        raise KafkaFailed("no broker answers")
+
+    async def run() -> None:
+        answers = VolumeAnswers(held)
+        asked = [asyncio.create_task(answers.changed("v", SPAN)) for _ in range(MAX_QUESTIONS)]
+        await asyncio.sleep(0)
+        with pytest.raises(NodeUnavailable, match="4 questions are being answered"):
+            await answers.changed("v", SPAN)
+        chunk = asyncio.create_task(answers.run(lambda: "a chunk"))
+        await asyncio.sleep(0)
+        released.set()
+        assert await chunk == "a chunk"
+        ends = await asyncio.gather(*asked, return_exceptions=True)
+        assert {type(end) for end in ends} == {KafkaFailed}
+        answers.close()
+
+    asyncio.run(run())
