@@ -60,7 +60,7 @@ class RequestForwarder:
     async def __aenter__(self) -> Self:
         timeout = ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=self._silence_s)
         self._session = ClientSession(
-            connector=TCPConnector(ssl=self._access.client_context()),
+            connector=TCPConnector(ssl=self._access.client_context() or True),
             timeout=timeout,
             auto_decompress=False,
             cookie_jar=DummyCookieJar(),

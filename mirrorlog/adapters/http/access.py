@@ -67,12 +67,14 @@ class HttpAccess:
             context.verify_mode = ssl.CERT_REQUIRED
         return context
 
-    def client_context(self) -> ssl.SSLContext:
-        """Return what a client of mirrorlog's servers speaks TLS with.
+    def client_context(self) -> ssl.SSLContext | None:
+        """Return what a client of mirrorlog's servers speaks TLS with; None: as any other client.
 
         It trusts `ca`, or the machine's authorities without it, and shows the certificate if there
         is one. Raise BadUse as server_context() does.
         """
+        if self.ca is None and (self.certificate is None or self.key is None):
+            return None
         context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
         if self.ca is not None:
             _load_ca(context, self.ca)
