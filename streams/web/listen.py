@@ -19,7 +19,7 @@ from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
 from mirrorlog.errors import BadUse
 
-WORDS: Final = ListeningWords(
+_WORDS: Final = ListeningWords(
     who="the node",
     option="--http",
     guards="node_http_token, or http_certificate, http_key and http_ca",
@@ -68,6 +68,6 @@ def listen(
             f"'{advertised[:60]}' is no address to advertise",
             next="Write node_http_advertised as http://HOST:PORT.",
         )
-    bound = listen_at(address, WORDS, is_guarded=access.is_guarded, remembered=remembered)
+    bound = listen_at(address, _WORDS, is_guarded=access.is_guarded, remembered=remembered)
     bound.setblocking(False)
     return HttpEndpoint(bound, advertised.rstrip("/") or url_of(bound, access.scheme))

@@ -31,7 +31,7 @@ _DESCRIPTORS_SHARE: Final = 4
 """Clients get at most one in so many of the descriptors that the process may have."""
 _NETWORK_BITS: Final = 64
 """Addresses of IPv6 that begin with the same bits are one client: a machine may use all of them."""
-REQUEST_BYTES: Final = 64 << 10
+_REQUEST_BYTES: Final = 64 << 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class ConnectionLimits:
     connections: int
     header_s: float
     of_one_client: int | None = None
-    request_bytes: int = REQUEST_BYTES
+    request_bytes: int = _REQUEST_BYTES
     setting: str = "node_http_connections"
 
 

@@ -112,9 +112,12 @@ class HttpGuard:
         """
         host = request.headers.get("Host")
         own = ipaddress.ip_address(self.listening.getsockname()[0])
-        if host is None or not own.is_loopback or _is_this_machine(_name_of(f"//{host}")):
+        if host is None or not own.is_loopback:
             return None
-        if self.advertised_url and _name_of(f"//{host}") == _name_of(self.advertised_url):
+        name = _name_of(f"//{host}")
+        if _is_this_machine(name):
+            return None
+        if self.advertised_url and name == _name_of(self.advertised_url):
             return None
         error = BadUse(
             f"the request is for another host: {host[:100]}",
