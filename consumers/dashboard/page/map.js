@@ -27,7 +27,7 @@ export class MapPage {
     this.listeners = [
       [store, "change", (event) => this.onChange(event.detail)],
       [store, "looked", () => this.tick()],
-      [window, "resize", () => this.resize()],
+      [window, "resize", () => this.render()],
       [document, "keydown", (event) => this.onKey(event)],
     ];
     for (const [target, name, listener] of this.listeners) target.addEventListener(name, listener);
@@ -194,12 +194,6 @@ export class MapPage {
         return el("th", { role: "columnheader", scope: "col", title: fields.reason ?? `the site is ${life}` },
           badge(fields.health), el("span", { class: "site-name" }, site), el("span", { class: "life" }, life));
       }));
-  }
-
-  resize() {
-    this.headRow.dataset.marks = "";
-    this.showHead();
-    this.render();
   }
 
   get rowHeight() {
