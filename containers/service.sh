@@ -36,9 +36,15 @@ site)
   ;;
 healthy)
   exec python -I -S -c '
-import sys
-from http.client import HTTPConnection
-connection = HTTPConnection(sys.argv[1], int(sys.argv[2]), timeout=4)
+import os, ssl, sys
+from http.client import HTTPConnection, HTTPSConnection
+where, own = (sys.argv[1], int(sys.argv[2])), os.environ.get("MIRRORLOG_HTTP_CERTIFICATE")
+if own:  # asked at the loopback, which is no name of the certificate
+    context = ssl._create_unverified_context()
+    context.load_cert_chain(own, os.environ["MIRRORLOG_HTTP_KEY"])
+    connection = HTTPSConnection(*where, timeout=4, context=context)
+else:
+    connection = HTTPConnection(*where, timeout=4)
 connection.request("GET", sys.argv[3], headers={"Authorization": "Bearer " + open(sys.argv[4]).read()})
 sys.exit(connection.getresponse().status != 200)
 ' 127.0.0.1 "$2" "$3" $token

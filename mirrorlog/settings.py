@@ -223,14 +223,14 @@ class Settings(BaseSettings):
     """The longest time that a query waits for the log to be complete."""
 
     http_certificate: Path | None = None
-    """The certificate of this machine with its chain, as PEM. With it and `http_key`, the node and
-    the dashboard speak HTTPS."""
+    """The certificate of this machine with its chain, as PEM. With it and `http_key`, the node, the
+    dashboard and the metrics of hosts, sites and archivers are served over HTTPS."""
     http_key: Path | None = None
     """The key of that certificate, as PEM without a password."""
     http_ca: Path | None = None
-    """The authorities, as PEM, that sign the certificates of clients. With it, the node and the
-    dashboard answer only clients with a certificate, and `changed --node` and other workers trust a
-    node with one of theirs."""
+    """The authorities, as PEM, that sign the certificates of clients. With it, all of these answer
+    only clients with a certificate, and `changed --node` and other workers trust a node with one of
+    theirs."""
 
     chain_dir: Path | None = None
     """The folder of the Merkle trees of the commands, which prove that none was altered
@@ -238,12 +238,13 @@ class Settings(BaseSettings):
     share the folder."""
 
     metrics: str = "off"
-    """The address HOST:PORT at which a host or a site serves its metrics to Prometheus
+    """The address HOST:PORT at which a host, a site or an archiver serves its metrics to Prometheus
     (docs/metrics.md), or `off`. Port 0 is a free port, which is printed. The node serves its own at
     `node_http`."""
     metrics_token: str = Field(default="", repr=False)
-    """The token that a request for metrics must carry (Authorization: Bearer). Without one, metrics
-    are served on the loopback address only. The node has `node_http_token`."""
+    """The token that a request for metrics must carry (Authorization: Bearer). Without one, and
+    without `http_ca`, metrics are served on the loopback address only. The node has
+    `node_http_token`."""
     metrics_token_file: Path | None = None
     """The file that holds the token, instead."""
     metrics_volumes: int = Field(default=10_000, ge=0)

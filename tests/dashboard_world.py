@@ -248,7 +248,7 @@ class DashboardWorld:
         access = HttpAccess(self.token)
         open_ports = lambda: nullcontext(self.query_ports())  # noqa: E731
         dashboard = Dashboard(self.ports(), open_ports, access, SystemClock())
-        words = ListeningWords(who="the dashboard", option="--listen", guards="")
+        words = ListeningWords(who="the dashboard", option="--listen", token="")
         stop, ready, urls = Event(), Event(), list[str]()
 
         def on_ready(url: str) -> None:

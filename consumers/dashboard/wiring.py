@@ -35,11 +35,7 @@ from mirrorlog.ports.supervisor import NoSupervisor, Supervisor
 from mirrorlog.settings import Settings
 
 _TOKEN_SETTING: Final = "dashboard_http_token"
-_WORDS: Final = ListeningWords(
-    who="the dashboard",
-    option="--listen",
-    guards=f"{_TOKEN_SETTING}, or http_certificate, http_key and http_ca",
-)
+_WORDS: Final = ListeningWords(who="the dashboard", option="--listen", token=_TOKEN_SETTING)
 _CONNECTIONS: Final = 192
 _OF_ONE_CLIENT: Final = 64
 _HEADER_S: Final = 20.0

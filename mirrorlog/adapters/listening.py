@@ -22,13 +22,13 @@ OFF: Final = "off"
 class ListeningWords:
     """The words with which errors name what listens.
 
-    who: what listens. option: the option that names the address. guards: the settings of which one
-    lets other machines in.
+    who: what listens. option: the option that names the address. token: the setting of the token
+    that lets other machines in.
     """
 
     who: str
     option: str
-    guards: str
+    token: str
 
 
 def listen_at(
@@ -54,8 +54,8 @@ def listen_at(
         )[0]
         if not ipaddress.ip_address(socket_address[0]).is_loopback and not is_guarded:
             raise BadUse(
-                f"{address} can be reached from other machines, and no token is set",
-                next=f"Set {words.guards}.",
+                f"{address} can be reached from other machines, and anybody there could ask",
+                next=f"Set {words.token}, or http_certificate, http_key and http_ca.",
             )
         return _bind(family, str(socket_address[0]), port, None if port else remembered)
     except OSError as error:

@@ -1,16 +1,19 @@
 """A small HTTP server for metrics alone, in a thread of its own.
 
-Hosts and sites use it. The node serves its metrics beside its other answers (streams/web/). The
-server never disturbs its role: at most MAX_CLIENTS clients are served at a time, further ones are
-cut off, and each has DEADLINE_S for its whole request.
+Hosts, sites and archivers use it, and import no framework for it. The node and the dashboard serve
+their metrics beside their other answers. Who may ask is checked as it is there (adapters/http/).
+The server never disturbs its role: at most MAX_CLIENTS clients are served at a time, further ones
+are cut off, and each has DEADLINE_S for its TLS handshake and its request together.
 """
 
 from __future__ import annotations
 
 import gzip
+import json
 import socket
+import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
@@ -18,8 +21,11 @@ from socketserver import TCPServer, ThreadingMixIn
 from threading import BoundedSemaphore, Thread, Timer
 from typing import TYPE_CHECKING, Any, Final
 
-from mirrorlog.adapters.http.access import HttpAccess
+from mirrorlog.adapters.http.access import HttpAccess, http_access
+from mirrorlog.adapters.http.answer_headers import ANSWER_HEADERS, SERVER_NAME
+from mirrorlog.adapters.http.foreign_requests import MISDIRECTED, foreign_host, foreign_site
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
+from mirrorlog.errors import BadUse, MirrorlogError, NotAllowed
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.settings import Settings
 
@@ -31,15 +37,19 @@ MAX_CLIENTS: Final = 4
 DEADLINE_S: Final = 30.0
 _STOP_S: Final = 0.1
 _GZIP_LEVEL: Final = 3
-_WORDS: Final = ListeningWords(
-    who="the metrics", option="--metrics", guards="metrics_token or metrics_token_file"
+_WORDS: Final = ListeningWords(who="the metrics", option="--metrics", token="metrics_token")
+_NO_TOKEN: Final = NotAllowed(
+    "the request doesn't carry the token",
+    next="Send Authorization: Bearer TOKEN, with metrics_token.",
 )
+_NO_SUCH_PATH: Final = BadUse("nothing else is served here", next=f"The metrics are at {PATH}.")
 
 
 class MetricsServer:
     """Serves the samples of `collect` at /metrics until it is closed.
 
-    collect: called in a thread of the server, for each request. url: where Prometheus finds them.
+    collect: called in a thread of the server, for each request. access: who may ask. url: where
+    Prometheus finds them. Raise BadUse if a file of `access` can't be used.
     """
 
     def __init__(
@@ -51,8 +61,10 @@ class MetricsServer:
     ) -> None:
         from mirrorlog.adapters.metrics_page import MetricsExporter
 
-        self.url: Final = f"{url_of(listening)}{PATH}"
-        self._server: Final = _MetricsTcpServer(listening, MetricsExporter(role, collect), access)
+        self.url: Final = f"{url_of(listening, access.scheme)}{PATH}"
+        context = access.server_context()
+        exporter = MetricsExporter(role, collect)
+        self._server: Final = _MetricsTcpServer(listening, exporter, access, context)
         self._thread: Final = Thread(
             target=self._server.serve_forever,
             args=(_STOP_S,),
@@ -68,17 +80,20 @@ class MetricsServer:
 
 
 def open_metrics_server(
-    address: str, token: str, role: ExportingRole, collect: CollectSamples
+    address: str, access: HttpAccess, role: ExportingRole, collect: CollectSamples
 ) -> MetricsServer | None:
     """Start a server at `address`, HOST:PORT; return None if that is "off".
 
-    Raise BadUse as listen_at() does.
+    Raise BadUse as listen_at() and HttpAccess.server_context() do.
     """
     if address == OFF:
         return None
-    access = HttpAccess(token)
     listening = listen_at(address, _WORDS, is_guarded=access.is_guarded)
-    return MetricsServer(role, collect, listening, access)
+    try:
+        return MetricsServer(role, collect, listening, access)
+    except BaseException:
+        listening.close()
+        raise
 
 
 @contextmanager
@@ -92,7 +107,8 @@ def serving_metrics(
 
     on_start: called with the address of the metrics, if they are served.
     """
-    server = open_metrics_server(settings.metrics, settings.metrics_token, role, collect)
+    access = http_access(settings, settings.metrics_token)
+    server = open_metrics_server(settings.metrics, access, role, collect)
     if server is None:
         yield
         return
@@ -102,19 +118,32 @@ def serving_metrics(
 
 
 class _MetricsTcpServer(ThreadingMixIn, TCPServer):
-    """The threads of the server."""
+    """The threads of the server. context: for TLS; None: without."""
 
     daemon_threads = True
     block_on_close = False
 
     def __init__(
-        self, listening: socket.socket, exporter: MetricsExporter, access: HttpAccess
+        self,
+        listening: socket.socket,
+        exporter: MetricsExporter,
+        access: HttpAccess,
+        context: ssl.SSLContext | None,
     ) -> None:
         super().__init__(listening.getsockname(), _MetricsHandler, bind_and_activate=False)
         self.socket.close()
         self.socket = listening
-        self.exporter, self.access = exporter, access
+        self.exporter, self.access, self._context = exporter, access, context
         self._free: Final = BoundedSemaphore(MAX_CLIENTS)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection. Its thread makes the handshake: no client holds up the others."""
+        connection, address = super().get_request()
+        if self._context is not None:
+            connection = self._context.wrap_socket(
+                connection, server_side=True, do_handshake_on_connect=False
+            )
+        return connection, address
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Serve a connection in a thread, or cut it off if there are too many."""
@@ -134,6 +163,12 @@ class _MetricsTcpServer(ThreadingMixIn, TCPServer):
             timer.cancel()
             self._free.release()
 
+    def finish_request(self, request: Any, client_address: Any) -> None:
+        """Make the handshake, if there is one, and answer the request."""
+        if isinstance(request, ssl.SSLSocket):
+            request.do_handshake()
+        super().finish_request(request, client_address)
+
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Pass over clients that went away. Anything else is a defect, and is printed."""
         if not isinstance(sys.exception(), OSError):
@@ -144,30 +179,53 @@ class _MetricsHandler(BaseHTTPRequestHandler):
     """One connection, with one request."""
 
     server: _MetricsTcpServer
+    server_version = SERVER_NAME
+    sys_version = ""
 
     def do_GET(self) -> None:
-        """Answer with the metrics."""
-        if self.path.partition("?")[0] != PATH:
-            self.send_error(HTTPStatus.NOT_FOUND, explain=f"The metrics are at {PATH}.")
-            return
-        if not self.server.access.admits(self.headers.get("Authorization", "")):
-            self.send_error(HTTPStatus.UNAUTHORIZED, explain="Send Authorization: Bearer TOKEN.")
-            return
+        """Answer with the metrics, if the request passes the checks of http/guard.py."""
+        own_address = str(self.server.server_address[0])
+        if host := foreign_host(self.headers.get("Host"), own_address):
+            self._refuse(MISDIRECTED, host)
+        elif site := foreign_site(self.command, self.headers.get):
+            self._refuse(HTTPStatus.FORBIDDEN, site)
+        elif not self.server.access.admits(self.headers.get("Authorization", "")):
+            self._refuse(HTTPStatus.UNAUTHORIZED, _NO_TOKEN)
+        elif self.path.partition("?")[0] != PATH:
+            self._refuse(HTTPStatus.NOT_FOUND, _NO_SUCH_PATH)
+        else:
+            self._send_page()
+
+    def _send_page(self) -> None:
         content_type, text = self.server.exporter.page(self.headers.get("Accept", ""))
-        self.send_response(HTTPStatus.OK)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Cache-Control", "no-store")
+        headers = {"Content-Type": content_type}
         if "gzip" in self.headers.get("Accept-Encoding", ""):
             text = gzip.compress(text, _GZIP_LEVEL)
-            self.send_header("Content-Encoding", "gzip")
-        self.send_header("Content-Length", str(len(text)))
+            headers["Content-Encoding"] = "gzip"
+        self._send(HTTPStatus.OK, headers, text)
+
+    def _refuse(self, status: int, error: MirrorlogError) -> None:
+        """Answer with the object that the command line prints for an error under --json."""
+        headers = {"Content-Type": "application/json"}
+        if status == HTTPStatus.UNAUTHORIZED:
+            headers["WWW-Authenticate"] = "Bearer"
+        self._send(status, headers, json.dumps(error.as_message()).encode() + b"\n")
+
+    def _send(self, status: int, headers: Mapping[str, str], content: bytes) -> None:
+        self.send_response(status)
+        for name, value in {**ANSWER_HEADERS, **headers}.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(text)
+        self.wfile.write(content)
 
     def log_message(self, format: str, *arguments: Any) -> None:
         """Log no request."""
 
 
 def _cut_off(request: socket.socket) -> None:
+    """End a connection under its thread. An SSLSocket's own shutdown() would let what the thread
+    still writes pass unencrypted.
+    """
     with suppress(OSError):
-        request.shutdown(socket.SHUT_RDWR)
+        socket.socket.shutdown(request, socket.SHUT_RDWR)

@@ -19,11 +19,7 @@ from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
 from mirrorlog.errors import BadUse
 
-_WORDS: Final = ListeningWords(
-    who="the node",
-    option="--http",
-    guards="node_http_token, or http_certificate, http_key and http_ca",
-)
+_WORDS: Final = ListeningWords(who="the node", option="--http", token="node_http_token")
 _DIGEST_BYTES: Final = 8
 
 

@@ -9,6 +9,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -16,6 +17,7 @@ from urllib.parse import quote
 from urllib.request import urlopen
 
 import pytest
+from certificates import Certificates, make_certificates
 from deadlines import DEADLINE_S, wait_until
 from notation import backup_report
 from running import run_cli
@@ -40,6 +42,7 @@ pytestmark = pytest.mark.integration
 RULES = Path(__file__).parents[2] / "docs" / "monitoring" / "alerts.yml"
 
 
+TOKEN = "mirrorlog-metrics"
 REPOSITORY = "55555555-5555-4555-8555-555555555555"
 
 
@@ -147,24 +150,45 @@ def one_of_each() -> MetricSamples:
 
 
 @pytest.fixture
-def served() -> Iterator[MetricsServer]:
-    server = open_metrics_server("127.0.0.1:0", "", ExportingRole.SITE, one_of_each)
-    assert server is not None
-    yield server
-    server.close()
+def certificates(tmp_path: Path) -> Certificates:
+    return make_certificates(tmp_path)
 
 
 @pytest.fixture
-def prometheus(served: MetricsServer, tmp_path: Path) -> Iterator[str]:
+def served(certificates: Certificates) -> Iterator[MetricsServer]:
+    """Serve one of each to whoever has a certificate and the token."""
+    access = replace(certificates.server, token=TOKEN)
+    server = open_metrics_server("127.0.0.1:0", access, ExportingRole.SITE, one_of_each)
+    assert server is not None
+    with closing(server):
+        yield server
+
+
+@pytest.fixture
+def prometheus(served: MetricsServer, certificates: Certificates, tmp_path: Path) -> Iterator[str]:
     """Yield the address of a Prometheus that reads `served` each second."""
     program = shutil.which("prometheus")
     if program is None:
         pytest.skip("Prometheus isn't here: it comes with the package prometheus")
-    target = served.url.removeprefix("http://").removesuffix("/metrics")
+    (tmp_path / "token").write_text(TOKEN)
+    own = certificates.client
+    job = {
+        "job_name": "mirrorlog",
+        "scheme": "https",
+        "authorization": {"credentials_file": str(tmp_path / "token")},
+        "tls_config": {
+            "ca_file": str(own.ca),
+            "cert_file": str(own.certificate),
+            "key_file": str(own.key),
+        },
+        "static_configs": [
+            {"targets": [served.url.removeprefix("https://").removesuffix("/metrics")]}
+        ],
+    }
     config = {
         "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
         "rule_files": [str(RULES)],
-        "scrape_configs": [{"job_name": "mirrorlog", "static_configs": [{"targets": [target]}]}],
+        "scrape_configs": [job],
     }
     (tmp_path / "prometheus.yml").write_text(json.dumps(config))  # JSON is YAML
     with socket.create_server(("127.0.0.1", 0)) as free:

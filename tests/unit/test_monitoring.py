@@ -169,6 +169,13 @@ def test_promtool_accepts_the_rules_and_the_configuration() -> None:
     promtool("check", "config", "--syntax-only", CONFIG)
 
 
+def test_promtool_accepts_the_page_on_tls(tmp_path: Path) -> None:
+    page = (FOLDER.parent / "metrics.md").read_text("utf-8")
+    [example] = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "prometheus.yml").write_text(example)
+    promtool("check", "config", "--syntax-only", tmp_path / "prometheus.yml")
+
+
 def test_each_alert_fires_for_its_problem_alone(tmp_path: Path) -> None:
     file = tmp_path / "alerts_test.yml"
     content = {

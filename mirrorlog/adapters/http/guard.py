@@ -14,36 +14,22 @@ Client certificates are checked before any request, by TLS.
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import socket
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
 from mirrorlog.adapters.http.access import HttpAccess
+from mirrorlog.adapters.http.answer_headers import ANSWER_HEADERS, SERVER_NAME
 from mirrorlog.adapters.http.connections import untimed_answer
 from mirrorlog.adapters.http.error_responses import error_response, errors_as_json
+from mirrorlog.adapters.http.foreign_requests import MISDIRECTED, foreign_host, foreign_site
 from mirrorlog.adapters.http.login import LOGIN_PATHS, Login
 from mirrorlog.errors import BadUse, NotAllowed
 
-CONTENT_SECURITY_POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "frame-ancestors 'none'; base-uri 'none'; form-action 'self'"
-)
-_HEADERS: Final = {
-    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
-"""Of every answer. No cache may store one, because the log goes on; a handler may set Cache-Control
-itself, for what isn't about the log."""
 _BODY_BYTES: Final = 4096
 
 
@@ -86,7 +72,7 @@ class HttpGuard:
     @web.middleware
     async def _check(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request that passes all checks."""
-        refusal = self._foreign_host(request) or _foreign_site(request)
+        refusal = self._foreign(request)
         if refusal is None and not self._is_admitted(request):
             if self.login is not None and _is_for_people(request):
                 raise web.HTTPSeeOther(LOGIN_PATHS.form)
@@ -106,24 +92,14 @@ class HttpGuard:
             request.path in LOGIN_PATHS or self.login.is_logged_in(request)
         )
 
-    def _foreign_host(self, request: web.Request) -> web.Response | None:
-        """Return the refusal of a request for another host than this machine; None if it is for
-        this one, or if other machines may ask.
-        """
-        host = request.headers.get("Host")
-        own = ipaddress.ip_address(self.listening.getsockname()[0])
-        if host is None or not own.is_loopback:
-            return None
-        name = _name_of(f"//{host}")
-        if _is_this_machine(name):
-            return None
-        if self.advertised_url and name == _name_of(self.advertised_url):
-            return None
-        error = BadUse(
-            f"the request is for another host: {host[:100]}",
-            next="Ask for localhost or 127.0.0.1. A proxy must pass on the request as one for it.",
-        )
-        return error_response(error, 421)
+    def _foreign(self, request: web.Request) -> web.Response | None:
+        """Return the refusal of a request that another host or site is behind; None if none is."""
+        own = self.listening.getsockname()[0]
+        host = foreign_host(request.headers.get("Host"), own, self.advertised_url)
+        if host is not None:
+            return error_response(host, MISDIRECTED)
+        site = foreign_site(request.method, request.headers.get)
+        return None if site is None else error_response(site, 403)
 
     async def _read_body(self, request: web.Request) -> web.Response | None:
         """Read the body. Return the refusal of one that is too large, or doesn't come in time."""
@@ -143,50 +119,11 @@ class HttpGuard:
 
 async def _add_headers(_: web.Request, response: web.StreamResponse) -> None:
     """Add the headers of every answer, also of a stream (aiohttp on_response_prepare)."""
-    for name, value in _HEADERS.items():
+    for name, value in ANSWER_HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers["Server"] = "mirrorlog"
-
-
-def _foreign_site(request: web.Request) -> web.Response | None:
-    """Return the refusal of what a page of another site asks for; None if none does.
-
-    Browsers say so themselves (Fetch Metadata Request Headers, W3C; RFC 6454, section 7).
-    """
-    fetched = request.headers.get("Sec-Fetch-Site", "none")
-    is_followed_link = (
-        request.method == "GET"
-        and request.headers.get("Sec-Fetch-Mode") == "navigate"
-        and request.headers.get("Sec-Fetch-Dest") == "document"
-    )
-    origin = request.headers.get("Origin")
-    is_foreign = fetched in ("cross-site", "same-site") and not is_followed_link
-    if origin is not None and urlsplit(origin).netloc != request.headers.get("Host"):
-        is_foreign = True
-    if not is_foreign:
-        return None
-    error = BadUse("a page of another site asks", next="Open the page of this server itself.")
-    return error_response(error, 403)
+    response.headers["Server"] = SERVER_NAME
 
 
 def _is_for_people(request: web.Request) -> bool:
     """Return whether a browser asks for a page, and not a program or a script for data."""
     return request.method == "GET" and "text/html" in request.headers.get("Accept", "")
-
-
-def _name_of(url: str) -> str:
-    """Return the host of a URL in lower case; empty if it has none."""
-    try:
-        return (urlsplit(url).hostname or "").rstrip(".")
-    except ValueError:
-        return ""
-
-
-def _is_this_machine(host: str) -> bool:
-    """Return whether a name means this machine, and no name server decides so (RFC 6761, 6.3)."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

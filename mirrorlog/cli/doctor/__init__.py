@@ -4,7 +4,8 @@ Gathering asks the machine and the cluster, and changes nothing that stays. Judg
 
 In reading order:
 - snapshot: what is gathered, and what couldn't be asked.
-- machine: gathers libraries, the state folder, ports, tools and limits.
+- machine: gathers libraries, the state folder, tools and limits.
+- http_ports: gathers the addresses at which roles serve HTTP.
 - cluster: gathers what the cluster says.
 - gathering: gathers all of it, one question after the other.
 - findings: what a check finds.

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from mirrorlog.acls import KafkaOperation, Role
 from mirrorlog.cli.doctor import machine
+from mirrorlog.cli.doctor.http_ports import http_ports
 from mirrorlog.cli.doctor.snapshot import (
     ClusterFacts,
     NoCluster,
@@ -63,7 +64,7 @@ def gather(values: Mapping[str, Any], role: Role | None) -> Snapshot:
     snapshot = replace(
         snapshot,
         folder=ask(lambda: machine.state_folder(known.state_dir)),
-        ports=ask(lambda: machine.http_ports(known, role)),
+        ports=ask(lambda: http_ports(known, role)),
     )
     return _with_cluster(snapshot, settings)
 

@@ -1,4 +1,4 @@
-"""Asks this machine: libraries, the state folder, ports, tools and limits."""
+"""Asks this machine: libraries, the state folder, tools and limits."""
 
 from __future__ import annotations
 
@@ -8,25 +8,19 @@ import platform
 import resource
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from http.client import HTTPConnection, HTTPException
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Final
 
 from packaging.requirements import Requirement
 
-from mirrorlog.acls import Role
-from mirrorlog.adapters.http.access import http_access
-from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at
 from mirrorlog.adapters.machine import boot_id, machine_id
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
-from mirrorlog.cli.doctor.snapshot import FolderFacts, IdentityFacts, LibraryFacts, PortFacts
+from mirrorlog.cli.doctor.snapshot import FolderFacts, IdentityFacts, LibraryFacts
 from mirrorlog.errors import BadUse, in_words
-from mirrorlog.settings import Settings
 
 _TOOLS: Final = ("nbdkit", "nbdinfo", "nbdcopy", "qemu-img", "qemu-nbd")
-_PROBE_S: Final = 0.5
 
 
 def libraries() -> list[LibraryFacts]:
@@ -83,50 +77,6 @@ def _problem_with(folder: Path) -> str | None:
 def identity() -> IdentityFacts:
     """Return by what this machine is told from others."""
     return IdentityFacts(machine_id=machine_id(), boot_id=boot_id())
-
-
-def http_ports(settings: Settings, role: Role | None) -> list[PortFacts]:
-    """Return the addresses at which the role serves HTTP; of every role if it is None."""
-    return list(_http_ports(settings, role))
-
-
-def _http_ports(settings: Settings, role: Role | None) -> Iterator[PortFacts]:
-    if role in (None, Role.NODE):
-        words = ListeningWords(who="the node", option="--http", guards="node_http_token")
-        access = http_access(settings, settings.node_http_token)
-        yield _port("node_http", settings.node_http, words, is_guarded=access.is_guarded)
-    if role in (None, Role.HOST, Role.SITE):
-        words = ListeningWords(who="a host or a site", option="--metrics", guards="metrics_token")
-        is_guarded = bool(settings.metrics_token)
-        yield _port("metrics", settings.metrics, words, is_guarded=is_guarded)
-
-
-def _port(setting: str, address: str, words: ListeningWords, *, is_guarded: bool) -> PortFacts:
-    if address == OFF:
-        return PortFacts(setting=setting, address=address)
-    try:
-        listen_at(address, words, is_guarded=is_guarded).close()
-    except BadUse as error:
-        if _serves_http(address):
-            return PortFacts(setting=setting, address=address, answers=True)
-        return PortFacts(setting=setting, address=address, problem=error)
-    return PortFacts(setting=setting, address=address)
-
-
-def _serves_http(address: str) -> bool:
-    """Return whether something at HOST:PORT answers a request."""
-    host, _, port = address.rpartition(":")
-    if not port.isdigit() or int(port) > 65535:
-        return False
-    connection = HTTPConnection(host.strip("[]"), int(port), timeout=_PROBE_S)
-    try:
-        connection.request("GET", "/healthz")
-        connection.getresponse()
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
-    return True
 
 
 def open_file_limit() -> int:

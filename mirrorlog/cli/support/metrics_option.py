@@ -1,4 +1,4 @@
-"""The option --metrics of the commands that run a host or a site."""
+"""The option --metrics of the commands that run a host, a site or an archiver."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ MetricsOption = Annotated[
     str | None,
     typer.Option(
         "--metrics",
-        help="Serve metrics to Prometheus at http://HOST:PORT/metrics (docs/metrics.md). Port 0 "
-        "takes a free port, which is printed. The default is 'off'.",
+        help="Serve metrics to Prometheus at HOST:PORT/metrics (docs/metrics.md). Port 0 takes a "
+        "free port, which is printed. The default is 'off'.",
         metavar="HOST:PORT",
     ),
 ]

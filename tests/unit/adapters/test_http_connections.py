@@ -48,7 +48,7 @@ class Served:
 
 @asynccontextmanager
 async def served(limits: ConnectionLimits) -> AsyncIterator[Served]:
-    words = ListeningWords(who="a test", option="--http", guards="nothing")
+    words = ListeningWords(who="a test", option="--http", token="nothing")
     listening = listen_at("127.0.0.1:0", words, is_guarded=False)
     listening.setblocking(False)
     world = Served(listening.getsockname()[1])

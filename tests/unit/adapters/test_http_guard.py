@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import trustme
 from aiohttp import web
+from certificates import Certificates, make_certificates
 from deadlines import DEADLINE_S
 
 from mirrorlog.adapters.http.access import HttpAccess
+from mirrorlog.adapters.http.answer_headers import CONTENT_SECURITY_POLICY
 from mirrorlog.adapters.http.connections import ConnectionLimits
-from mirrorlog.adapters.http.guard import CONTENT_SECURITY_POLICY, HttpGuard
+from mirrorlog.adapters.http.guard import HttpGuard
 from mirrorlog.adapters.http.http_server import HttpServer
 from mirrorlog.adapters.http.login import Login
 from mirrorlog.adapters.listening import ListeningWords, listen_at
@@ -26,7 +27,7 @@ from mirrorlog.errors import BadUse
 
 LIMITS = ConnectionLimits(20, 10 * DEADLINE_S, request_bytes=10_000)
 ANYBODY = HttpAccess()
-WORDS = ListeningWords(who="a test", option="--http", guards="its token")
+WORDS = ListeningWords(who="a test", option="--http", token="its token")
 
 
 @dataclass(frozen=True)
@@ -287,35 +288,9 @@ def test_one_client_can_not_take_all_connections() -> None:
     asyncio.run(scenario())
 
 
-@dataclass(frozen=True)
-class Certificates:
-    """Files of a CA, of a server at 127.0.0.1, and of a client."""
-
-    server: HttpAccess
-    client: HttpAccess
-    stranger: HttpAccess
-
-
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
-    folder = tmp_path_factory.mktemp("certificates")
-    ours, theirs = trustme.CA(), trustme.CA()
-    ours.cert_pem.write_to_path(folder / "ca.pem")
-
-    def access(name: str, of: trustme.CA) -> HttpAccess:
-        issued = of.issue_cert(name)
-        issued.private_key_pem.write_to_path(folder / f"{name}.key")
-        for number, blob in enumerate(issued.cert_chain_pems):
-            blob.write_to_path(folder / f"{name}.pem", append=number > 0)
-        return HttpAccess(
-            certificate=folder / f"{name}.pem", key=folder / f"{name}.key", ca=folder / "ca.pem"
-        )
-
-    return Certificates(
-        access("127.0.0.1", ours),
-        access("client.example", ours),
-        access("stranger.example", theirs),
-    )
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
 def test_with_a_ca_only_clients_with_a_certificate_are_answered(
@@ -327,8 +302,7 @@ def test_with_a_ca_only_clients_with_a_certificate_are_answered(
             assert certificates.server.is_guarded
             ask = Asker(plain.port, certificates.client.client_context())
             assert (await ask()).body == b"answered"
-            bare = HttpAccess(ca=certificates.server.ca)
-            for other in (bare, certificates.stranger):
+            for other in (certificates.bare, certificates.stranger):
                 with pytest.raises((ssl.SSLError, ConnectionError, ValueError, IndexError)):
                     await Asker(plain.port, other.client_context())()
             with pytest.raises((ConnectionError, IndexError)):
@@ -387,5 +361,5 @@ def test_only_the_loopback_is_served_without_a_guard() -> None:
     assert not HttpAccess().is_guarded
     assert not HttpAccess(ca=Path("ca")).is_guarded  # without TLS nobody asks for a certificate
     assert not HttpAccess(certificate=Path("c"), key=Path("k")).is_guarded
-    with pytest.raises(BadUse, match="no token is set"):
+    with pytest.raises(BadUse, match="anybody there could ask"):
         listen_at("0.0.0.0:0", WORDS, is_guarded=False)

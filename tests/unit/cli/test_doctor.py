@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import make_certificates
 from command_line import run_main
 from reports import NODE
 
 from mirrorlog import __version__
 from mirrorlog.acls import KafkaOperation, Role
+from mirrorlog.adapters.metrics_server import open_metrics_server
 from mirrorlog.cli.doctor import machine
 from mirrorlog.cli.doctor.checks import CHECKS, has_failed, judge
 from mirrorlog.cli.doctor.findings import Result
+from mirrorlog.cli.doctor.http_ports import http_ports
 from mirrorlog.cli.doctor.snapshot import (
     ClockFacts,
     ClusterFacts,
@@ -34,6 +37,7 @@ from mirrorlog.cli.doctor.snapshot import (
 from mirrorlog.cli.doctor.topic_checks import check_topic_settings, expected_specs
 from mirrorlog.domain.reports import NodePartitionState, PartitionReport
 from mirrorlog.errors import BadUse
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.reading.present_state import PresentState, Reported
 from mirrorlog.settings import Settings, load_settings
 from mirrorlog.status.health import Thresholds
@@ -329,12 +333,29 @@ def test_a_port_is_free_or_answers_or_is_taken(tmp_path: Path) -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         settings = load_settings(None, {"node_http": address, "metrics": "off"})
-        taken, off = machine.http_ports(settings, None)
+        taken, off = http_ports(settings, None)
     assert taken.problem is not None
     assert address in taken.problem.what
     assert off.problem is None
-    (free,) = machine.http_ports(settings, Role.NODE)
+    (free,) = http_ports(settings, Role.NODE)
     assert (free.problem, free.answers) == (None, False)
+
+
+def test_a_port_with_tls_answers_whoever_may_ask_there(tmp_path: Path) -> None:
+    made = make_certificates(tmp_path)
+    files = {"http_ca": made.server.ca, "metrics": "127.0.0.1:0"}
+    server = open_metrics_server("127.0.0.1:0", made.server, ExportingRole.SITE, tuple)
+    assert server is not None
+    with closing(server):
+        files["metrics"] = server.url.removeprefix("https://").removesuffix("/metrics")
+        for own in (made.client, made.stranger):  # who is refused knows that something answers
+            pair = {"http_certificate": own.certificate, "http_key": own.key}
+            (port,) = http_ports(load_settings(None, files | pair), Role.SITE)
+            assert port.answers
+    pair = {"http_certificate": made.server.certificate, "http_key": tmp_path / "missing"}
+    (port,) = http_ports(load_settings(None, files | pair), Role.ARCHIVE)
+    assert port.problem is not None
+    assert "key can't be used" in port.problem.what
 
 
 def test_a_folder_that_cant_be_used_says_why(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ off            |   | nothing
 127.0.0.1:0    |   | http://127.0.0.1:
 localhost:0    |   | http://127.0.0.1:
 [::1]:0        |   | http://[::1]:
-0.0.0.0:0      |   | no token is set
-[::]:0         |   | no token is set
+0.0.0.0:0      |   | could ask
+[::]:0         |   | could ask
 0.0.0.0:0      | t | http://
 127.0.0.1      |   | is no address
 127.0.0.1:-1   |   | is no address

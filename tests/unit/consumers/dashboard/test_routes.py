@@ -15,7 +15,7 @@ import pytest
 from aiohttp import ClientSession
 from dashboard_world import SITES, WRITTEN, DashboardWorld
 
-from mirrorlog.adapters.http.guard import CONTENT_SECURITY_POLICY
+from mirrorlog.adapters.http.answer_headers import CONTENT_SECURITY_POLICY
 from mirrorlog.consumers.dashboard.topic_looks import rest_s
 
 PAGE = Path(__file__).parents[4] / "consumers/dashboard/page"
