@@ -2,7 +2,7 @@
 # How docker-compose.yml starts its services:
 #
 #   mirrorlog-service setup                   once: the topics, and the token that HTTP requests carry
-#   mirrorlog-service node
+#   mirrorlog-service node | dashboard
 #   mirrorlog-service host VOLUME [OPTION…]   the volume is made at the first start
 #   mirrorlog-service site SITE [OPTION…]
 #   mirrorlog-service healthy PORT PATH       exit code 0 if this answers with 200
@@ -19,8 +19,8 @@ setup)
   for _ in 1 2 3 4; do mirrorlog topics create && exit; sleep 2; done
   exec mirrorlog topics create
   ;;
-node)
-  exec mirrorlog node
+node | dashboard)
+  exec mirrorlog "$1"
   ;;
 host)
   volume=$2

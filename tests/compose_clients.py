@@ -109,10 +109,11 @@ class CommandClient(WritingClient):
     """A client that publishes commands of no session for a volume.
 
     sent: the bytes of each command, in order. acknowledged: those of them that Kafka acknowledged,
-    with their positions.
+    with their positions. acks: librdkafka's setting; with 1 the leader alone acknowledges, which
+    mirrorlog never asks for.
     """
 
-    def __init__(self, settings: Settings, volume: Volume) -> None:
+    def __init__(self, settings: Settings, volume: Volume, *, acks: str = "all") -> None:
         super().__init__()
         self.sent: list[bytes] = []
         self.acknowledged: list[tuple[int, bytes]] = []
@@ -121,8 +122,8 @@ class CommandClient(WritingClient):
         self._producer = Producer(
             {
                 "bootstrap.servers": settings.bootstrap_servers,
-                "acks": "all",
-                "enable.idempotence": True,
+                "acks": acks,
+                "enable.idempotence": acks == "all",
                 "message.timeout.ms": 0,
                 "log_level": 0,  # it prints each failed connection
             }

@@ -20,7 +20,10 @@ from mirrorlog.settings import Settings, load_settings
 
 REPOSITORY: Final = Path(__file__).resolve().parents[1]
 STATE: Final = "/var/lib/mirrorlog/state"
-PORTS: Final = ("KAFKA_PORT_1", "KAFKA_PORT_2", "KAFKA_PORT_3", "NODE_PORT_1", "NODE_PORT_2")
+PORTS: Final = (
+    *("KAFKA_PORT_1", "KAFKA_PORT_2", "KAFKA_PORT_3"),
+    *("NODE_PORT_1", "NODE_PORT_2", "DASHBOARD_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT"),
+)
 VOLUMES: Final[Mapping[str, str]] = {"vol1": "host-1", "vol2": "host-2"}
 """The volumes, and the services that serve them."""
 NBD_PORTS: Final = {"vol1": "NBD_PORT_1", "vol2": "NBD_PORT_2"}
