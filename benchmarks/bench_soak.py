@@ -5,8 +5,9 @@
 A node, `host serve` with an NBD client, a program with a volume of its own, two sites, an archiver,
 backups and the broker run together (soak_parts.py). Every 10 s, each process is sampled with its
 children: resident memory, its proportional share (PSS), descriptors and threads; and the disk that
-its folder takes. All metrics pages are read, and the node is asked over HTTP what changed, so that
-those ways are part of the load; once a minute, `mirrorlog check` is run. The first sixth is warm-up
+its folder takes. All metrics pages are read, node and dashboard are asked over HTTP what changed,
+and a browser's stream of events is opened and closed, so that those ways are part of the load; once
+a minute, `mirrorlog check` is run. The first sixth is warm-up
 and isn't judged. flatness.py says what is flat, and LIMITS how much is allowed.
 
 At the end, the writers stop, the sites catch up, and each secondary is compared with its primary.
@@ -93,14 +94,21 @@ class Sampler:
                 self.series[name].setdefault(quantity, []).append(value)
 
     def ask(self) -> None:
-        """Read all metrics pages, and ask the node what changed; once a minute run `check`."""
+        """Read all pages, and the first event of a stream; once a minute run `check`."""
         soak = self._soak
-        since = quote("30s ago")
+        since = f"since={quote('30s ago')}"
         pages = [*soak.metrics_urls.values(), f"{soak.node_url}/metrics"]
-        pages += [f"{soak.node_url}/v1/volumes/{name}/changed?since={since}" for name in VOLUMES]
+        for name in VOLUMES:
+            of_dashboard = f"{soak.dashboard_url}/v1/volumes/{name}"
+            pages += [f"{soak.node_url}/v1/volumes/{name}/changed?{since}"]
+            pages += [f"{of_dashboard}/{question}?{since}" for question in ("changed", "heat")]
+            pages += [f"{of_dashboard}/lag?site=site-a"]
         for url in pages:
             with urlopen(url, timeout=_ANSWER_S) as answer:
                 answer.read()
+        with urlopen(f"{soak.dashboard_url}/v1/events", timeout=_ANSWER_S) as stream:
+            while stream.readline().strip():
+                pass
         if len(self.times_s) % 6 == 0:
             code, text = soak.command("check")
             self.checks.append(code)

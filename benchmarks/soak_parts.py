@@ -64,7 +64,7 @@ BROKER_SETTINGS: Final[Mapping[str, str]] = {
 
 _EXPECTED: Final = re.compile(
     r"the node is ready|waiting for Kafka at|Kafka at \S+ answers|metrics at |is served at |"
-    r"^stopped$|"
+    r"^stopped$|the dashboard is at |"
     r"counts as dirty as a whole: recovered|taking the rung 'allocated'|"
     r"^archiving to |keeps everything from now on|keeps what isn't archived|"
     r"^partition \d+: (Kafka keeps commands from|\d+ commands in) |"
@@ -121,10 +121,10 @@ class Soak:
     def __init__(self, run: Run, broker: SoakBroker, writes_per_s: float) -> None:
         self.run, self.broker, self.writes_per_s = run, broker, writes_per_s
         self.metrics_urls: dict[str, str] = {}
-        self.node_url = ""
+        self.node_url = self.dashboard_url = ""
         self.writers: dict[str, subprocess.Popen[bytes]] = {}
-        names = ("broker", "node", "host", "program", "site-a", "site-b", "archive", "backup")
-        self.folders: Final = {name: run.folder / name for name in names}
+        roles = ("node", "host", "program", "site-a", "site-b", "archive", "backup", "dashboard")
+        self.folders: Final = {name: run.folder / name for name in ("broker", *roles)}
 
     @property
     def pids(self) -> dict[str, int]:
@@ -162,6 +162,8 @@ class Soak:
         self._start_part("archive", ["archive", "run", *archive])
         backup = ["--to", f"{folder}/backup", "--every", "30s", "--keep-last", "3"]
         self._start_part("backup", ["backup", "run", "seldom", *backup])
+        page = self._start_part("dashboard", ["dashboard", "--listen", "127.0.0.1:0"])
+        self.dashboard_url = str(page["url"]).rstrip("/")
         self._start_writer("client", ["client", export])
         self._start_writer("program", ["program", "program", "seldom"])
 

@@ -6,6 +6,7 @@ After each outage the log and the tables equal an independent fold of the comman
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -359,9 +360,10 @@ def test_a_changelog_that_lost_its_end_is_folded_again(world: Run) -> None:
     kept = recreate_changelog(world, keep_watermarks=2)
     restart_and_prove(world, writer)
     assert "its rows came from another changelog" in node_output(world)
-    assert f"the log ends at position {kept}, before the {20} that was committed" in node_output(
-        world
-    )
+    # How much of the 20 a node has committed when it stops isn't promised.
+    told = re.search(rf"ends at position {kept}, before the (\d+) that was", node_output(world))
+    assert told is not None
+    assert kept + 1 < int(told[1]) <= 20
 
 
 @one_partition
