@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypeAlias
+from uuid import uuid4
 
 import platformdirs
 from pydantic import (
@@ -34,6 +35,7 @@ from mirrorlog.bootstrap_servers import (
     BootstrapServers,
     choose_servers,
 )
+from mirrorlog.domain.host_keys import SIGNER_KEY, CommandSigner, parse_host_key, session_of
 from mirrorlog.errors import BadUse
 from mirrorlog.registry_access import REGISTRY_KEY, RegistryAccess
 from mirrorlog.secret_files import read_secret, with_secrets_from_files
@@ -52,11 +54,12 @@ from mirrorlog.setting_errors import (
 from mirrorlog.topics import Topics
 from mirrorlog.tracking_log.tiers import TIERS
 
-ClientValue: TypeAlias = str | int | bool | BootstrapServers | RegistryAccess
+ClientValue: TypeAlias = str | int | bool | BootstrapServers | RegistryAccess | CommandSigner
 """The value of a setting of a Kafka client."""
 OLD_NODE_NAME: Final = "node"
 """The default of `node_name` in earlier releases. A folder of this name is taken over."""
 SECRETS_BY_FILE: Final = {
+    "host_key_file": "host_key",
     "node_http_token_file": "node_http_token",
     "metrics_token_file": "metrics_token",
     "dashboard_http_token_file": "dashboard_http_token",
@@ -129,6 +132,11 @@ class Settings(BaseSettings):
     """When a region may leave the activity log: once Kafka has the commands that name its writes,
     or once the node has recorded them. With `recorded`, a host without a node waits for it when the
     activity log is full, and when the host ends."""
+    host_key: str = Field(default="", repr=False)
+    """The key, ID:SECRET, whose codes the commands of this process carry (docs/host-keys.md). With
+    it, a host confirms as if `host_confirm` were `recorded`."""
+    host_key_file: Path | None = None
+    """The file that holds the key, instead."""
     region_bytes: int = Field(default=4 << 20, ge=512)
     hot_regions: int = Field(default=1024, ge=1)
     host_region_idle_s: float = Field(default=5.0, ge=0)
@@ -170,6 +178,9 @@ class Settings(BaseSettings):
     node_flush_commands: int = Field(default=50_000, ge=1)
     node_flush_bytes: int = Field(default=16 << 20, ge=1)
     """Or at this number of commands, or of their bytes, of one partition."""
+    node_host_keys_file: Path | None = None
+    """The file of the keys of hosts, and of the volumes that each may touch (docs/host-keys.md).
+    The node reads it again when it changes."""
     node_backlog_bytes: int = Field(default=128 << 20, ge=1)
     """No more commands are fetched while this number of bytes, over all partitions, isn't in the
     log yet."""
@@ -337,8 +348,17 @@ class Settings(BaseSettings):
         if path is not None and info.data.get(SECRETS_BY_FILE[str(info.field_name)]):
             raise ValueError("the setting without `_file` is set, too")
         if path is not None:
-            read_secret(path)
+            secret = read_secret(path)
+            if info.field_name == "host_key_file":
+                _check_host_key(secret)
         return path
+
+    @field_validator("host_key")
+    @classmethod
+    def _check_key(cls, key: str) -> str:
+        if key:
+            _check_host_key(key)
+        return key
 
     @model_validator(mode="after")
     def _read_secret_files(self) -> Self:
@@ -393,6 +413,26 @@ class Settings(BaseSettings):
         return self.state_dir / "primaries"
 
     @property
+    def signer(self) -> CommandSigner | None:
+        """What puts codes on the commands of this process; None without a host key."""
+        if not self.host_key:
+            return None
+        return CommandSigner(self.topics.commands, parse_host_key(self.host_key))
+
+    def new_session(self) -> str:
+        """Return the id of a new session. With a host key, it belongs to the key's holder."""
+        signer = self.signer
+        return str(uuid4()) if signer is None else session_of(signer.key.holder, os.urandom(8))
+
+    @property
+    def confirms_recorded(self) -> bool:
+        """Whether a host waits for the node instead of for Kafka.
+
+        With a key it does: only the node says whether a command is authentic.
+        """
+        return self.host_confirm == "recorded" or bool(self.host_key)
+
+    @property
     def topics(self) -> Topics:
         """The topics with the prefix."""
         mirror_prefix = self.kafka_mirror_prefix if self.kafka_mirror_of else ""
@@ -445,18 +485,28 @@ class Settings(BaseSettings):
     def kafka_client(self, **more: str | int | bool) -> dict[str, ClientValue]:
         """Return librdkafka's settings of a client, and under SERVERS_KEY who named the servers.
 
-        Under REGISTRY_KEY is how the schema registry is reached, if there is one.
+        Under REGISTRY_KEY is how the schema registry is reached, and under SIGNER_KEY what puts
+        codes on commands, if there are such.
 
         They are the addresses, the user's settings, and `more`. Later ones overrule earlier ones.
-        The clients of adapters/kafka take both keys out.
+        The clients of adapters/kafka take these three keys out.
         """
         return {
             "bootstrap.servers": self.bootstrap_servers,
             **self.kafka,
             SERVERS_KEY: self.servers,
             **({REGISTRY_KEY: self._registry} if self._registry is not None else {}),
+            **({SIGNER_KEY: signer} if (signer := self.signer) is not None else {}),
             **more,
         }
+
+
+def _check_host_key(key: str) -> None:
+    """Raise ValueError, which shows no secret, if this is no host key."""
+    try:
+        parse_host_key(key)
+    except BadUse as error:
+        raise ValueError(error.what) from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,7 +131,14 @@ class HostWiring:
             flushes=TaskThreads(SYNC_THREADS),
             jobs=ThreadJobs(),
         )
-        return Host(self.name, ports, self._settings, volumes, report=report)
+        return Host(
+            self.name,
+            ports,
+            self._settings,
+            volumes,
+            report=report,
+            new_session=self._settings.new_session,
+        )
 
     def serve_metrics(
         self,
@@ -154,7 +161,7 @@ class HostWiring:
         )
 
     def _status_ports(self) -> StatusPorts | None:
-        if self._settings.host_confirm == "published":
+        if not self._settings.confirms_recorded:
             return None
         return StatusPorts(self._closed_reader(), self.admin)
 

@@ -17,12 +17,15 @@ from functools import partial
 from typing import Final, NoReturn, TypeAlias
 
 from mirrorlog import __version__
+from mirrorlog.adapters.host_key_file import HostKeyFile
 from mirrorlog.adapters.http.access import http_access
 from mirrorlog.adapters.http.connections import ConnectionLimits, connection_limit
 from mirrorlog.adapters.http.guard import HttpGuard
 from mirrorlog.adapters.http.http_server import HttpServer
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader, ReportPublisher
 from mirrorlog.adapters.tracing import open_tracer
+from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.host_keys import CommandSigner
 from mirrorlog.errors import BadUse, MirrorlogError, exit_code_of
 from mirrorlog.metric_samples import MetricSamples
 from mirrorlog.ports.clock import Clock, SystemClock
@@ -43,6 +46,7 @@ from mirrorlog.streams.engine import (
     EngineWork,
     PartitionListener,
 )
+from mirrorlog.streams.fold.authenticity import HostKeySource
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.fold.traced_batches import TracedFolder
@@ -171,6 +175,8 @@ def _open_ports(
             where="kafka_mirror_of",
             next=f"Run it on the cluster {settings.kafka_mirror_of}.",
         )
+    path = settings.node_host_keys_file
+    host_keys = None if path is None else HostKeyFile(path)
     folder = open_node_folder(settings)  # before anything else: nothing of the other is touched
     opened.callback(folder.close)
     endpoint = _open_endpoint(settings, folder)
@@ -208,6 +214,7 @@ def _open_ports(
             settings.topics, admin, partial(KafkaReader, settings.kafka_client())
         ),
         open_backup_reports=partial(_open_backup_reports, settings, admin),
+        host_keys=host_keys,
     )
     return settings.model_copy(update={"partitions": partitions}), ports
 
@@ -224,6 +231,7 @@ class NodePorts:
     questions:    where the questions of mirrored sites arrive; None: there are no such sites.
     open_backup_reports: opens the reports of backups, for metrics; None: there are no backups.
     life:         told whether the worker makes progress.
+    host_keys:    the keys of hosts; None: the node has none.
     """
 
     catalog: Catalog
@@ -241,6 +249,7 @@ class NodePorts:
     questions: QuestionTopics | None = None
     open_backup_reports: Callable[[], BackupReports] | None = None
     life: LifeCalls = field(default_factory=LifeCalls)
+    host_keys: HostKeySource | None = None
 
 
 def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
@@ -253,7 +262,8 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
     fetch_budget = FetchBudget(settings.node_backlog_bytes)
     census = TableCensus(store) if ports.questions is not None else None
     on_written = None if census is None else census.note_rows
-    table = LogTable(engine.send, store, topics, gate, on_written)
+    sign = None if ports.host_keys is None else partial(_own_code, topics.commands, ports.host_keys)
+    table = LogTable(engine.send, store, topics, gate, on_written, sign)
     histories = PartitionHistories(
         RenewalPorts(table, engine.send, ports.catalog, topics), ports.source, ports.clock
     )
@@ -270,6 +280,7 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
         compactor=compactor,
         histories=histories,
     )
+    folder.judge_by(ports.host_keys)
     limits = FlushLimits(
         settings.node_flush_s, settings.node_flush_commands, settings.node_flush_bytes
     )
@@ -339,6 +350,16 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
             abort=ports.abort,
         )
     )
+
+
+def _own_code(
+    topic: str, host_keys: HostKeySource, partition: int, command: TrackingCommand, value: bytes
+) -> list[tuple[str, bytes]]:
+    """Return the headers of a command of the node: it is made with a key that counts for it."""
+    key = host_keys.current().key_for(command.volume, command.session)
+    if key is None:
+        return []
+    return CommandSigner(topic, key).headers(topic, partition, command.volume.encode(), value)
 
 
 def _reporter(
@@ -422,7 +443,11 @@ def _open_endpoint(settings: Settings, folder: NodeFolder) -> HttpEndpoint | Non
 def _source_topic(settings: Settings, admin: KafkaAdmin) -> SourceTopic:
     return SourceTopic(
         admin,
-        partial(KafkaReader, settings.kafka_client()),
+        partial(
+            KafkaReader,
+            settings.kafka_client(),
+            with_headers=settings.node_host_keys_file is not None,
+        ),
         topic=settings.topics.commands,
         group=group_name(settings),
         patience_s=settings.patience_s,

@@ -28,6 +28,7 @@
 - lease_locks.py: a lock on a store of objects, which ends by itself
 - archive_addresses.py: opens the archive of an address
 - signed_heads.py: what a key has signed, so that it never contradicts itself
+- host_key_file.py: the node's file of the keys of hosts
 - os_failures.py: what the operating system refuses, as an error for operators
 - machine.py: which machine this is, and whose folder a folder is
 - http/: who may ask a server of mirrorlog, how much, and how it answers

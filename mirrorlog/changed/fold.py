@@ -3,7 +3,8 @@
 A block is known to be zero if a zero or discard covered it whole and nothing in the range may have
 written to it. The order doesn't matter: neither positions nor clocks order the writes of two
 sessions, and a record doesn't order its own. Of a record this is known only if all that it holds
-are zeros that don't overlap. At the edges, where commands are folded, it is always known.
+are zeros that don't overlap. At the edges, where commands are folded, it is always known, unless
+the volume is authenticated.
 """
 
 from __future__ import annotations
@@ -178,7 +179,8 @@ class ChangeFold:
         if not len(extents):
             return
         size = self.volume.block_size
-        if command.kind is CommandKind.WRITES and extents.kinds is not None:
+        is_believed = not self.volume.is_authenticated  # nobody here can judge the codes
+        if command.kind is CommandKind.WRITES and extents.kinds is not None and is_believed:
             self.touched.add(touched(extents, size))
             self.zeroed.add(zeroed(extents, block_size=size, size_bytes=self.volume.size_bytes))
             is_write = extents.kinds == np.uint8(ExtentKind.WRITE)

@@ -76,7 +76,18 @@ def position_of(
 
 
 def _barrier_position(name: str, volume: Volume, commands: VolumeCommands, last: int) -> int:
-    """Return the position of the newest barrier of that name. It is likely to be near the end."""
+    """Return the position of the newest barrier of that name. It is likely to be near the end.
+
+    Raise BadUse if there is none, or if the volume is authenticated: another host may have sent a
+    barrier of the same name.
+    """
+    if volume.is_authenticated:
+        raise BadUse(
+            f"barrier '{name}' can't be told from one that another host sent: the volume is "
+            "authenticated, and only the node judges its commands",
+            where=f"volume {volume.volume}",
+            next="Name the position that `command send --barrier` printed, as @POSITION.",
+        )
     kept_after = commands.kept_after()
     lowest = max(kept_after, volume.origin_position)
     upper, step = last, _BARRIER_STEP

@@ -90,6 +90,14 @@ class CommandColumns:
         )
 
 
+def rows_by_sender(columns: CommandColumns) -> list[I64]:
+    """Return the plain rows of each sender, ascending."""
+    rows = np.flatnonzero(columns.plain)
+    order = rows[np.argsort(columns.sender[rows], kind="stable")]
+    counts = np.bincount(columns.sender[rows], minlength=len(columns.senders))
+    return np.split(order, np.cumsum(counts)[:-1]) if len(columns.senders) else []
+
+
 class _LockstepReader:
     """Reads n byte strings at once.
 

@@ -76,11 +76,16 @@ _HEADER_BYTES: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class _Contract:
-    """The mapping of a dataclass to an Avro record and back. name: of the schema files."""
+    """The mapping of a dataclass to an Avro record and back.
+
+    name: of the schema files. fits_before: whether an event says nothing that the version before
+    the newest lacks. Then it is written in that one, which older releases read. None: never.
+    """
 
     name: str
     to_fields: Callable[[Any], Fields]
     from_fields: Callable[[Fields], Any]
+    fits_before: Callable[[Any], bool] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +99,25 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True)
 class _Registry:
-    """The contracts. writers: by type, header and newest schema. readers: by header."""
+    """The contracts.
+
+    writers: by type, header and newest schema. before: the same of the version before the newest.
+    readers: by header.
+    """
 
     writers: Mapping[type, tuple[bytes, Any, _Contract]]
+    before: Mapping[type, tuple[bytes, Any, _Contract]]
     readers: Mapping[bytes, _Reader]
 
 
 def encode(event: object) -> bytes:
-    """Return the single-object encoding of an event by its newest contract."""
+    """Return the single-object encoding of an event by its newest contract.
+
+    A description of a volume that the contract before it can hold is written by that one.
+    """
     header, schema, contract = _registry().writers[type(event)]
+    if contract.fits_before is not None and contract.fits_before(event):
+        header, schema, _ = _registry().before[type(event)]
     out = BytesIO()
     out.write(header)
     fastavro.schemaless_writer(out, schema, contract.to_fields(event))
@@ -220,6 +235,7 @@ def _unknown_header(data: bytes) -> str:
 def _registry() -> _Registry:
     """Load schemas/ once. The version with the highest number of each contract is the newest."""
     writers: dict[type, tuple[bytes, Any, _Contract]] = {}
+    before: dict[type, tuple[bytes, Any, _Contract]] = {}
     readers: dict[bytes, _Reader] = {}
     names = sorted(
         entry.name for entry in files("mirrorlog.schemas").iterdir() if entry.name.endswith(".avsc")
@@ -232,8 +248,10 @@ def _registry() -> _Registry:
             )
             header = _MARKER + schema_fingerprint(schema)
             readers.setdefault(header, _Reader(contract, event_type, schema))
+            if event_type in writers:
+                before[event_type] = writers[event_type]
             writers[event_type] = (header, schema, contract)
-    return _Registry(writers, readers)
+    return _Registry(writers, before, readers)
 
 
 def schema_fingerprint(schema: Any) -> bytes:
@@ -268,7 +286,7 @@ def _contracts() -> Mapping[type, _Contract]:
         PublicationDelays: _Contract(
             "publication_delays", _plain, lambda f: PublicationDelays(**f)
         ),
-        Volume: _Contract("volume", _volume_fields, _volume),
+        Volume: _Contract("volume", _volume_fields, _volume, lambda v: not v.is_authenticated),
         CommandStatus: _Contract(
             "command_status", _plain, lambda f: CommandStatus(**f | {"code": StatusCode(f["code"])})
         ),

@@ -6,6 +6,7 @@ Files in reading order:
 - extents.py: byte ranges, one by one and as columns
 - range_columns.py: byte ranges of a device and their places in memory, as columns
 - commands.py: tracking commands, and the node's answers to them
+- host_keys.py: keys of hosts, and the codes by which the node knows who sent a command
 - recorded_writes.py: a command of a recording, in which each write has its own time
 - positions.py: positions in the log
 - histories.py: the history in which a position counts, and digests of commands

@@ -161,6 +161,9 @@ class RejectReason(StrEnum):
     OTHER_GENERATION = "OTHER_GENERATION"
     # The volume to change is in a state that this node doesn't know.
     UNKNOWN_STATE = "UNKNOWN_STATE"
+    # It lacks the code of a host key that may touch the volume, or the session. Its addresses are
+    # recorded as dirty.
+    NOT_AUTHENTIC = "NOT_AUTHENTIC"
     # With the change, the volume's description wouldn't fit into a message.
     DESCRIPTION_TOO_LARGE = "DESCRIPTION_TOO_LARGE"
 

@@ -81,6 +81,8 @@ class Volume:
     times (docs/decisions/own-times.md).
     group: the consistency group. Volumes that name the same one are copied as of one common point
     (docs/decisions/consistency-groups.md). None: it is in no group.
+    authenticated_after: commands behind this position count only with the code of a host key that
+    may touch the volume (domain/host_keys.py). None: no command needs one.
     """
 
     volume: str
@@ -110,6 +112,7 @@ class Volume:
     promotions: tuple[Promotion, ...] = ()
     group: str | None = None
     recorded_since_us: int | None = None
+    authenticated_after: int | None = None
 
     @property
     def born_at_us(self) -> int:
@@ -135,6 +138,18 @@ class Volume:
     def is_retired(self) -> bool:
         """Return whether the volume is retired: no host writes to it any more."""
         return self.state is VolumeState.RETIRED
+
+    @property
+    def is_authenticated(self) -> bool:
+        """Return whether commands of the volume need the code of a host key from some position on.
+
+        Who can't judge codes then believes only what the node recorded of it.
+        """
+        return self.authenticated_after is not None
+
+    def is_authenticated_at(self, position: int) -> bool:
+        """Return whether the command at `position` needs the code of a host key."""
+        return self.authenticated_after is not None and position > self.authenticated_after
 
     def is_followed_by(self, site: str) -> bool:
         """Return whether the site brings its secondary up to date, if it has one."""

@@ -20,6 +20,7 @@ class Message:
     at_us: the message's timestamp, in microseconds since 1970; 0 where it has none.
     by_broker: whether the timestamp is the broker's time of appending (invariant 15); if not, it is
         the time that the producer's clock showed.
+    headers: those that the producer gave it, where the reader was asked for them.
     """
 
     topic: str
@@ -29,6 +30,7 @@ class Message:
     value: bytes | None
     at_us: int = 0
     by_broker: bool = False
+    headers: tuple[tuple[str, bytes | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -118,8 +118,9 @@ def read_sessions(
     2. Read the log to its end. The newest head of each volume names all its sessions, at least
        through the watermark.
     3. Read the commands above the watermark to their end, and fold them on top. Folding a command
-       twice changes nothing. If the commands belong to another history than the log (break_reason),
-       all of them are folded, on top of sessions that began earlier.
+       twice changes nothing. Of an authenticated volume only the log counts: the caller waits until
+       it holds what it asks for. If the commands belong to another history than the log
+       (break_reason), all of them are folded, on top of sessions that began earlier.
 
     Raise KafkaFailed if a topic makes no progress for PATIENCE_S, OutOfRetention if commands are
     gone that the log doesn't hold.
@@ -201,6 +202,9 @@ class PartitionSessions:
                 self.beats[command.session] = command.last_at_us
             if command.extents or command.raw or command.kind is CommandKind.RESIZE:
                 self.named_through[command.volume] = message.position
+            volume = self.volumes.get(command.volume)
+            if volume is not None and volume.is_authenticated_at(message.position):
+                return  # only the node can tell whether it is authentic
             if command.volume in self.heads:
                 self._take_session(command, message.position)
 

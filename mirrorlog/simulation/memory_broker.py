@@ -13,6 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 
+from mirrorlog.domain.host_keys import CommandSigner, Headers
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Acknowledged, AppendTime, Message
@@ -60,9 +61,9 @@ class MemoryBroker:
         if self.is_away:
             raise KafkaFailed("no broker answers", where=where)
 
-    def publisher(self) -> MemoryPublisher:
-        """Return a new publisher."""
-        return MemoryPublisher(self)
+    def publisher(self, signer: CommandSigner | None = None) -> MemoryPublisher:
+        """Return a new publisher. signer: puts codes on commands."""
+        return MemoryPublisher(self, signer)
 
     def reader(self) -> MemoryReader:
         """Return a new reader."""
@@ -193,7 +194,14 @@ class MemoryBroker:
             for message in self.partition(topic, number).messages
         ]
 
-    def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None) -> int:
+    def append(
+        self,
+        topic: str,
+        partition: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers: Headers = (),
+    ) -> int:
         """Append a message at once. Return its position.
 
         Raise KafkaFailed if the topic is one of `refused_topics`.
@@ -205,7 +213,10 @@ class MemoryBroker:
         by_broker = topic not in self.host_times
         clock = self.clock if by_broker else self.host_clock
         at_us, by_broker = (0, False) if clock is None else (clock.now_us(), by_broker)
-        log.messages.append(Message(topic, partition, position, key, value, at_us, by_broker))
+        message = Message(
+            topic, partition, position, key, value, at_us, by_broker, headers=tuple(headers)
+        )
+        log.messages.append(message)
         log.end += 1
         return position
 
@@ -217,8 +228,8 @@ class MemoryBroker:
 class MemoryPublisher:
     """Publisher whose messages reach the broker, and are acknowledged, in poll() and flush()."""
 
-    def __init__(self, broker: MemoryBroker) -> None:
-        self._broker = broker
+    def __init__(self, broker: MemoryBroker, signer: CommandSigner | None = None) -> None:
+        self._broker, self._signer = broker, signer
         self.last_append: AppendTime | None = None
         self._queue: list[tuple[str, int, bytes, bytes | None, Acknowledged | None]] = []
 
@@ -239,7 +250,9 @@ class MemoryPublisher:
             return
         queue, self._queue = self._queue, []
         for topic, partition, key, value, on_acknowledged in queue:
-            position = self._broker.append(topic, partition, key, value)
+            signer = self._signer
+            headers = () if signer is None else signer.headers(topic, partition, key, value)
+            position = self._broker.append(topic, partition, key, value, headers)
             message = self._broker.partition(topic, partition).messages[-1]
             self.last_append = (
                 AppendTime(topic, message.at_us, message.by_broker) if message.at_us else None

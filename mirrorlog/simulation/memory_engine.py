@@ -219,7 +219,11 @@ class MemoryEngine:
         try:
             return [
                 self._broker.append(
-                    message.topic, message.partition or 0, message.key, message.value
+                    message.topic,
+                    message.partition or 0,
+                    message.key,
+                    message.value,
+                    message.headers,
                 )
                 for message in messages
             ]

@@ -55,11 +55,13 @@ class ImportSession:
         host: str,
         session: str,
         clock: Clock,
+        acknowledged_position: int | None = None,
     ) -> None:
+        """Create the session. acknowledged_position: what its first command names as such."""
         self.volume, self.session = volume, session
         self.commands = self.extents = 0
         self._publisher, self._topic, self._host, self._clock = publisher, topic, host, clock
-        self._acknowledged: int | None = None
+        self._acknowledged = acknowledged_position
 
     def publish(
         self,

@@ -28,6 +28,7 @@ class AcknowledgedPositions:
         self._acknowledged: Final[dict[int, int]] = {}
         # Never forgotten: positions that go back show a break in whatever history they count.
         self._last_acknowledged: Final[dict[int, int]] = {}
+        self._seen: Final[dict[int, int]] = {}
         self._histories: Final[dict[int, str]] = {}
         self._named_histories: Final[dict[int, str]] = {}
         self._entered: Final[set[tuple[int, str]]] = set()
@@ -64,7 +65,16 @@ class AcknowledgedPositions:
         if partition in self._claims:
             self._claimed.add(partition)
             return self._claims[partition]
-        return self._acknowledged.get(partition)
+        return self._acknowledged.get(partition, self._seen.get(partition))
+
+    def knows_some(self, partition: int) -> bool:
+        """Return whether a command that is made now names a position of the partition."""
+        return partition in self._acknowledged or partition in self._seen
+
+    def see_end(self, partition: int, end: int) -> None:
+        """Note that the broker says that the topic ends there: what lies below is acknowledged."""
+        if end > 0:
+            self._seen[partition] = end - 1
 
     def claim(self, partition: int, position: int, end: int) -> None:
         """Note that the topic ends at `end`, and that `position` was acknowledged to an earlier
@@ -107,6 +117,7 @@ class AcknowledgedPositions:
             return False
         self._entered.add((partition, history_id))
         self._acknowledged.pop(partition, None)
+        self._seen.pop(partition, None)
         self._claims.pop(partition, None)
         self.read_history(partition, history_id)
         return True

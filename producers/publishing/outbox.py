@@ -98,6 +98,7 @@ class Outbox:
         deadline_s: float,
         confirmations: Confirmations | None = None,
     ) -> None:
+        self._ask_end: Final = source.ask_end
         self.lock: Final = RLock()
         self.session: Final = source.session
         self.deadline_s: Final = deadline_s
@@ -173,6 +174,7 @@ class Outbox:
         self.check()
         partition = volume.partition
         self._watch_statuses(partition)
+        self._see_end(partition)
         command = self._commands.make(
             kind,
             partition,
@@ -462,6 +464,10 @@ class Outbox:
     def _is_full(self) -> bool:
         """Return whether too many commands wait for the node, so that writes must wait, too."""
         return self._statuses is not None and self._statuses.is_full
+
+    def _see_end(self, partition: int) -> None:
+        if self._ask_end is not None and not self.positions.knows_some(partition):
+            self.positions.see_end(partition, self._ask_end(partition))
 
     def _watch_statuses(self, partition: int) -> None:
         if self._statuses is not None:

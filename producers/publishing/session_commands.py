@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,11 +18,17 @@ NO_EXTENTS: Final = ClosedBatch(ExtentColumns.of(()))
 
 @dataclass(frozen=True, slots=True)
 class CommandSource:
-    """The host and the session that send commands, and the topic that they send them to."""
+    """The host and the session that send commands, and the topic that they send them to.
+
+    ask_end: asks where a partition of the topic ends, before the session's first command there.
+        With it, every command names a position that was acknowledged when it was made. By that the
+        node tells it from bytes that are sent again, so a host with a key has it.
+    """
 
     topic: str
     host: str
     session: str
+    ask_end: Callable[[int], int] | None = None
 
 
 @dataclass(slots=True)

@@ -208,7 +208,8 @@ class Host:
         2. The activity log durably says that the session is open on each volume. From now on it
            covers the newly created ones.
         3. The primaries of the volumes that are to be settled are flushed.
-        4. SESSION_OPEN of each volume is published, acknowledged.
+        4. SESSION_OPEN of each volume is published, acknowledged. With a host key, the node must
+           have recorded it, too: it refuses that of a host with a wrong key.
         5. No other host has opened one of them earlier (opening.exclude_other_hosts). Otherwise
            this session ends on all of them. What the log knows of them and the activity log
            doesn't is dirty (unvouched.py).
@@ -222,7 +223,12 @@ class Host:
         open, and what was unsettled before still is.
         """
         wanted = {request.volume.volume: request for request in requests}
-        check_requests(wanted.values(), self._handles, can_fork=self._ports.forks is not None)  # 1
+        check_requests(
+            wanted.values(),
+            self._handles,
+            can_fork=self._ports.forks is not None,
+            has_key=bool(self._settings.host_key),
+        )  # 1
         marks, volumes_known = self._ports.marks, self._log.state.volumes
         primaries = check_primaries(marks, wanted, volumes_known)
         self._volumes.update((name, request.volume) for name, request in wanted.items())
@@ -347,6 +353,8 @@ class Host:
 
     def _compare_with_log(self, requests: Mapping[str, OpenRequest]) -> Mapping[str, Unvouched]:
         """Do step 5 of open_all(). Return what the host can't vouch for, by volume."""
+        if self._settings.host_key:
+            self._wait_until_believed(requests)
         if self._search is None:
             return {}
         self._outbox.wait_published()
@@ -356,6 +364,17 @@ class Host:
         taken_over = exclude_other_hosts(self._parts, requests, known)
         continued = {name: volume for name, volume in volumes.items() if name not in taken_over}
         return self._search.unvouched(known, continued, self._log.state.volumes)
+
+    def _wait_until_believed(self, names: Iterable[str]) -> None:
+        """Wait until the node has recorded what was sent. Raise BadInput if it refused a command.
+
+        Only the node can tell whether the host's key is the right one. A host whose SESSION_OPEN
+        isn't believed must not write: no site would wait for it.
+        """
+        self._outbox.wait(until_break=True)
+        for name in names:
+            if name in self._outbox.rejected:
+                raise self._outbox.rejected[name]
 
     def _note_positions(self, now_s: float) -> None:
         """Note in the activity log how far Kafka has the commands, once in NOTE_S seconds.
@@ -466,7 +485,7 @@ class Host:
     def _new_outbox(self, name: str, deadline_s: float) -> Outbox:
         settings, ports = self._settings, self._ports
         return Outbox(
-            CommandSource(settings.topics.commands, name, self.session),
+            CommandSource(settings.topics.commands, name, self.session, self._end_asker()),
             ports.publisher,
             Spool(ports.folder, self.session, limit_bytes=settings.host_spool_bytes),
             ports.clock,
@@ -481,8 +500,14 @@ class Host:
             confirmations=self._new_confirmations(name),
         )
 
+    def _end_asker(self) -> Callable[[int], int] | None:
+        sessions = self._ports.sessions
+        if not self._settings.host_key or sessions is None:
+            return None
+        return partial(sessions.admin.end_position, self._settings.topics.commands)
+
     def _new_confirmations(self, name: str) -> Confirmations | None:
-        if self._settings.host_confirm == "published":
+        if not self._settings.confirms_recorded:
             return None
         if self._ports.statuses is None:
             raise BadUse(

@@ -45,12 +45,13 @@ class OpenRequest:
 
 
 def check_requests(
-    requests: Collection[OpenRequest], open_names: Container[str], *, can_fork: bool
+    requests: Collection[OpenRequest], open_names: Container[str], *, can_fork: bool, has_key: bool
 ) -> None:
     """Raise BadUse if one of the volumes can't be opened.
 
     A volume can't be opened if it is open or retired, if its primary is smaller than it, or if it
-    is forked although it is shared or the host has no ForkPorts (`can_fork`).
+    is forked although it is shared or the host has no ForkPorts (`can_fork`). An authenticated one
+    can't by a host without a key (`has_key`).
     """
     for request in requests:
         name, size_bytes = request.volume.volume, request.volume.size_bytes
@@ -63,6 +64,13 @@ def check_requests(
                 "the volume is retired",
                 where=f"volume {name}, position {request.volume.described_position}",
                 next="Create a new one.",
+            )
+        if request.volume.is_authenticated and not has_key:
+            raise BadUse(
+                "the volume is authenticated: only commands with the code of a host key count, and "
+                "this host has no key",
+                where=f"volume {name}",
+                next="Set host_key_file (docs/host-keys.md).",
             )
         if request.device.size_bytes < size_bytes:
             raise BadUse(

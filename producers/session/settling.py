@@ -124,7 +124,7 @@ def settle_previous(
     flushed = {
         volume.volume: volume
         for volume in previous.volumes
-        if _flush_primary(parts, volume, open_device)  # 1
+        if _may_speak_for(parts, volume) and _flush_primary(parts, volume, open_device)  # 1
     }
     unvouched: Mapping[str, Unvouched] = {}
     if search is not None and flushed:
@@ -241,6 +241,17 @@ def _flush_primary(parts: SessionParts, volume: Volume, open_device: DeviceOpene
         parts.report(
             f"volume {volume.volume} may hold unpublished writes, which stay in the activity log: "
             f"{error}"
+        )
+        return False
+    return True
+
+
+def _may_speak_for(parts: SessionParts, volume: Volume) -> bool:
+    """Return whether the node may believe this host about the volume. If not, report it."""
+    if volume.is_authenticated and not parts.settings.host_key:
+        parts.report(
+            f"volume {volume.volume} may hold unpublished writes, which stay in the activity log: "
+            "it is authenticated, and this host has no key (host_key_file)"
         )
         return False
     return True

@@ -33,7 +33,7 @@ class Producer(Protocol):
         value: bytes | None,
         partition: int | None,
         timestamp: None,
-        headers: None,
+        headers: list[tuple[str, bytes]] | None,
     ) -> Awaitable[Any]:
         """Queue a message. The awaitable returns its metadata with its offset, or raises, once the
         broker has answered."""
@@ -134,7 +134,10 @@ async def send_all(
 
 async def _send_once(producer: Producer, messages: Sequence[Outgoing]) -> list[int]:
     """Send all and return their offsets; raise the first error once every answer is there."""
-    sent = [await producer.send(m.topic, m.key, m.value, m.partition, None, None) for m in messages]
+    sent = [
+        await producer.send(m.topic, m.key, m.value, m.partition, None, list(m.headers) or None)
+        for m in messages
+    ]
     # Waits for all, even if one fails: a retry must not run beside its own first attempt.
     results = await asyncio.gather(*sent, return_exceptions=True)
     for result in results:

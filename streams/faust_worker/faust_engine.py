@@ -49,6 +49,7 @@ class FaustEngine:
         self._send_reports = SendReports(clock)
         self._stuck: dict[int, str] = {}
         self._wire_format = wire_format_of(settings.kafka_client())
+        self._with_headers = settings.node_host_keys_file is not None
 
     @property
     def store(self) -> FaustStore:
@@ -59,7 +60,11 @@ class FaustEngine:
         """Call `work` from now on (Engine.connect)."""
         app, commands = self._app, self._topics.commands
         app.transport = gated_transport(
-            work.positions, work.batches, self._stuck, self._wire_format
+            work.positions,
+            work.batches,
+            self._stuck,
+            self._wire_format,
+            with_headers=self._with_headers,
         )(app.conf.broker_consumer, app)
         follow_changelog(app, work.recovery, work.abort)
         connect_signals(app, self._store, commands, work.listeners, work.abort)

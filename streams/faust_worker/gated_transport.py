@@ -46,12 +46,14 @@ class GatedConsumer(driver.Consumer):
     """Faust's consumer. Commits what `gate` allows, and fetches while `batches` has room.
 
     stuck: what is stuck, by partition. wire_format: of commands, if there is a schema registry.
+    with_headers: whether batches have the headers of their events.
     """
 
     wire_format: ClassVar[WireFormat | None]
     gate: ClassVar[CommitPositions]
     batches: ClassVar[BatchSink]
     stuck: ClassVar[dict[int, str]]
+    with_headers: ClassVar[bool]
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -162,6 +164,7 @@ class GatedConsumer(driver.Consumer):
             [event.timestamp for event in record.records]
             if first.timestamp_type == last.timestamp_type == _LOG_APPEND_TIME
             else None,
+            [event.headers for event in record.records] if self.with_headers else None,
         )
         self._handed_on[tp.partition] = record.records[-1].offset
         return message  # type: ignore[no-any-return]
@@ -204,11 +207,20 @@ def gated_transport(
     batches: BatchSink,
     stuck: dict[int, str],
     wire_format: WireFormat | None = None,
+    *,
+    with_headers: bool = False,
 ) -> type[driver.Transport]:
     """Return a transport class whose consumer commits and fetches as these say.
 
     stuck: where the consumer notes, by partition, what is stuck. wire_format: with a registry.
+    with_headers: see GatedConsumer.
     """
-    parts = {"gate": gate, "batches": batches, "stuck": stuck, "wire_format": wire_format}
+    parts = {
+        "gate": gate,
+        "batches": batches,
+        "stuck": stuck,
+        "wire_format": wire_format,
+        "with_headers": with_headers,
+    }
     consumer = type("NodeConsumer", (GatedConsumer,), parts)
     return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})

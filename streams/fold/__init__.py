@@ -14,6 +14,7 @@ Files in reading order:
 - `session_order`: whether a command continues its session, and whether commands before it are lost.
 - `bulk_fold`: volumes whose commands are all plain are folded without looking at each command.
 - `flush_plan`: everything that one flush writes, in the order of its acknowledgements.
+- `authenticity`: whether a command was sent by somebody who may touch its volume.
 - `named_sessions`: which sessions the head of a volume names, if there are too many.
 - `volume_fold`: the record and the head of one volume.
 - `missed_fold`: the records of what each site with a forked secondary has missed.

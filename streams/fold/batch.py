@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from mirrorlog.domain.host_keys import Headers
 from mirrorlog.ports.streams import Message
 
 Item = TypeVar("Item")
@@ -21,6 +22,7 @@ class EventBatch:
         holds hosts' times.
     appends_ms: when the broker appended each of them, milliseconds since 1970; None if that isn't
         known of all.
+    headers: of each of them; None if they weren't asked for.
     """
 
     topic: str
@@ -30,6 +32,7 @@ class EventBatch:
     values: Sequence[bytes | None]
     appended_us: int | None = None
     appends_ms: Sequence[int] | None = None
+    headers: Sequence[Headers] | None = None
 
     @classmethod
     def from_messages(cls, messages: Sequence[Message]) -> EventBatch:
@@ -44,6 +47,7 @@ class EventBatch:
             [message.at_us // 1000 for message in messages]
             if all(message.by_broker for message in messages)
             else None,
+            [message.headers for message in messages],
         )
 
     @classmethod
@@ -59,6 +63,7 @@ class EventBatch:
             _chained(batch.values for batch in batches),
             batches[-1].appended_us,
             _chained_if_known([batch.appends_ms for batch in batches]),
+            _chained_if_known([batch.headers for batch in batches]),
         )
 
     def split_after(self, position: int) -> list[EventBatch]:
@@ -75,14 +80,20 @@ class EventBatch:
                 self.values[part],
                 self.appended_us,
                 None if self.appends_ms is None else self.appends_ms[part],
+                None if self.headers is None else self.headers[part],
             )
             for part in (slice(row), slice(row, None))
         ]
 
     def message(self, row: int) -> Message:
-        """Return the event in a row."""
+        """Return the event in a row, without its time."""
         return Message(
-            self.topic, self.partition, self.positions[row], self.keys[row], self.values[row]
+            self.topic,
+            self.partition,
+            self.positions[row],
+            self.keys[row],
+            self.values[row],
+            headers=() if self.headers is None else tuple(self.headers[row]),
         )
 
 

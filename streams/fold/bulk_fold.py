@@ -19,7 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from mirrorlog.codec.command_columns import I64, CommandColumns
+from mirrorlog.codec.command_columns import I64, CommandColumns, rows_by_sender
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import (
     LEFT_OUT_SESSIONS,
@@ -115,7 +115,7 @@ def fold_in_bulk(
         senders_of.pop(name, None)
     folds: list[BulkFold] = []
     folded = np.zeros(len(positions), np.bool_)
-    rows_of = _rows_by_sender(columns)
+    rows_of = rows_by_sender(columns)
     first_position = int(positions[0])
     for name, senders in senders_of.items():
         volume, head = volumes.get(name), heads.get(name)
@@ -147,14 +147,6 @@ def _qualifies(
         and not (head is not None and head.forks)
         and first_position > volume.described_position
     )
-
-
-def _rows_by_sender(columns: CommandColumns) -> list[I64]:
-    """Return the plain rows of each sender, ascending."""
-    rows = np.flatnonzero(columns.plain)
-    order = rows[np.argsort(columns.sender[rows], kind="stable")]
-    counts = np.bincount(columns.sender[rows], minlength=len(columns.senders))
-    return np.split(order, np.cumsum(counts)[:-1]) if len(columns.senders) else []
 
 
 def _fold_volume(
@@ -228,7 +220,7 @@ def _session_runs(
             or sender.session == LEFT_OUT_SESSIONS
         ):
             return None
-        run = _session_run(columns, positions, known, rows, shared=volume.shared)
+        run = _session_run(columns, positions, known, rows, volume)
         if run is None:
             return None
         runs.append(run)
@@ -242,26 +234,29 @@ def _session_run(
     positions: I64,
     known: Mapping[str, SessionHead],
     rows: I64,
-    *,
-    shared: bool,
+    volume: Volume,
 ) -> SessionRun | None:
     """Return the run of one session's commands, None if they don't simply continue the session.
 
     They do if the first one is accepted, each further one has the next sequence, and each knew of
-    the session's close if there was one. Only the first command is decoded.
+    the session's close if there was one. Only the first command is decoded. If the volume is
+    authenticated, its head must know the session, and each command an acknowledged position: other
+    commands may be bytes that were sent before (authenticity.repeat_reason).
     """
     sequences = columns.numbers["sequence"][rows]
     if sequences[0] < 0 or (len(sequences) > 1 and not (np.diff(sequences) == 1).all()):
         return None
     first_position = int(positions[rows[0]])
     first = decode(columns.values[int(rows[0])] or b"", TrackingCommand)
-    if session_order(known, first, first_position, shared=shared) != _ACCEPTED:
+    if session_order(known, first, first_position, shared=volume.shared) != _ACCEPTED:
         return None
     acknowledged = columns.numbers["acknowledged_position"][rows]
     if (acknowledged >= positions[rows]).any():
         return None  # the history broke: known_positions.knows_more says how
     sender = columns.senders[int(columns.sender[rows[0]])]
     before = known.get(sender.session)
+    if volume.is_authenticated and (before is None or (acknowledged < 0).any()):
+        return None
     if before is not None and (
         # The table holds the command already (a replay), or one of them didn't know of the close.
         first_position <= max(before.last_position, before.closed_position)

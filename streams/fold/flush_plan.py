@@ -206,21 +206,22 @@ class _FoldedVolumes:
         head = self.heads.get(volume.volume)
         after = record_start(volume, head, first=first)
         extents = [response.extents for response in responses]
+        sessions = {session.session: session for session in head.sessions} if head else {}
+        orders = [update_session(sessions, response) for response in responses]
         record = fold_changed(responses, extents, after=after, through=last)
         if record is not None:
-            self._add_record(replace(record, zeroed=zeroed_blocks(responses)))
+            self._add_record(replace(record, zeroed=zeroed_blocks(responses, orders)))
         missed, forks = fold_missed(responses, head, after=after, first=first, through=last)
         for missed_record in missed:
             self._add_record(missed_record)
-        sessions = {session.session: session for session in head.sessions} if head else {}
-        order = _ACCEPTED
-        for response in responses:
-            order = self._orders[response.message.position] = update_session(sessions, response)
+        for response, order in zip(responses, orders, strict=True):
+            self._orders[response.message.position] = order
             if order.missing:
                 self.mark_dirty.append(_mark_dirty_command(response, order, self.now_us))
         named = named_sessions(sessions, through=last, beats=self.beats)
         if named.left_out:
-            self._orders[responses[-1].message.position] = _with_left_out(order, named.left_out)
+            last_order = _with_left_out(orders[-1], named.left_out)
+            self._orders[responses[-1].message.position] = last_order
         self.heads_after.append(
             head_after(
                 volume,
@@ -325,7 +326,7 @@ def _last_beats(
     beats: dict[str, SessionBeat | None] = {}
     for response in responses:
         command = response.command
-        if command is None or not is_session_wide(command):
+        if command is None or not response.is_authentic or not is_session_wide(command):
             continue
         is_known = names_history(command, history)
         acknowledged = command.acknowledged_position if is_known else None

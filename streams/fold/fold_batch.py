@@ -15,12 +15,14 @@ import numpy.typing as npt
 from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.domain.commands import Refusal, TrackingCommand
 from mirrorlog.domain.histories import History, anchor_of
+from mirrorlog.domain.host_keys import NO_KEYS
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume, in_history
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
 from mirrorlog.reading.catalog import Catalog
+from mirrorlog.streams.fold.authenticity import Authenticity, HostKeySource
 from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.batch_delays import batch_delays
 from mirrorlog.streams.fold.bulk_fold import BulkFold, fold_in_bulk
@@ -149,10 +151,15 @@ class BatchFolder:
         compactor: LogMaintenance,
         histories: Histories,
     ) -> None:
+        self._host_keys: HostKeySource | None = None
         self._log, self._gate, self._catalog, self._source = log, gate, catalog, source
         self._clock, self._record_max_bytes, self._compactor = clock, record_max_bytes, compactor
         self._histories = histories
         self._recorded_at_s: dict[int, float] = {}
+
+    def judge_by(self, host_keys: HostKeySource | None) -> None:
+        """Judge the codes of commands by these keys from now on. None: the node has no keys."""
+        self._host_keys = host_keys
 
     async def record(self, batch: EventBatch) -> None:
         """Make one batch durable in the log. Every exception must stop the node.
@@ -331,6 +338,7 @@ class BatchFolder:
         }
         if history is not None:
             alone |= {name for name in in_columns if self._names_no_history(name)}
+        alone |= self._unauthentic_volumes(batch, columns, in_columns)
         heads = self._log.heads(batch.partition, sorted(alone | in_columns))
         bulk_folds, in_bulk = fold_in_bulk(
             columns,
@@ -343,6 +351,26 @@ class BatchFolder:
         single |= _read_rows(batch, columns.plain & ~in_bulk)
         commands = [(batch.message(row), single[row]) for row in sorted(single)]
         return _BatchResponses(heads, bulk_folds, await self._check_commands(commands, history))
+
+    def _unauthentic_volumes(
+        self, batch: EventBatch, columns: CommandColumns, names: Iterable[str]
+    ) -> set[str]:
+        """Return those of the volumes with a plain command that isn't authentic.
+
+        Codes are looked at only if one of the volumes is authenticated.
+        """
+        described = ((name, self._catalog.get(name)) for name in names)
+        authenticated = {
+            name: volume
+            for name, volume in described
+            if volume is not None and volume.authenticated_after is not None
+        }
+        if not authenticated:
+            return set()
+        return self._authenticity().unauthentic_volumes(batch, columns, authenticated)
+
+    def _authenticity(self) -> Authenticity:
+        return Authenticity(NO_KEYS if self._host_keys is None else self._host_keys.current())
 
     async def _check_commands(
         self,
@@ -358,13 +386,17 @@ class BatchFolder:
         description by which the commands behind it are checked. The first command of a new volume
         does: it gives the volume the partition's history.
         """
-        if any(self._depends_on_description(*command, history) for command in commands):
+        authenticity = self._authenticity() if commands else Authenticity(NO_KEYS)
+        if any(
+            self._depends_on_description(*command, history, authenticity) for command in commands
+        ):
             await asyncio.to_thread(self._catalog.refresh)
         responses = []
         for message, command in commands:
             volume = self._described(command)
             adopted = None if volume is None else adopted_description(volume, message, history)
-            response = check_command(message, command, adopted or volume)
+            objection = _objection(authenticity, message, command, adopted or volume)
+            response = check_command(message, command, adopted or volume, objection)
             if adopted is not None and response.new_description is None:
                 response = replace(response, new_description=adopted)
             if response.new_description is not None:
@@ -373,12 +405,17 @@ class BatchFolder:
         return responses
 
     def _depends_on_description(
-        self, message: Message, command: TrackingCommand | Refusal, history: History | None
+        self,
+        message: Message,
+        command: TrackingCommand | Refusal,
+        history: History | None,
+        authenticity: Authenticity,
     ) -> bool:
         volume = self._described(command)
         if volume is not None and adopted_description(volume, message, history) is not None:
             return True
-        return check_command(message, command, volume).depends_on_description
+        objection = _objection(authenticity, message, command, volume)
+        return check_command(message, command, volume, objection).depends_on_description
 
     def _names_no_history(self, volume: str) -> bool:
         described = self._catalog.get(volume)
@@ -386,6 +423,17 @@ class BatchFolder:
 
     def _described(self, command: TrackingCommand | Refusal) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None
+
+
+def _objection(
+    authenticity: Authenticity,
+    message: Message,
+    command: TrackingCommand | Refusal,
+    volume: Volume | None,
+) -> str | None:
+    if isinstance(command, Refusal):
+        return None
+    return authenticity.objection(message, command, volume)
 
 
 def adopted_description(volume: Volume, message: Message, history: History | None) -> Volume | None:
@@ -410,6 +458,7 @@ def adopted_description(volume: Volume, message: Message, history: History | Non
         recorded_since_us=None,
         log_generation=None,
         promotions=(),
+        authenticated_after=None if volume.authenticated_after is None else BEFORE_FIRST,
     )
 
 

@@ -48,7 +48,7 @@ def knows_more(responses: Iterable[CommandResponse], history: History | None) ->
         return None
     for response in responses:
         command, position = response.command, response.message.position
-        if command is None or command.acknowledged_position is None:
+        if command is None or command.acknowledged_position is None or not response.is_authentic:
             continue
         if command.acknowledged_position < position:
             continue

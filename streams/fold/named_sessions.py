@@ -11,7 +11,8 @@ from mirrorlog.domain.commands import LEFT_OUT_SESSIONS
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import SessionHead, left_out
 
-_CLOSED_SESSIONS_KEPT: Final = 8
+CLOSED_SESSIONS_KEPT: Final = 8
+"""The closed sessions that a volume's head names: those that were closed last."""
 MAX_OPEN_SESSIONS: Final = 256
 """The most open sessions that a volume's head names."""
 _OPEN_SESSIONS_MAX_BYTES: Final = 400_000
@@ -42,7 +43,7 @@ def named_sessions(
         (head for head in sessions.values() if not head.is_open),
         key=lambda head: head.closed_position,
     )
-    dropped = {head.session for head in closed[:-_CLOSED_SESSIONS_KEPT]}
+    dropped = {head.session for head in closed[:-CLOSED_SESSIONS_KEPT]}
     left: tuple[SessionHead, ...] = ()
     if len(sessions) > FEW_SESSIONS:
         left = _too_many(sessions.values(), beats)

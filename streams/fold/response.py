@@ -35,7 +35,7 @@ from mirrorlog.domain.extraction import (
     command_forks,
     extract,
 )
-from mirrorlog.domain.volume_states import DESCRIPTION_KINDS, transition
+from mirrorlog.domain.volume_states import DESCRIPTION_KINDS, Transition, transition
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput
 from mirrorlog.ports.streams import Message
@@ -68,6 +68,8 @@ class CommandResponse:
     looks for one before it lets anything be refused, or changes the description.
     new_description: the volume as this command changed it. It must be published before the command
     is recorded.
+    is_authentic: the sender may touch the volume, or the session. If not, nothing counts but the
+    extents, and these only as dirty.
     """
 
     message: Message
@@ -80,6 +82,7 @@ class CommandResponse:
     forward_to: Volume | None = None
     depends_on_description: bool = False
     new_description: Volume | None = None
+    is_authentic: bool = True
 
     def status(self, now_us: int, order: SessionOrder) -> CommandStatus:
         """Return the reply. A refusal takes precedence over how the command continues its session.
@@ -202,12 +205,16 @@ def read_command(message: Message) -> TrackingCommand | Refusal:
 
 
 def check_command(
-    message: Message, command: TrackingCommand | Refusal, volume: Volume | None
+    message: Message,
+    command: TrackingCommand | Refusal,
+    volume: Volume | None,
+    objection: str | None = None,
 ) -> CommandResponse:
     """Return what the node does with an event.
 
     command: from read_command.
     volume: the newest description of the volume that the command names, None if there is none.
+    objection: why the command isn't authentic (authenticity.py); None if it is, or needn't be.
 
     The command's extents pass `extract` (mirrorlog/domain/extraction.py). plan_flush takes the
     response next (flush_plan.py).
@@ -215,7 +222,8 @@ def check_command(
     if isinstance(command, Refusal):
         return CommandResponse(message, None, command)
     if is_session_wide(command):
-        return CommandResponse(message, command, None)
+        refusal = None if objection is None else Refusal(RejectReason.NOT_AUTHENTIC, objection)
+        return CommandResponse(message, command, refusal, is_authentic=refusal is None)
     if volume is None:
         text = f"there is no volume '{command.volume}'. Create it first."
         refusal = Refusal(RejectReason.UNKNOWN_VOLUME, text)
@@ -226,7 +234,32 @@ def check_command(
             "set the host's partitioner right."
         )
         return CommandResponse(message, command, None, remark=remark, forward_to=volume)
+    if objection is not None:
+        return _check_unauthentic(message, command, volume, objection)
     return _check_known_volume(message, command, volume)
+
+
+def _check_unauthentic(
+    message: Message, command: TrackingCommand, described: Volume, objection: str
+) -> CommandResponse:
+    """Return the response to a command of whoever may not touch the volume: all is refused.
+
+    Its addresses count as dirty, and never as zero (invariant 11): a host of the volume may have
+    sent it, with a key that the node doesn't have.
+    """
+    volume = described.as_of(message.position)
+    extents = extract(command_extents(command, volume, message.position).extents, volume).extents
+    dirty = ExtentColumns(extents.offsets, extents.lengths)
+    text = f"{objection}. " + ("Its addresses count as dirty." if len(dirty) else "")
+    return CommandResponse(
+        message,
+        command,
+        Refusal(RejectReason.NOT_AUTHENTIC, text.strip()),
+        volume,
+        dirty,
+        depends_on_description=True,
+        is_authentic=False,
+    )
 
 
 def _check_known_volume(
@@ -237,7 +270,9 @@ def _check_known_volume(
     The command is judged by the volume as it was at the command's position, so a replay gives the
     same response. A refusal of one part doesn't keep the other parts from being recorded.
     """
-    change = transition(described, command, message.position)
+    change = _sent_again(described, command, message.position) or transition(
+        described, command, message.position
+    )
     volume = change.volume.as_of(message.position)
     named = command_extents(command, volume, message.position)
     extraction = extract(named.extents, volume)
@@ -263,6 +298,25 @@ def _check_known_volume(
         or command.kind in DESCRIPTION_KINDS,
         new_description=change.volume if is_new else None,
     )
+
+
+def _sent_again(described: Volume, command: TrackingCommand, position: int) -> Transition | None:
+    """Refuse a renewal that ends a generation which the volume no longer has.
+
+    Whoever may read an authenticated volume's commands may send their bytes again.
+    """
+    if (
+        command.kind is not CommandKind.NEW_GENERATION
+        or not described.is_authenticated_at(position)
+        or position <= described.described_position
+        or command.generation == described.generation
+    ):
+        return None
+    text = (
+        f"the volume has generation {described.generation}, and not {command.generation} any more. "
+        "Look at the volume again."
+    )
+    return Transition(described, refusal=Refusal(RejectReason.OTHER_GENERATION, text))
 
 
 def _extents_refusal(named: CommandExtents, extraction: Extraction) -> Refusal | None:

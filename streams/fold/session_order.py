@@ -38,11 +38,13 @@ class SessionOrder:
 
     code, text: of its status.
     missing: the number of the session's commands that never arrived before this one.
+    may_repeat: the bytes may have been sent before (authenticity.repeat_reason).
     """
 
     code: StatusCode
     text: str = ""
     missing: int = 0
+    may_repeat: bool = False
 
 
 def session_order(

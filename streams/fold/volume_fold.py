@@ -18,6 +18,7 @@ from mirrorlog.domain.block_arrays import blocks_of
 from mirrorlog.domain.commands import StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.streams.fold.authenticity import HAS_ALREADY, proves_zeros, repeat_reason
 from mirrorlog.streams.fold.bulk_fold import BulkFold
 from mirrorlog.streams.fold.known_positions import with_known_positions
 from mirrorlog.streams.fold.response import CommandResponse
@@ -105,16 +106,21 @@ def fold_changed(
     )
 
 
-def zeroed_blocks(responses: Sequence[CommandResponse]) -> BlockSet:
+def zeroed_blocks(responses: Sequence[CommandResponse], orders: Sequence[SessionOrder]) -> BlockSet:
     """Return the blocks that the volume's commands zeroed or discarded whole.
+
+    orders: for each command, how it continues its session.
 
     The volume's size at each command decides whether its last block is covered whole: that block
     grows if a RESIZE lies between two commands.
     """
     by_size: dict[int, list[ExtentColumns]] = defaultdict(list)
-    for response in responses:
-        assert response.volume is not None
-        by_size[response.volume.size_bytes].append(response.extents)
+    for response, order in zip(responses, orders, strict=True):
+        assert response.volume is not None and response.command is not None
+        if not response.volume.is_authenticated_at(response.message.position) or proves_zeros(
+            response.command, response.volume, order
+        ):
+            by_size[response.volume.size_bytes].append(response.extents)
     block_size = newest_volume(responses).block_size
     return union(
         zeroed(concatenate(parts), block_size=block_size, size_bytes=size_bytes)
@@ -163,6 +169,8 @@ def update_session(sessions: dict[str, SessionHead], response: CommandResponse) 
     """
     command, position = response.command, response.message.position
     assert command is not None and response.volume is not None
+    if not response.is_authentic:
+        return _ACCEPTED
     if is_promoted_at(response.volume, position):
         sessions.update(closed_sessions(sessions, position))
         return _ACCEPTED
@@ -170,6 +178,10 @@ def update_session(sessions: dict[str, SessionHead], response: CommandResponse) 
         return SessionOrder(StatusCode.STALE_SESSION, f"recorded, though {reason}")
     command = with_known_positions(command, response.volume)
     order = session_order(sessions, command, position, shared=response.volume.shared)
+    if response.volume.is_authenticated_at(position) and updates_session(command):
+        reason = repeat_reason(sessions, command, position)
+        if reason is not None:
+            return _repeated(order, reason)
     if updates_session(command):
         update = session_head(command, position, response.forks.open_sites)
         known = sessions.get(command.session)
@@ -179,6 +191,17 @@ def update_session(sessions: dict[str, SessionHead], response: CommandResponse) 
             update = replace(update, open_forks=open_forks)
         sessions[command.session] = update if known is None else known.merged(update)
     return order
+
+
+def _repeated(order: SessionOrder, reason: str) -> SessionOrder:
+    """Return how a command continues its session if its bytes may have been sent before.
+
+    The session stays as it is. A command that the node reads again keeps its code.
+    """
+    if reason == HAS_ALREADY:
+        return replace(order, may_repeat=True)
+    text = f"recorded, but it changes no session: {reason}"
+    return SessionOrder(StatusCode.STALE_SESSION, text, may_repeat=True)
 
 
 def head_after(

@@ -9,6 +9,7 @@ from uuid import uuid4
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.histories import History
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.streams.table.local_store import Row
@@ -118,6 +119,7 @@ def renewed(volume: Volume, new: NewHistory) -> Volume:
         earlier_sizes=(),
         log_generation=None,
         promotions=(),
+        authenticated_after=None if volume.authenticated_after is None else BEFORE_FIRST,
         cluster=new.history.cluster,
         history_id=new.history.id,
         epoch=new.history.epoch,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final, TypeAlias
 
 from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.streams.fold.commit_gate import CommitGate
@@ -33,6 +34,8 @@ SendMessages: TypeAlias = Callable[[Sequence[Outgoing]], Awaitable[list[int]]]
 
 ChangelogRefused if they can't be acknowledged.
 """
+SignOwn: TypeAlias = Callable[[int, TrackingCommand, bytes], Iterable[tuple[str, bytes]]]
+"""Takes a partition of the commands topic, a command of the node and its bytes."""
 OnWritten: TypeAlias = Callable[[int, Sequence[Row]], None]
 """Takes a partition, and rows that were written to its table."""
 
@@ -44,6 +47,7 @@ class LogTable:
     remembers its position in the changelog by the last one.
 
     on_written: called with the rows that were written to the store; None: nobody wants to know.
+    sign: makes the headers of the node's own commands; None: they have none.
     counters: what was written since the worker's start.
     """
 
@@ -54,9 +58,10 @@ class LogTable:
         topics: Topics,
         gate: CommitGate,
         on_written: OnWritten | None = None,
+        sign: SignOwn | None = None,
     ) -> None:
         self._send, self._store, self._topics, self._gate = send, store, topics, gate
-        self._on_written = on_written
+        self._on_written, self._sign = on_written, sign
         self._flushed: dict[int, dict[str, int]] = defaultdict(dict)
         self.counters: Final = FlushCounters()
         # By partition, the highest position of a row that this worker appended.
@@ -271,15 +276,17 @@ class LogTable:
             Outgoing(topics.commands, to_partition, message.key, message.value)
             for to_partition, message in plan.forwarded
         ]
-        messages += [
-            Outgoing(topics.commands, partition, command.volume.encode(), encode(command))
-            for command in plan.mark_dirty
-        ]
+        messages += [self._own_command(partition, command) for command in plan.mark_dirty]
         messages += [
             Outgoing(topics.volumes, 0, volume.volume.encode(), encode(volume))
             for volume in plan.descriptions
         ]
         return messages
+
+    def _own_command(self, partition: int, command: TrackingCommand) -> Outgoing:
+        topic, value = self._topics.commands, encode(command)
+        headers = () if self._sign is None else self._sign(partition, command, value)
+        return Outgoing(topic, partition, command.volume.encode(), value, tuple(headers))
 
     def _replies(self, plan: FlushPlan) -> list[Outgoing]:
         partition, topic = plan.flush_range.partition, self._topics.status

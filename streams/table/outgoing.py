@@ -13,3 +13,4 @@ class Outgoing:
     partition: int | None
     key: bytes | None
     value: bytes | None
+    headers: tuple[tuple[str, bytes], ...] = ()

@@ -7,16 +7,18 @@ with how the node cuts them into records.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from mirrorlog.domain.bitmaps import BlockSet, runs, touched, union, zeroed
-from mirrorlog.domain.commands import TrackingCommand
+from mirrorlog.domain.commands import Refusal, TrackingCommand
 from mirrorlog.domain.extents import MAX_BYTE
 from mirrorlog.domain.extraction import MAX_FORKS
+from mirrorlog.domain.volume_states import DESCRIPTION_KINDS
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.streams import Message
+from mirrorlog.streams.fold.authenticity import Authenticity
 from mirrorlog.streams.fold.response import CommandResponse, check_command, read_command
 from mirrorlog.streams.table.record_digests import RecordDigest, RecordDigests, RecordSpan
 from mirrorlog.tracking_log.keys import missed_log, split_log_name
@@ -74,6 +76,7 @@ def check_records(
     where: str,
     reread: Callable[[], Iterable[LogRecord]],
     through: int = MAX_BYTE,
+    authenticity: Authenticity | None = None,
 ) -> Iterator[Difference]:
     """Yield the differences between the commands of one partition and its records of all tiers.
 
@@ -81,12 +84,16 @@ def check_records(
     digests: of the records of these volumes and of what each site has missed of them.
     where: 'changelog' or 'table'. reread: reads the records again, for each detailed difference.
     through: records that end above it are left out.
+    authenticity: the node's keys; None: they aren't known. Then a command that would change the
+    description of an authenticated volume, and hasn't, counts as refused.
 
     A record that begins before the first message isn't judged, because a part of its commands is
     gone. Nor is a record that misses a part: a reader doesn't use it either. Memory: a digest for
     each part of a record, and the bitmaps of the records that are open at a position.
     """
-    check = _Check(digests.by_log(through), _DifferenceFinder(reread, where), where)
+    authenticated = {name for name, volume in volumes.items() if volume.is_authenticated}
+    finder = _DifferenceFinder(reread, where, authenticated)
+    check = _Check(digests.by_log(through), finder, where)
     is_first = True
     for message in messages:
         if is_first:
@@ -94,10 +101,32 @@ def check_records(
             is_first = False
         command = read_command(message)
         name = command.volume if isinstance(command, TrackingCommand) else ""
-        response = check_command(message, command, volumes.get(name))
+        objection = _objection(authenticity, message, command, volumes.get(name))
+        response = check_command(message, command, volumes.get(name), objection)
         if response.volume is not None:
             yield from check.fold(name, response)
     yield from check.finish()
+
+
+def _objection(
+    authenticity: Authenticity | None,
+    message: Message,
+    command: TrackingCommand | Refusal,
+    volume: Volume | None,
+) -> str | None:
+    """Return why the node has refused a command as not authentic; None if it hasn't."""
+    if isinstance(command, Refusal) or volume is None:
+        return None
+    if authenticity is not None:
+        return authenticity.objection(message, command, volume)
+    changes_nothing = message.position > volume.described_position
+    if (
+        volume.is_authenticated_at(message.position)
+        and command.kind in DESCRIPTION_KINDS
+        and changes_nothing
+    ):
+        return "it has changed nothing"
+    return None
 
 
 class _Check:
@@ -209,10 +238,17 @@ def _open_records(
 
 
 class _DifferenceFinder:
-    """Compares records with what was folded. reread, where: as for check_records."""
+    """Compares records with what was folded. reread, where: as for check_records.
 
-    def __init__(self, reread: Callable[[], Iterable[LogRecord]], where: str) -> None:
+    authenticated: volumes whose zeroed blocks aren't compared. Which of their commands may be bytes
+    that were sent before, and so prove no zeros, depends on the head that the node had.
+    """
+
+    def __init__(
+        self, reread: Callable[[], Iterable[LogRecord]], where: str, authenticated: Collection[str]
+    ) -> None:
         self._reread, self._where = reread, where
+        self._authenticated = authenticated
         self._count = 0
 
     def close(self, opened: list[RecordDigest], position: int | None) -> Iterator[Difference]:
@@ -228,7 +264,7 @@ class _DifferenceFinder:
             agreement = digest.agreement()
             if not agreement.changed:
                 yield self._difference(digest.span, "changed", digest.folded)
-            if not agreement.zeroed:
+            if not agreement.zeroed and digest.span.volume not in self._authenticated:
                 yield self._difference(digest.span, "zeroed", digest.folded_zeroed)
 
     def _difference(self, span: RecordSpan, what: str, folded: BlockSet) -> Difference:

@@ -21,6 +21,7 @@ from mirrorlog.adapters.kafka.first_answer import (
 )
 from mirrorlog.adapters.kafka.outage_log import OutageLog
 from mirrorlog.bootstrap_servers import SERVERS_KEY, BootstrapServers
+from mirrorlog.domain.host_keys import SIGNER_KEY
 from mirrorlog.errors import BadUse, KafkaFailed
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.registry_access import REGISTRY_KEY
@@ -186,6 +187,7 @@ class KafkaClient:
         settings = dict(settings)
         self._named: BootstrapServers | None = settings.pop(SERVERS_KEY, None)
         settings.pop(REGISTRY_KEY, None)
+        settings.pop(SIGNER_KEY, None)
         self._servers = str(settings.get("bootstrap.servers"))
         self._clock, self._outages = clock or SystemClock(), outages
         self._takes_connections = takes_connections

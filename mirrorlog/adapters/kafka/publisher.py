@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
@@ -16,6 +17,7 @@ from confluent_kafka import Message as KafkaMessage
 
 from mirrorlog.adapters.kafka.client import CHECK_BROKER, ClientSettings, KafkaClient
 from mirrorlog.adapters.schema_registry.wire_format import wire_format_of
+from mirrorlog.domain.host_keys import SIGNER_KEY, CommandSigner
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.streams import Acknowledged, AppendTime
 from mirrorlog.topics import QUARANTINE_MAX_BYTES
@@ -30,6 +32,8 @@ class KafkaPublisher:
         self._last_acknowledged: KafkaMessage | None = None
         self._servers = str(settings.get("bootstrap.servers"))
         self._wire_format = wire_format_of(settings)
+        signer = settings.get(SIGNER_KEY)
+        self._signer = signer if isinstance(signer, CommandSigner) else None
         self._client = KafkaClient(
             Producer,
             {
@@ -54,6 +58,8 @@ class KafkaPublisher:
     ) -> None:
         """Queue one message, which is sent with acks=all. Block while the queue is full.
 
+        If the settings hold a host key, a command carries its code (domain/host_keys.py), which is
+        made now: a command of the spool has the code of today's key.
         poll() calls `on_acknowledged` with the message's position. The node fetches commands next
         (streams/faust_worker/app.py, install_agent).
         """
@@ -70,12 +76,20 @@ class KafkaPublisher:
                 assert position is not None
                 on_acknowledged(position)
 
+        headers = () if self._signer is None else self._signer.headers(topic, partition, key, value)
         if self._wire_format is not None:
             value = self._wire_format.outgoing(topic, value)
+        call = partial(
+            self._client.raw.produce, topic, value, key, partition, on_delivery=on_delivery
+        )
+        self._produce(partial(call, headers=headers) if headers else call, topic)
+
+    def _produce(self, call: Callable[[], None], topic: str) -> None:
+        """Call produce() until the queue has room."""
         while True:
             self._raise_refusal()
             try:
-                self._client.raw.produce(topic, value, key, partition, on_delivery=on_delivery)
+                call()
                 return
             except BufferError:
                 self._run_callbacks(self._poll, 0.1)

@@ -43,8 +43,15 @@ class KafkaReader:
     """
 
     def __init__(
-        self, settings: ClientSettings, patience_s: float = 30.0, *, silence_s: float = SILENCE_S
+        self,
+        settings: ClientSettings,
+        patience_s: float = 30.0,
+        *,
+        silence_s: float = SILENCE_S,
+        with_headers: bool = False,
     ) -> None:
+        """Create the reader. with_headers: messages have their headers, which takes time."""
+        self._with_headers = with_headers
         self._patience_s, self._silence_s = patience_s, silence_s
         self._heard_s = monotonic()
         # assign() needs no group, but librdkafka needs a name. Nothing is committed under it.
@@ -197,7 +204,8 @@ class KafkaReader:
             kind, at_ms = event.timestamp()
             at_us = 0 if kind == TIMESTAMP_NOT_AVAILABLE else at_ms * 1000
             by_broker = kind == TIMESTAMP_LOG_APPEND_TIME
-            return Message(*at, offset, event.key(), value, at_us, by_broker)
+            headers = tuple(event.headers() or ()) if self._with_headers else ()
+            return Message(*at, offset, event.key(), value, at_us, by_broker, headers)
         if error.code() == KafkaError._PARTITION_EOF:
             # Compaction may have removed the last messages. The end is reached all the same.
             self._reached[at] = offset

@@ -2,10 +2,10 @@
 
 In the order in which a new user meets them:
 - demo: everything in one go.
-- broker, topics, volume: the embedded Kafka, the topics, and the volumes; volume_group is a
-  command of volume.
+- broker, topics, volume: the embedded Kafka, the topics, and the volumes; volume_group and
+  volume_authenticate are commands of volume.
 - host: the group of host_serve (an NBD export), host_replay (a recording), host_recover (what a
-  crashed host left) and host_digest (primaries, hashed for a verification).
+  crashed host left), host_digest (primaries, hashed for a verification) and host_keygen (a key).
 - node, site: the processing node and the remote side; site_serve serves a secondary for a drill.
 - status, check: how everything does, for people and for monitoring.
 - dashboard: the same as status in a browser.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -11,7 +10,7 @@ import typer
 from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.cli.support.context import invocation
-from mirrorlog.errors import BadUse
+from mirrorlog.cli.support.key_files import create_key_file
 
 app = typer.Typer()
 
@@ -36,24 +35,8 @@ def keygen(
             (key, private.as_pem(), 0o600),
             (public, private.public.as_pem(), 0o644),
         ):
-            _create_file(path, pem, mode)
+            create_key_file(path, pem, mode)
         sync_folder(key.absolute().parent)
     fields = {"key": str(key), "public_key": str(public)}
     call.output.print_message("result", fields)
     call.output.print_text(f"{key} signs, and {public} checks what it signed")
-
-
-def _create_file(path: Path, content: bytes, mode: int) -> None:
-    """Create the file durably. Raise BadUse if there is one of that name: it isn't replaced."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-    except FileExistsError as error:
-        raise BadUse(
-            "a key is never replaced, and there is a file of this name",
-            where=str(path),
-            next="Name another file, or remove this one.",
-        ) from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from mirrorlog.cli.commands.host_digest import digest
+from mirrorlog.cli.commands.host_keygen import keygen
 from mirrorlog.cli.commands.host_recover import recover
 from mirrorlog.cli.commands.host_replay import replay
 from mirrorlog.cli.commands.host_serve import serve
@@ -16,3 +17,4 @@ app.command()(serve)
 app.command()(replay)
 app.command()(recover)
 app.command()(digest)
+app.command()(keygen)

@@ -19,6 +19,7 @@ from mirrorlog.adapters.addresses import (
 )
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.adapters.primary_marks import PrimaryMarkFiles
+from mirrorlog.cli.commands.volume_authenticate import authenticate
 from mirrorlog.cli.commands.volume_group import group
 from mirrorlog.cli.support.confirming import DryRunOption, YesOption, is_confirmed
 from mirrorlog.cli.support.context import Invocation, invocation
@@ -65,6 +66,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Create, list, group, grow, move, renew and retire mirrored volumes."
 )
 app.command()(group)
+app.command()(authenticate)
 
 _PUBLISH_S: Final = 60.0
 Name = Annotated[str, typer.Argument(metavar="VOLUME")]
@@ -123,6 +125,12 @@ def create(
             help="Put the volume into this consistency group (volume group).",
         ),
     ] = None,
+    authenticated: Annotated[
+        bool,
+        typer.Option(
+            "--authenticated", help="Let commands count only with the code of a host key."
+        ),
+    ] = False,
 ) -> None:
     """Create a volume on a primary.
 
@@ -162,6 +170,7 @@ def create(
         keep_s=keep_s,
         shared=shared,
         group=group_name,
+        authenticated_after=described.origin_position if authenticated else None,
     )
     with marked(choice, marks, partial(_new_mark, volume)):
         _publish(call.settings, volume)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final, TypeAlias
-from uuid import uuid4
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.changed.points import format_time
@@ -148,7 +147,7 @@ class _ImportRun:
     """The session of one import, and its Kafka clients while it runs."""
 
     def __init__(self, call: Invocation, volume: Volume, kind: str, host: str | None) -> None:
-        self.id = str(uuid4())
+        self.id = call.settings.new_session()
         self.host = host or f"{IMPORTED}{kind}:{self.id[:8]}"
         self.volume, self.kind = volume, kind
         self._call, self._clock = call, SystemClock()
@@ -182,6 +181,7 @@ class _ImportRun:
                 host=self.host,
                 session=self.id,
                 clock=self._clock,
+                acknowledged_position=self._known_position(),
             )
             note = f"import of {self.kind} {file}"[:200]
             try:
@@ -192,6 +192,15 @@ class _ImportRun:
             if answers is not None and patience_s is not None:
                 answers.wait(published.commands, patience_s, self._clock)
         return published, answers
+
+    def _known_position(self) -> int | None:
+        """Return a position that is acknowledged now, for the first command; None without a key."""
+        settings = self._call.settings
+        if not settings.host_key:
+            return None
+        with closing(KafkaAdmin(settings.kafka_client())) as admin:
+            end = admin.end_position(settings.topics.commands, self.volume.partition)
+        return end - 1 if end else None
 
     def _print_cut_off(self) -> None:
         self._call.output.print_text(

@@ -24,6 +24,7 @@ In reading order:
 - primaries: which file or device becomes the primary of a volume.
 - secondaries: which addresses the secondaries of a new volume may have.
 - changelog: the tracking log of one partition, read once.
+- key_files: files of keys, which are never replaced.
 - sending: one tracking command, and the node's status of it.
 - create_topics: the topics of a cluster.
 - topics_view: the topics of a cluster, as a table.

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
 from mirrorlog.cli.support.describing import publish_changed
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import MAX_ENDED_SESSIONS, Volume
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.open_sessions import SessionPorts, read_sessions
 from mirrorlog.settings import Settings
 
 if TYPE_CHECKING:
-    from mirrorlog.reading.open_sessions import OpenSession
+    from mirrorlog.reading.open_sessions import OpenSession, PartitionSessions
 
 
 def check_sessions(settings: Settings, volume: Volume, take_over: Collection[str]) -> list[str]:
@@ -32,6 +34,8 @@ def check_sessions(settings: Settings, volume: Volume, take_over: Collection[str
 
         def find_open(positions: dict[str, int]) -> list[OpenSession]:
             known = read_sessions({name: volume}, ports, settings.topics, SystemClock())
+            if volume.is_authenticated:
+                check_recorded(known.partition_of(name), volume, end)
             return known.open_before(positions)
 
         others = find_other_sessions(
@@ -43,6 +47,21 @@ def check_sessions(settings: Settings, volume: Volume, take_over: Collection[str
     if unnamed := [other for other in others if other.session not in take_over]:
         raise other_hosts_error(unnamed)
     return [other.session for other in others]
+
+
+def check_recorded(known: PartitionSessions, volume: Volume, end: int) -> None:
+    """Raise KafkaFailed unless the log holds all commands of the partition below `end`.
+
+    Of an authenticated volume only the log says which sessions are open.
+    """
+    through = BEFORE_FIRST if known.watermark is None else known.watermark.through
+    if known.is_broken or through < end - 1:
+        raise KafkaFailed(
+            f"the log ends at position {through}, and the commands at {end - 1}: only the node "
+            "says which sessions of an authenticated volume are open",
+            where=f"volume {volume.volume}, partition {volume.partition}",
+            next="Is a node running? Try again when it has recorded them.",
+        )
 
 
 def publish_move(

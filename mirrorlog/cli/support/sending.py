@@ -6,7 +6,7 @@ import getpass
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import uuid4
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
@@ -71,6 +71,11 @@ def send_made(
     try:
         end = admin.end_position(topics.status, volume.partition)
         reader.assign(topics.status, {volume.partition: end})  # 1
+        if volume.is_authenticated:
+            # The node tells by it that the bytes aren't sent for the second time.
+            end_of_commands = admin.end_position(topics.commands, volume.partition)
+            known = end_of_commands - 1 if end_of_commands else None
+            command = replace(command, acknowledged_position=known)
         positions: list[int] = []
         value = encode(command)
         publisher.publish(

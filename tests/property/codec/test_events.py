@@ -502,6 +502,7 @@ volume.v4           ed96db57df5689d9
 volume.v5           19380a6393f7d4f8
 volume.v6           56f53f945672594d
 volume.v7           9e9f37fdcaba8021
+volume.v8           0c307dc76608e4da
 volume_head.v1      c2837e567b94252c
 volume_head.v2      b295a301dc204b47
 volume_head.v3      33c768f079d377d1
@@ -830,6 +831,11 @@ def test_the_bytes_of_a_volume_of_a_group_never_change() -> None:
     assert decode(bytes.fromhex(golden), Volume) == volume
     assert encode(volume).hex() == golden_of_newest
     assert decode(encode(volume), Volume).recorded_since_us is None
+    # What only the newest contract can say is written by it, and all else as before.
+    authenticated = replace(volume, authenticated_after=5)
+    of_newest = golden_of_newest.replace("9e9f37fdcaba8021", "0c307dc76608e4da") + "020a"
+    assert encode(authenticated).hex() == of_newest
+    assert decode(encode(authenticated), Volume) == authenticated
     assert decode(bytes.fromhex(golden), Volume) == volume
 
 

@@ -14,6 +14,7 @@ import pytest
 from command_line import run_main
 
 from mirrorlog.cli.support.settings_view import HIDDEN
+from mirrorlog.domain.host_keys import HostKey
 from mirrorlog.settings import SECRETS_BY_FILE, Settings
 
 ON_A_MACHINE = {"state_dir", "cache_dir", "node_name"}
@@ -128,7 +129,8 @@ def test_the_example_has_each_setting_with_its_default_and_is_accepted(tmp_path:
     settings = re.sub(r"^#(?! )", "", text, flags=re.MULTILINE)
     file.write_text(settings.replace("/etc/mirrorlog/", f"{tmp_path}/"))
     for name in SECRETS_BY_FILE:
-        (tmp_path / name).write_text("s3cret")
+        key = HostKey("east/1", bytes(32)).as_text()
+        (tmp_path / name).write_text(key if name == "host_key_file" else "s3cret")
     given = tomllib.loads(file.read_text())
     assert set(given) == set(Settings.model_fields)
     assert run_main(["config", "check", "-c", str(file)])[0] == 0

@@ -55,6 +55,8 @@ node --http 0.0.0.0:0 | MIRRORLOG_NODE_HTTP_TOKEN_FILE={folder}/token
 -c {folder}/broken.toml status
 -c {folder}/wrong.toml status
 -F {folder}/colon.properties status
+status | MIRRORLOG_HOST_KEY=east/1:{secret}
+status | MIRRORLOG_HOST_KEY_FILE={folder}/token
 -X sasl.password={secret} status
 -X sasl.password:{secret} status
 -X ssl.key.password_file={folder}/missing status
