@@ -10,7 +10,9 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from unittest import mock
 
@@ -26,7 +28,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourcePatternType,
     ResourceType,
 )
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from securing import OTHER_HOST, PASSWORD, USER, Secured, secured_broker
 from writing import make_volumes
 
@@ -34,12 +36,18 @@ from mirrorlog.acls import Role, default_principal
 from mirrorlog.adapters.kafka import KafkaPublisher, KafkaReader
 from mirrorlog.changed.ask import query_ports
 from mirrorlog.cli.support.create_topics import create_topics
+from mirrorlog.cli.support.lookup import find_volume, read_topic
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.codec.status_batches import read_statuses
 from mirrorlog.consumers import run_site
 from mirrorlog.consumers.backup.sources.registration import Registrar
 from mirrorlog.consumers.backup.sources.source_point import BackupPosition, choose_blocks
 from mirrorlog.consumers.backup.sources.wiring import open_primary_source, open_registrar
+from mirrorlog.domain.commands import CommandKind, RejectReason, StatusCode, TrackingCommand
+from mirrorlog.domain.extents import Extent, ExtentColumns, ExtentKind
+from mirrorlog.domain.host_keys import HostKey
 from mirrorlog.domain.site_progress import Rung
-from mirrorlog.errors import KafkaFailed
+from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.producers import TrackedVolume
 from mirrorlog.settings import Settings, load_settings
 
@@ -190,12 +198,18 @@ def test_a_client_that_only_polls_raises_the_refusal_too(role: str, secured: Sec
 class Roles:
     """Every role on the secured broker, each as a user of its own, with topics of their own."""
 
-    def __init__(self, secured: Secured, folder: Path, prefix: str = "roles.") -> None:
-        self._secured, self.folder, self._prefix = secured, folder, prefix
+    def __init__(
+        self, secured: Secured, folder: Path, prefix: str = "roles.", **more: object
+    ) -> None:
+        """Create it. more: further settings of all roles."""
+        self._secured, self.folder, self._prefix, self._more = secured, folder, prefix, more
 
-    def settings(self, role: Role | None) -> Settings:
-        """Return the settings of a role. None: of the super user."""
-        user = USER if role is None else default_principal(role).removeprefix("User:")
+    def settings(
+        self, role: Role | None, *, user: str | None = None, key: HostKey | None = None
+    ) -> Settings:
+        """Return the settings of a role. None: of the super user. user: instead of the role's."""
+        if user is None:
+            user = USER if role is None else default_principal(role).removeprefix("User:")
         given = {
             "bootstrap_servers": self._secured.login,
             "kafka": self._secured.client("PLAIN", user),
@@ -205,12 +219,14 @@ class Roles:
             "node_name": "worker",
             "node_http": "off",
             "patience_s": 2.0,
+            **({} if key is None else {"host_key": key.as_text()}),
+            **self._more,
         }
         return load_settings(None, given)
 
-    def command(self, role: Role | None, *arguments: str) -> str:
+    def command(self, role: Role | None, *arguments: str, key: HostKey | None = None) -> str:
         """Run a command of mirrorlog as this role in this process. Return its stdout."""
-        with mock.patch.dict(os.environ, self.settings(role).as_environment()):
+        with mock.patch.dict(os.environ, self.settings(role, key=key).as_environment()):
             code, out, err = run_main([*arguments, "--json"])
         assert code == 0, err
         return out
@@ -468,3 +484,152 @@ def publish(secured: Secured, user: str, topic: str) -> None:
         publisher.flush(DEADLINE_S)
     finally:
         publisher.close()
+
+
+EAST, WEST, OPERATOR = (HostKey(f"{name}/1", os.urandom(32)) for name in ("east", "west", "op"))
+MISTYPED = HostKey(EAST.id, bytes([*EAST.secret[1:], EAST.secret[0] ^ 1]))
+
+
+class Keys:
+    """The node's file of keys: "db" is east's, and "web" is west's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.write(EAST, WEST)
+
+    def write(self, *keys: HostKey) -> None:
+        """Let these keys count, and the operator's."""
+        volumes = {"east": ["db"], "west": ["web"], "op": ["*"]}
+        known = (*keys, OPERATOR)
+        tables = [
+            f"[hosts.{name}]\nvolumes = {json.dumps(patterns)}\n"
+            f"keys = {json.dumps([key.as_text() for key in known if key.holder == name])}"
+            for name, patterns in volumes.items()
+        ]
+        new = self.path.with_suffix(".new")
+        new.write_text("\n".join(tables))
+        new.replace(self.path)
+
+
+def test_a_host_can_not_touch_the_volume_of_another_host_of_its_prefix(
+    secured: Secured, tmp_path: Path
+) -> None:
+    keys = Keys(tmp_path / "keys.toml")
+    roles = Roles(secured, tmp_path, "keys.", node_host_keys_file=str(keys.path))
+    east = roles.settings(Role.HOST, key=EAST)
+    west = roles.settings(Role.HOST, user=OTHER_HOST, key=WEST)
+    roles.command(None, "acl", "--apply", "--yes")
+    other = ("--role", "host", "--principal", f"User:{OTHER_HOST}")
+    roles.command(None, "acl", "--apply", "--yes", *other)
+    create_topics(roles.settings(Role.ADMIN))
+    make_volumes(roles.settings(Role.ADMIN), {"db": 1 << 20, "web": 1 << 20}, tmp_path / "primary")
+    primary, secondary = (tmp_path / part / "db.img" for part in ("primary", "berlin"))
+    with roles.site("berlin"), roles.node():
+        for name in ("db", "web"):
+            roles.command(Role.ADMIN, "volume", "authenticate", name, key=OPERATOR)
+        described = find_volume(east, "db")
+        with TrackedVolume.open("db", east) as volume:
+            volume.pwrite(os.urandom(200_000), 0)
+            volume.flush()
+            sent = attempts(west, roles)
+            with TrackedVolume.open("web", west) as web:  # what it may do
+                web.pwrite(b"w", 0)
+            volume.pwrite(os.urandom(4096), 500_000)
+            volume.flush()
+        roles.command(Role.READER, "site", "wait", "db")
+        assert secondary.read_bytes() == primary.read_bytes()
+        assert find_volume(east, "db") == described
+        statuses = wait_for_statuses(roles, sent)
+        refused = (StatusCode.REJECTED, RejectReason.NOT_AUTHENTIC)
+        assert {name: statuses[at] for name, at in sent.items()} == dict.fromkeys(sent, refused)
+        # Neither opens it with another's key, none, or a wrong one; that is said before any write.
+        for settings, expected in (
+            (west, "west of the command's host key may not touch volume db"),
+            (roles.settings(Role.HOST, key=MISTYPED), "the sender has another secret"),
+        ):
+            with pytest.raises(BadInput, match=expected):
+                TrackedVolume.open("db", settings, host="stranger")
+        with pytest.raises(BadUse, match="this host has no key"):
+            TrackedVolume.open("db", roles.settings(Role.HOST), host="stranger")
+        # A key that is taken from a host while it writes stops it, and loses no block.
+        stopped = TrackedVolume.open("db", east)
+        keys.write(WEST)
+        with pytest.raises(BadInput, match="NOT_AUTHENTIC"):
+            stopped.pwrite(os.urandom(4096), 700_000)
+            stopped.close()
+        wait_until(lambda: secondary.read_bytes() == primary.read_bytes())
+        # Its session stays open, so nothing is proved of the copy.
+        wait_until(lambda: state_of_db(roles) == "SETTLING", every_s=0.5)
+        keys.write(EAST, WEST)
+        with TrackedVolume.open("db", east) as volume:
+            volume.pwrite(os.urandom(4096), 900_000)
+        roles.command(Role.READER, "site", "wait", "db")
+        assert secondary.read_bytes() == primary.read_bytes()
+
+
+def state_of_db(roles: Roles) -> str:
+    """Return the state of the one secondary of volume "db"."""
+    (row,) = json.loads(roles.command(Role.DASHBOARD, "status", "db"))["volumes"]
+    return str(row["state"])
+
+
+def attempts(west: Settings, roles: Roles) -> dict[str, int]:
+    """Send commands of west's host about the volume "db". Return their positions, by name."""
+    topic = west.topics.commands
+    events = [
+        decode(message.value or b"", TrackingCommand) for message in read_topic(west, topic, 0)
+    ]
+    theirs = next(event for event in events if event.volume == "db" and event.sequence >= 0)
+    zeros = ExtentColumns.of([Extent(0, 200_704, ExtentKind.ZERO)])
+    nothing, volume = ExtentColumns.of([]), find_volume(west, "db")
+    kinds: dict[str, dict[str, object]] = {
+        "opening": {"kind": CommandKind.SESSION_OPEN, "session": west.new_session()},
+        "zeros": {"kind": CommandKind.WRITES, "extents": zeros, "sequence": 1000},
+        "heartbeat": {"kind": CommandKind.HEARTBEAT, "sequence": 1001},
+        "heartbeat for all": {"kind": CommandKind.HEARTBEAT, "volume": "", "generation": ""},
+        "close": {"kind": CommandKind.SESSION_CLOSE, "sequence": -1},
+        "close for all": {"kind": CommandKind.SESSION_CLOSE, "volume": "", "sequence": -1},
+        "resize": {"kind": CommandKind.RESIZE, "size_bytes": 1 << 21, "sequence": -1},
+        "end": {"kind": CommandKind.RETIRE, "sequence": -1},
+        "renewal": {
+            "kind": CommandKind.NEW_GENERATION,
+            "new_generation": "11111111-1111-4111-8111-111111111111",
+            "sequence": -1,
+        },
+        "barrier": {"kind": CommandKind.BARRIER, "note": "x", "sequence": -1},
+        "dirty": {"kind": CommandKind.MARK_DIRTY, "extents": zeros, "sequence": -1},
+    }
+    made = {
+        name: encode(
+            replace(
+                theirs,
+                **{"extents": nothing, "generation": volume.generation} | fields,  # type: ignore[arg-type]
+                acknowledged_position=len(events) - 1,
+            )
+        )
+        for name, fields in kinds.items()
+    }
+    positions: dict[str, int] = {}
+    with closing(KafkaPublisher(west.kafka_client())) as publisher:
+        for name, value in made.items():
+            key = b"" if "for all" in name else b"db"
+            publisher.publish(topic, 0, key, value, partial(positions.__setitem__, name))
+        publisher.flush(DEADLINE_S)
+    return positions
+
+
+def wait_for_statuses(
+    roles: Roles, positions: Mapping[str, int]
+) -> dict[int, tuple[StatusCode, str | None]]:
+    """Return code and reason of the statuses by position, once those of `positions` are there."""
+    settings = roles.settings(None)
+    answers: dict[int, tuple[StatusCode, str | None]] = {}
+
+    def are_there() -> bool:
+        for message in read_topic(settings, settings.topics.status, 0):
+            for status in read_statuses(message.value or b""):
+                answers[status.position] = status.code, status.reason
+        return set(positions.values()) <= set(answers)
+
+    wait_until(are_there, every_s=0.5)
+    return answers

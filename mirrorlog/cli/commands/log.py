@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from mirrorlog.adapters.host_key_file import read_host_keys
 from mirrorlog.changed.points import format_time
 from mirrorlog.cli.support.changelog import (
     ComparedRange,
@@ -27,6 +28,7 @@ from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, DifferenceFound, OutOfRetention
 from mirrorlog.settings import Settings
+from mirrorlog.streams.fold.authenticity import Authenticity
 from mirrorlog.streams.table.rebuild_check import (
     Difference,
     check_records,
@@ -176,7 +178,13 @@ def _check_changelog(
 
     commands = commands_through(call.settings, partition, through)
     yield from check_records(
-        commands, volumes, digests, where="changelog", reread=changelog_records, through=through
+        commands,
+        volumes,
+        digests,
+        where="changelog",
+        reread=changelog_records,
+        through=through,
+        authenticity=_authenticity(call.settings),
     )
 
 
@@ -208,7 +216,14 @@ def _check_table(
         where="table",
         reread=table_records_of_volumes,
         through=compared.through,
+        authenticity=_authenticity(call.settings),
     )
+
+
+def _authenticity(settings: Settings) -> Authenticity | None:
+    """Return what judges codes of commands, by the node's file of keys; None without one."""
+    path = settings.node_host_keys_file
+    return None if path is None else Authenticity(read_host_keys(path))
 
 
 def _changelog_digests(

@@ -160,5 +160,6 @@ def table_range(held: Watermark | None, newest: NewestWatermark) -> TableRange:
 
 def commands_through(settings: Settings, partition: int, through: int) -> Iterator[Message]:
     """Yield the commands of one partition up to the position `through`, from the oldest kept."""
-    messages = read_topic(settings, settings.topics.commands, partition)
+    has_keys = settings.node_host_keys_file is not None
+    messages = read_topic(settings, settings.topics.commands, partition, with_headers=has_keys)
     return (message for message in messages if message.position <= through)

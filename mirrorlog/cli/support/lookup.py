@@ -55,14 +55,16 @@ def load_catalog(settings: Settings, *, may_be_mirror: bool = False) -> Catalog:
         raise
 
 
-def read_topic(settings: Settings, topic: str, partition: int | None = None) -> Iterator[Message]:
+def read_topic(
+    settings: Settings, topic: str, partition: int | None = None, *, with_headers: bool = False
+) -> Iterator[Message]:
     """Yield what a topic, or one partition of it, holds now, from the oldest position kept.
 
-    Raise KafkaFailed as read_through does.
+    with_headers: the messages have their headers. Raise KafkaFailed as read_through does.
     """
     with (
         closing(KafkaAdmin(settings.kafka_client())) as admin,
-        closing(KafkaReader(settings.kafka_client())) as reader,
+        closing(KafkaReader(settings.kafka_client(), with_headers=with_headers)) as reader,
     ):
         partitions = range(admin.partitions(topic)) if partition is None else [partition]
         ends = {number: admin.end_position(topic, number) for number in partitions}

@@ -1,197 +1,35 @@
 """Nobody but the holder of a host key that may touch a volume changes anything of it.
 
-A whole node in memory judges the commands. Volume "db" is authenticated, and holder east may touch
-it. Holder west may touch "web", is a host as well, and so reads all commands.
+Holder east may touch volume "db". Holder west is a host as well, and so reads all commands.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from itertools import count
-from typing import NoReturn
+from dataclasses import replace
 
 import pytest
-from deadlines import DEADLINE_S
+from keyed_node import EAST, KEYS, SESSION, THEIRS, TOPICS, WEST, KeyedCluster
 from notation import GENERATION, OTHER_GENERATION, PRIMARY_ID, command, message, volume
 
-from mirrorlog.codec.events import decode, encode
-from mirrorlog.codec.status_batches import read_statuses
+from mirrorlog.codec.events import encode
 from mirrorlog.domain.commands import (
     CommandKind,
-    CommandStatus,
-    Quarantined,
     RejectReason,
     StatusCode,
     TrackingCommand,
 )
-from mirrorlog.domain.host_keys import CommandSigner, Holder, HostKey, HostKeys, session_of
+from mirrorlog.domain.host_keys import HostKey, HostKeys, session_of
 from mirrorlog.domain.promotions import PromotionCommand
-from mirrorlog.domain.volumes import Volume
-from mirrorlog.ports.clock import SystemClock
-from mirrorlog.reading.catalog import Catalog
-from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.reading.site_reports import SiteReports
-from mirrorlog.settings import Settings
-from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.simulation.memory_engine import MemoryEngine, MemoryStore
 from mirrorlog.streams.fold.response import check_command
 from mirrorlog.streams.fold.volume_fold import update_session, zeroed_blocks
-from mirrorlog.streams.partitions.source_topic import SourceTopic
-from mirrorlog.streams.table.changelog_follower import ChangelogSource
-from mirrorlog.streams.wiring import NodePorts, build_node, group_name
-from mirrorlog.tracking_log.heads import SessionBeat, SessionHead, VolumeHead
-from mirrorlog.tracking_log.keys import beat_key, head_key, key_kind
-from mirrorlog.tracking_log.records import LogRecord
-
-TOPICS = Settings().topics
-EAST, WEST = (HostKey(f"{name}/1", name.encode() * 8) for name in ("east", "west"))
-KEYS = HostKeys(
-    {key.id: key for key in (EAST, WEST)},
-    {"east": Holder("east", ("db",)), "west": Holder("west", ("web",))},
-)
-SESSION, THEIRS = session_of("east", bytes(8)), session_of("west", bytes(8))
-BLOCK = 4096
-
-
-@dataclass
-class Keys:
-    """The keys of a node, which a test changes."""
-
-    keys: HostKeys = KEYS
-
-    def current(self) -> HostKeys:
-        return self.keys
-
-
-@dataclass
-class Cluster:
-    """A broker and a node with volumes "db" and "web" in one partition. Both are authenticated."""
-
-    broker: MemoryBroker = field(default_factory=lambda: MemoryBroker(clock=SystemClock()))
-    store: MemoryStore = field(default_factory=MemoryStore)
-    keys: Keys = field(default_factory=Keys)
-    sequences: dict[str, count[int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.broker.create(TOPICS.specs(single_copy=True), 1)
-        for name in ("db", "web"):
-            described: Volume = volume(name, authenticated_after=-1)
-            self.broker.append(TOPICS.volumes, 0, name.encode(), encode(described))
-
-    @property
-    def end(self) -> int:
-        return self.broker.end_position(TOPICS.commands, 0)
-
-    def send(self, event: TrackingCommand, key: HostKey | None) -> int:
-        """Append a command with the code of the key. Return its position."""
-        value, name = encode(event), event.volume.encode()
-        signer = None if key is None else CommandSigner(TOPICS.commands, key)
-        headers = [] if signer is None else signer.headers(TOPICS.commands, 0, name, value)
-        return self.broker.append(TOPICS.commands, 0, name, value, headers)
-
-    def east(
-        self, kind: CommandKind, text: str = "", session: str = SESSION, **more: object
-    ) -> int:
-        """Append the next command of a session of east's host."""
-        sequence = next(self.sequences.setdefault(session, count()))
-        fields = {"sequence": sequence, "acknowledged_position": self.end - 1, **more}
-        return self.send(
-            command(text, "db", host="east", session=session, kind=kind, **fields), EAST
-        )
-
-    def resend(self, position: int) -> int:
-        """Append the bytes of a command again, with their headers, as any host can."""
-        message = self.broker.partition(TOPICS.commands, 0).messages[position]
-        return self.broker.append(TOPICS.commands, 0, message.key, message.value, message.headers)
-
-    def fold(self) -> None:
-        """Let a worker of the node fold all that is there, and stop."""
-        engine = MemoryEngine(self.broker, TOPICS, group_name(Settings()), self.store)
-        source = SourceTopic(
-            self.broker,
-            self.broker.reader,
-            topic=TOPICS.commands,
-            group=group_name(Settings()),
-            patience_s=DEADLINE_S,
-        )
-        source.commit_first_positions(TOPICS.changelog)
-
-        def abort(error: BaseException) -> NoReturn:
-            raise error
-
-        clock = SystemClock()
-        ports = NodePorts(
-            catalog=Catalog(self.broker.reader(), self.broker, TOPICS, clock),
-            changelog=ChangelogSource(
-                TOPICS.changelog,
-                self.broker.reader,
-                lambda partition: self.broker.bounds(TOPICS.changelog, partition),
-                lambda: self.broker.identity(TOPICS.changelog),
-            ),
-            source=source,
-            open_reports=lambda: SiteReports(self.broker.reader(), self.broker, TOPICS, clock),
-            clock=clock,
-            abort=abort,
-            on_ready=lambda partitions: None,
-            host_keys=self.keys,
-        )
-        settings = Settings(partitions=1, node_flush_s=0.001)
-        build_node(settings, ports, engine)
-        engine.run()
-
-    def row(self, key: bytes) -> bytes | None:
-        """Return the newest value of a row of the log."""
-        rows = self.broker.messages(TOPICS.changelog)
-        return {message.key: message.value for message in rows}.get(key)
-
-    def believed(self) -> tuple[object, ...]:
-        """Return all that the log says of "db" but its blocks: sessions, heartbeat, description."""
-        head = decode(self.row(head_key("db")) or b"", VolumeHead)
-        beat = self.row(beat_key(SESSION))
-        described = [
-            decode(row.value or b"", Volume)
-            for row in self.broker.messages(TOPICS.volumes)
-            if row.key == b"db"
-        ]
-        return (
-            head.sessions,
-            None if beat is None else decode(beat, SessionBeat).acknowledged_position,
-            replace(described[-1], described_position=0),
-        )
-
-    def blocks(self, *, after: int) -> tuple[set[int], set[int]]:
-        """Return which blocks of "db" changed behind a position, and which of them are zero."""
-        reader = LogReader(self.broker.reader(), self.broker, TOPICS.changelog)
-        while not reader.caught_up():
-            reader.poll(0)
-        log, zeroed = reader.logs["db"], set()
-        assert log.hole(after=after, through=self.end - 1) is None
-        for row in self.broker.messages(TOPICS.changelog):
-            if key_kind(row.key or b"") is LogRecord and row.value is not None:
-                record = decode(row.value, LogRecord)
-                is_asked = record.volume == "db" and record.through > after
-                zeroed |= set(record.zeroed) if is_asked else set()
-        return set(log.changed(after=after, through=self.end - 1)), zeroed
-
-    def statuses(self) -> Mapping[int, CommandStatus]:
-        return {
-            status.position: status
-            for row in self.broker.messages(TOPICS.status)
-            for status in read_statuses(row.value or b"")
-        }
-
-    def quarantined(self) -> list[int]:
-        return [
-            decode(row.value or b"", Quarantined).position
-            for row in self.broker.messages(TOPICS.quarantine)
-        ]
+from mirrorlog.tracking_log.heads import SessionHead
 
 
 @pytest.fixture
-def cluster() -> Cluster:
+def cluster() -> KeyedCluster:
     """Return a cluster in which east's host has "db" open, has written, and sent a heartbeat."""
-    made = Cluster()
+    made = KeyedCluster()
     made.east(CommandKind.SESSION_OPEN)
     made.east(CommandKind.WRITES, "0+4096")
     made.fold()
@@ -235,7 +73,9 @@ ATTEMPTS: dict[str, tuple[CommandKind, str, dict[str, object]]] = {
 
 
 @pytest.mark.parametrize("by", ["nobody", "west", "west with its own session"])
-def test_commands_of_somebody_else_change_nothing_and_are_named(by: str, cluster: Cluster) -> None:
+def test_commands_of_somebody_else_change_nothing_and_are_named(
+    by: str, cluster: KeyedCluster
+) -> None:
     before, end, sent = cluster.believed(), cluster.end, {}
     for attempt, (kind, text, more) in ATTEMPTS.items():
         fields: dict[str, object] = {
@@ -264,7 +104,7 @@ def test_commands_of_somebody_else_change_nothing_and_are_named(by: str, cluster
     assert cluster.blocks(after=position - 1) == ({3}, {3})
 
 
-def test_a_close_of_sessions_that_nobody_names_costs_reads(cluster: Cluster) -> None:
+def test_a_close_of_sessions_that_nobody_names_costs_reads(cluster: KeyedCluster) -> None:
     """That of somebody who may send it makes the whole volume dirty, too."""
     before, end = cluster.believed(), cluster.end
     made = command("", "db", kind=CommandKind.SESSION_CLOSE, session="*", sequence=-1)
@@ -277,7 +117,7 @@ def test_a_close_of_sessions_that_nobody_names_costs_reads(cluster: Cluster) -> 
 @pytest.mark.parametrize("kind", [CommandKind.HEARTBEAT, CommandKind.SESSION_CLOSE])
 @pytest.mark.parametrize("key", [None, WEST, HostKey("east/1", bytes(32))])
 def test_a_heartbeat_for_all_volumes_of_a_session_is_its_holders(
-    kind: CommandKind, key: HostKey | None, cluster: Cluster
+    kind: CommandKind, key: HostKey | None, cluster: KeyedCluster
 ) -> None:
     before = cluster.believed()
     position = cluster.send(heartbeat(cluster.end, kind=kind), key)
@@ -291,7 +131,7 @@ def test_a_heartbeat_for_all_volumes_of_a_session_is_its_holders(
 
 
 def test_a_host_whose_key_is_wrong_opens_nothing_and_its_blocks_are_dirty(
-    cluster: Cluster,
+    cluster: KeyedCluster,
 ) -> None:
     before, end = cluster.believed(), cluster.end
     for kind, text, sequence in (
@@ -309,7 +149,7 @@ def test_a_host_whose_key_is_wrong_opens_nothing_and_its_blocks_are_dirty(
 
 
 def test_a_key_can_be_changed_while_commands_of_the_old_one_are_on_their_way(
-    cluster: Cluster,
+    cluster: KeyedCluster,
 ) -> None:
     new = HostKey("east/2", bytes([7] * 32))
     cluster.keys.keys = replace(KEYS, keys={**KEYS.keys, new.id: new})
@@ -326,7 +166,9 @@ def test_a_key_can_be_changed_while_commands_of_the_old_one_are_on_their_way(
     assert "doesn't have" in cluster.statuses()[refused].text
 
 
-def test_a_node_without_keys_believes_nothing_of_an_authenticated_volume(cluster: Cluster) -> None:
+def test_a_node_without_keys_believes_nothing_of_an_authenticated_volume(
+    cluster: KeyedCluster,
+) -> None:
     before = cluster.believed()
     cluster.keys.keys = HostKeys({}, {})
     position = cluster.east(CommandKind.WRITES, "z0+4096")
@@ -337,7 +179,7 @@ def test_a_node_without_keys_believes_nothing_of_an_authenticated_volume(cluster
 
 
 def test_commands_from_before_a_volume_was_authenticated_need_no_code() -> None:
-    cluster = Cluster()
+    cluster = KeyedCluster()
     described = volume("db", authenticated_after=1)
     cluster.broker.append(TOPICS.volumes, 0, b"db", encode(described))
     for sequence in range(3):
@@ -351,7 +193,7 @@ def test_commands_from_before_a_volume_was_authenticated_need_no_code() -> None:
 class TestBytesThatAreSentAgain:
     """Any host reads the commands, so it has the bytes and codes of all of them."""
 
-    def test_zeros_of_yesterday_are_not_zeros_of_today(self, cluster: Cluster) -> None:
+    def test_zeros_of_yesterday_are_not_zeros_of_today(self, cluster: KeyedCluster) -> None:
         zeros = cluster.east(CommandKind.WRITES, "z4096+4096")
         cluster.fold()
         assert cluster.blocks(after=zeros - 1) == ({1}, {1})
@@ -363,7 +205,7 @@ class TestBytesThatAreSentAgain:
         assert cluster.blocks(after=written) == ({1}, set())
         assert cluster.believed() == before
 
-    def test_an_operators_zeros_prove_nothing(self, cluster: Cluster) -> None:
+    def test_an_operators_zeros_prove_nothing(self, cluster: KeyedCluster) -> None:
         made = command("z4096+4096", "db", sequence=-1, acknowledged_position=0)
         position = cluster.send(made, EAST)
         cluster.fold()
@@ -371,7 +213,7 @@ class TestBytesThatAreSentAgain:
         assert cluster.blocks(after=position - 1) == ({1}, set())
 
     def test_a_close_does_not_end_a_session_that_opened_the_volume_again(
-        self, cluster: Cluster
+        self, cluster: KeyedCluster
     ) -> None:
         close = cluster.east(CommandKind.SESSION_CLOSE)
         cluster.fold()
@@ -384,7 +226,7 @@ class TestBytesThatAreSentAgain:
         (session,) = before[0]  # type: ignore[misc]
         assert session.is_open
 
-    def test_an_operators_close_counts_once(self, cluster: Cluster) -> None:
+    def test_an_operators_close_counts_once(self, cluster: KeyedCluster) -> None:
         made = command(
             "", "db", session=SESSION, kind=CommandKind.SESSION_CLOSE, sequence=-1,
             acknowledged_position=cluster.end - 1,
@@ -400,7 +242,7 @@ class TestBytesThatAreSentAgain:
         assert cluster.statuses()[again].code is StatusCode.STALE_SESSION
 
     def test_a_session_that_the_head_has_forgotten_is_not_opened_again(
-        self, cluster: Cluster
+        self, cluster: KeyedCluster
     ) -> None:
         opened = 0
         cluster.east(CommandKind.SESSION_CLOSE)
@@ -417,7 +259,7 @@ class TestBytesThatAreSentAgain:
         assert cluster.believed() == before
         assert cluster.statuses()[late].code is StatusCode.STALE_SESSION
 
-    def test_a_renewal_is_not_repeated(self, cluster: Cluster) -> None:
+    def test_a_renewal_is_not_repeated(self, cluster: KeyedCluster) -> None:
         fields = {"sequence": -1, "kind": CommandKind.NEW_GENERATION}
         first = command("", "db", new_generation=OTHER_GENERATION, **fields)
         second = replace(first, generation=OTHER_GENERATION, new_generation=GENERATION)
@@ -450,7 +292,7 @@ class TestBytesThatAreSentAgain:
             assert not zeroed_blocks([response], [order])
 
 
-def test_the_nodes_own_commands_are_authentic(cluster: Cluster) -> None:
+def test_the_nodes_own_commands_are_authentic(cluster: KeyedCluster) -> None:
     next(cluster.sequences[SESSION])
     gap = cluster.east(CommandKind.WRITES, "0+4096")
     cluster.fold()
