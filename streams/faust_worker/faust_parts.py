@@ -110,7 +110,14 @@ faust.transport.consumer:ThreadDelegateConsumer.highwater(tp)
 faust.transport.consumer:ThreadDelegateConsumer.seek_to_committed() \
     | called by faust.transport.consumer:Consumer.perform_seek
 faust.transport.consumer:ThreadDelegateConsumer.seek_wait(partitions)
+faust.transport.drivers.aiokafka:AIOKafkaConsumerThread
 faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._ensure_consumer()
+faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._fetch_records( \
+    consumer, active_partitions, timeout, max_records) \
+    | called by faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.getmany
+faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.consumer
+faust.transport.drivers.aiokafka:Consumer._new_consumer_thread() \
+    | called by faust.transport.consumer:ThreadDelegateConsumer.__init__
 faust.transport.drivers.aiokafka:Consumer.__init__
 faust.transport.drivers.aiokafka:Consumer._to_message(tp, record) \
     | called by faust.transport.consumer:Consumer.getmany
@@ -142,18 +149,31 @@ mode.signals:Signal.send
 mode.utils.queues:FlowControlEvent.resume()
 mode.worker:Worker.execute_from_commandline()
 aiokafka.consumer.consumer:AIOKafkaConsumer._fetcher
+aiokafka.consumer.fetcher:Fetcher._records
 aiokafka.consumer.fetcher:Fetcher._subscriptions
+aiokafka.consumer.fetcher:FetchResult._partition_records
+aiokafka.consumer.fetcher:PartitionRecords._check_crcs
+aiokafka.consumer.fetcher:PartitionRecords._consumer_record(tp, record)
+aiokafka.consumer.fetcher:PartitionRecords._records
+aiokafka.consumer.fetcher:PartitionRecords._tp
+aiokafka.consumer.fetcher:PartitionRecords.next_fetch_offset
 aiokafka.consumer.subscription_state:Assignment.state_value(tp)
 aiokafka.consumer.subscription_state:Subscription.assignment
 aiokafka.consumer.subscription_state:SubscriptionState.subscription
 aiokafka.consumer.subscription_state:TopicPartitionState.highwater
 aiokafka.consumer.subscription_state:TopicPartitionState.timestamp
 aiokafka.errors:KafkaError.retriable
-aiokafka.structs:ConsumerRecord.key
-aiokafka.structs:ConsumerRecord.offset
-aiokafka.structs:ConsumerRecord.timestamp
-aiokafka.structs:ConsumerRecord.timestamp_type
-aiokafka.structs:ConsumerRecord.value
+aiokafka.record.default_records:DefaultRecord.headers
+aiokafka.record.default_records:DefaultRecord.key
+aiokafka.record.default_records:DefaultRecord.offset
+aiokafka.record.default_records:DefaultRecord.timestamp
+aiokafka.record.default_records:DefaultRecord.timestamp_type
+aiokafka.record.default_records:DefaultRecord.value
+aiokafka.record.default_records:DefaultRecordBatch.is_control_batch
+aiokafka.record.default_records:DefaultRecordBatch.next_offset
+aiokafka.record.default_records:DefaultRecordBatch.validate_crc()
+aiokafka.record.memory_records:MemoryRecords.has_next()
+aiokafka.record.memory_records:MemoryRecords.next_batch()
 aiokafka.structs:RecordMetadata.offset
 rocksdict:Options.set_keep_log_file_num
 rocksdict:Options.set_max_log_file_size

@@ -1,9 +1,9 @@
 """Faust's Kafka transport with three changes.
 
 - The node decides what the consumer commits, not the acknowledgements of Faust's streams.
-- The records that one poll brings for a partition of the commands topic are handed on as one
-  message, whose value is an EventBatch. Faust wraps every message in several tasks, which costs
-  more than folding a small command.
+- What one poll brings of a partition of the commands topic is read by column
+  (fetched_columns.py), and handed on as one message, whose value is an EventBatch. Faust wraps
+  every message in several tasks, which costs more than folding a small command.
 - A watch of mirrorlog's own finds partitions on which the worker is stuck (partition_watch.py says
   what is wrong with Faust's).
 """
@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from aiokafka import TopicPartition
@@ -25,21 +24,25 @@ from mirrorlog.adapters.schema_registry.wire_format import WireFormat
 from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.streams.engine import BatchSink, CommitPositions
+from mirrorlog.streams.faust_worker.fetched_columns import FetchedColumns, fetch_by_column
 from mirrorlog.streams.faust_worker.partition_watch import PartitionView, PartitionWatch
 from mirrorlog.streams.fold.batch import EventBatch
 
 log = logging.getLogger("mirrorlog.node")
 
 _REGISTRY_RETRY_S: Final = 2.0
-_LOG_APPEND_TIME: Final = 1
-"""aiokafka's number for a timestamp that is the broker's."""
 
 
-@dataclass(frozen=True, slots=True)
-class _FetchedRecords:
-    """The records of one partition that stand in the place of one record."""
+class ColumnThread(driver.AIOKafkaConsumerThread):
+    """Faust's thread of the consumer. It hands on the commands by column."""
 
-    records: Sequence[Any]
+    consumer: GatedConsumer
+
+    async def _fetch_records(self, consumer: Any, *arguments: Any, **named: Any) -> Any:
+        """Return what was fetched, by partition: of a partition of the commands FetchedColumns."""
+        commands = self.consumer
+        fetch_by_column(consumer._fetcher, commands.gate.topic, with_headers=commands.with_headers)
+        return await super()._fetch_records(consumer, *arguments, **named)
 
 
 class GatedConsumer(driver.Consumer):
@@ -60,6 +63,9 @@ class GatedConsumer(driver.Consumer):
         self._watch = PartitionWatch(self.app.conf.stream_processing_timeout)
         self._stuck_reports = RetryReports()
         self._handed_on: dict[int, int] = {}
+
+    def _new_consumer_thread(self) -> ColumnThread:
+        return ColumnThread(self, loop=self.loop, beacon=self.beacon)
 
     def _new_offset(self, tp: TP) -> int | None:
         """Return the offset to commit; None to commit nothing for this partition."""
@@ -108,10 +114,7 @@ class GatedConsumer(driver.Consumer):
             return None, active
         if self.wire_format is not None and await self._learn_schemas(self.wire_format, records):
             active = self._get_active_partitions()  # it took a moment
-        return {
-            tp: [_FetchedRecords(fetched)] if tp.topic == self.gate.topic else fetched
-            for tp, fetched in records.items()
-        }, active
+        return records, active
 
     async def _learn_schemas(self, wire_format: WireFormat, records: Mapping[TP, Any]) -> bool:
         """Ask the registry for the schemas of commands that aren't known. Return whether one was.
@@ -120,10 +123,11 @@ class GatedConsumer(driver.Consumer):
         that can't be read may hold addresses.
         """
         commands = (
-            event.value
+            value
             for tp, fetched in records.items()
             if tp.topic == self.gate.topic
-            for event in fetched
+            for columns in fetched
+            for value in columns.values
         )
         unknown = wire_format.unknown_ids(commands)
         for schema_id in unknown:
@@ -140,34 +144,28 @@ class GatedConsumer(driver.Consumer):
                 log.warning("commands wait for the schema with id %d: %s", schema_id, error)
                 await self.sleep(_REGISTRY_RETRY_S)
 
-    def _values(self, records: Sequence[Any]) -> list[bytes | None]:
-        """Return the values of commands in the plain format."""
-        values = [event.value for event in records]
-        return values if self.wire_format is None else list(map(self.wire_format.incoming, values))
-
     def _to_message(self, tp: TP, record: Any) -> ConsumerMessage:
         """Return Faust's message: for commands one for the whole fetch, at its last offset."""
-        if not isinstance(record, _FetchedRecords):
+        if not isinstance(record, FetchedColumns):
             return super()._to_message(tp, record)
-        first = record.records[0]
-        last = record.records[-1]
-        message: Any = super()._to_message(tp, last)
+        message: Any = super()._to_message(tp, record.last)
         message.key = None
         message.value = EventBatch(
             tp.topic,
             tp.partition,
-            [event.offset for event in record.records],
-            [event.key for event in record.records],
-            self._values(record.records),
-            last.timestamp * 1000 if last.timestamp_type == _LOG_APPEND_TIME else None,
-            # From a message with the broker's time on, all have it.
-            [event.timestamp for event in record.records]
-            if first.timestamp_type == last.timestamp_type == _LOG_APPEND_TIME
-            else None,
-            [event.headers for event in record.records] if self.with_headers else None,
+            record.offsets,
+            record.keys,
+            self._plain_values(record.values),
+            record.timestamps[-1] * 1000 if record.ends_by_broker else None,
+            record.timestamps if record.all_by_broker else None,
+            record.headers,
         )
-        self._handed_on[tp.partition] = record.records[-1].offset
+        self._handed_on[tp.partition] = record.offsets[-1]
         return message  # type: ignore[no-any-return]
+
+    def _plain_values(self, values: Sequence[bytes | None]) -> Sequence[bytes | None]:
+        """Return the values of commands in the plain format."""
+        return values if self.wire_format is None else list(map(self.wire_format.incoming, values))
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Look whether the worker is stuck on a partition of the commands, and log it.

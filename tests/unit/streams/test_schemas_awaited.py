@@ -46,7 +46,7 @@ def test_a_consumer_that_is_stopped_asks_the_registry_no_longer() -> None:
     async def scenario() -> None:
         registry: Any = AwayRegistry()
         consumer: Any = StoppedConsumer()
-        records = {TP("commands", 0): [SimpleNamespace(value=b"command")]}
+        records = {TP("commands", 0): [SimpleNamespace(values=[b"command"])]}
         await GatedConsumer._learn_schemas(consumer, registry, records)
         assert registry.asked == 3
 

@@ -1,0 +1,152 @@
+"""What one fetch brings of a partition of the commands, by column.
+
+aiokafka makes an object of eleven fields for each message, in a generator, and that costs more than
+decoding the message. Here the fetched messages of the commands topic become columns in one step.
+They are the same messages (tests/unit/streams/test_fetched_columns.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from aiokafka.errors import CorruptRecordException
+
+_LOG_APPEND_TIME: Final = 1
+"""aiokafka's number for a timestamp that is the broker's."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FetchedColumns:
+    """At least one message of one partition.
+
+    offsets, keys, values, timestamps: one for each message; timestamps in milliseconds since 1970.
+    ends_by_broker, all_by_broker: the broker set the timestamp of the last one, or of all.
+    last: aiokafka's record of the last one.
+    headers: of each message; None if nobody wants them.
+    """
+
+    offsets: Sequence[int]
+    keys: Sequence[bytes | None]
+    values: Sequence[bytes | None]
+    timestamps: Sequence[int]
+    ends_by_broker: bool
+    all_by_broker: bool
+    last: Any
+    headers: Sequence[Sequence[tuple[str, bytes]]] | None = None
+
+
+class FetchedPartition:
+    """Stands in the place of aiokafka's PartitionRecords: yields FetchedColumns, at most once.
+
+    fetched: the PartitionRecords, of which nothing was read. It reads uncommitted (invariant 16).
+    with_headers: whether the headers of the messages are wanted.
+    next_fetch_offset: where the next fetch begins. It moves once all messages are read.
+    """
+
+    def __init__(self, fetched: Any, *, with_headers: bool = False) -> None:
+        self._fetched: Any = fetched
+        self._with_headers = with_headers
+        self._is_read = False
+        self.next_fetch_offset: int = fetched.next_fetch_offset
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> FetchedColumns:
+        """Return the messages. Raise CorruptRecordException if a checksum isn't right.
+
+        The messages are fetched again then.
+        """
+        if self._is_read:
+            raise StopIteration
+        self._is_read = True
+        fetched: Any = self._fetched
+        self._fetched = None
+        columns, self.next_fetch_offset = _read(fetched, with_headers=self._with_headers)
+        if columns is None:
+            raise StopIteration
+        return columns
+
+
+def _read(fetched: Any, *, with_headers: bool) -> tuple[FetchedColumns | None, int]:
+    """Return the messages, None if there is none, and where the next fetch begins.
+
+    As PartitionRecords does: control batches, and messages before the fetch's offset, which begins
+    inside a batch, are left out.
+    """
+    next_offset: int = fetched.next_fetch_offset
+    offsets: list[int] = []
+    keys: list[bytes | None] = []
+    values: list[bytes | None] = []
+    timestamps: list[int] = []
+    headers: list[Sequence[tuple[str, bytes]]] = []
+    first: Any = None
+    last: Any = None
+    batches = fetched._records
+    while batches.has_next():
+        batch = batches.next_batch()
+        if fetched._check_crcs and not batch.validate_crc():
+            raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
+        if not batch.is_control_batch:
+            for record in batch:
+                offset = record.offset
+                if offset >= next_offset:
+                    offsets.append(offset)
+                    keys.append(record.key)
+                    values.append(record.value)
+                    timestamps.append(record.timestamp)
+                    if with_headers:
+                        headers.append(tuple(record.headers))
+                    last = record
+                    if first is None:
+                        first = record
+        next_offset = batch.next_offset
+    if last is None:
+        return None, next_offset
+    ends_by_broker = last.timestamp_type == _LOG_APPEND_TIME
+    columns = FetchedColumns(
+        offsets,
+        keys,
+        values,
+        timestamps,
+        ends_by_broker,
+        # From a message with the broker's time on, all have it.
+        ends_by_broker and first.timestamp_type == _LOG_APPEND_TIME,
+        fetched._consumer_record(fetched._tp, last),
+        headers if with_headers else None,
+    )
+    return columns, next_offset
+
+
+class FetchedResults(OrderedDict[Any, Any]):
+    """The results of a Fetcher of aiokafka, of which those of one topic become columns.
+
+    results: those that it has already. with_headers: whether headers of messages are wanted.
+    """
+
+    def __init__(
+        self, topic: str, results: Mapping[Any, Any], *, with_headers: bool = False
+    ) -> None:
+        super().__init__()
+        self._topic, self._with_headers = topic, with_headers
+        for tp, result in results.items():
+            self[tp] = result
+
+    def __setitem__(self, tp: Any, result: Any) -> None:
+        """Enter a result (FetchResult), or an error (FetchError), which has no records."""
+        fetched: Any = getattr(result, "_partition_records", None)
+        if tp.topic == self._topic and fetched is not None:
+            result._partition_records = FetchedPartition(fetched, with_headers=self._with_headers)
+        super().__setitem__(tp, result)
+
+
+def fetch_by_column(fetcher: Any, topic: str, *, with_headers: bool) -> None:
+    """Let a Fetcher of aiokafka hand on FetchedColumns of that topic, and records of all others.
+
+    with_headers: whether the columns have the headers of the messages.
+    """
+    if not isinstance(fetcher._records, FetchedResults):
+        fetcher._records = FetchedResults(topic, fetcher._records, with_headers=with_headers)

@@ -1,0 +1,146 @@
+"""Columns of fetched messages are the messages that aiokafka's own reader of a fetch returns."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from aiokafka import TopicPartition
+from aiokafka.consumer.fetcher import READ_UNCOMMITTED, FetchError, FetchResult, PartitionRecords
+from aiokafka.errors import CorruptRecordException
+from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
+
+from mirrorlog.streams.faust_worker.fetched_columns import (
+    FetchedColumns,
+    FetchedPartition,
+    FetchedResults,
+)
+
+COMMANDS = TopicPartition("commands", 0)
+OTHER = TopicPartition("log", 0)
+UNCOMPRESSED, LZ4 = 0, 3
+_ATTRIBUTES_AT = 21
+_CRC_AT = 17
+_LOG_APPEND_TIME, _CONTROL = 0x08, 0x20
+
+
+def record_batch(
+    base: int, values: Sequence[bytes | None], codec: int = UNCOMPRESSED, flags: int = 0
+) -> bytes:
+    """Return a batch from offset `base` on, as a broker keeps it."""
+    builder = DefaultRecordBatchBuilder(
+        2,
+        codec,
+        is_transactional=0,
+        producer_id=-1,
+        producer_epoch=-1,
+        base_sequence=0,
+        batch_size=1 << 20,
+    )
+    for number, value in enumerate(values):
+        headers = [("code", bytes([number]))] * (number % 2)
+        key = f"key {number % 3}".encode()
+        builder.append(number, 1000 + base + number, key, value, headers)
+    data = bytearray(builder.build())
+    data[:8] = base.to_bytes(8, "big")
+    data[_ATTRIBUTES_AT + 1] |= flags
+    return bytes(data)
+
+
+def fetched(data: bytes, first: int, *, check_crcs: bool = False) -> Any:
+    records = MemoryRecords(data)
+    return PartitionRecords(COMMANDS, records, [], first, None, None, check_crcs, READ_UNCOMMITTED)
+
+
+def expected(data: bytes, first: int) -> tuple[list[tuple[Any, ...]], int]:
+    """Return what aiokafka's reader returns of a fetch, and where it goes on."""
+    partition = fetched(data, first)
+    rows = [(e.offset, e.key, e.value, e.timestamp, e.headers) for e in partition]
+    return rows, partition.next_fetch_offset
+
+
+def columns_of(data: bytes, first: int) -> tuple[list[tuple[Any, ...]], int]:
+    partition = FetchedPartition(fetched(data, first), with_headers=True)
+    rows = [
+        row
+        for columns in partition
+        for row in zip(
+            columns.offsets,
+            columns.keys,
+            columns.values,
+            columns.timestamps,
+            columns.headers or (),
+            strict=True,
+        )
+    ]
+    return rows, partition.next_fetch_offset
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_columns_are_what_the_clients_own_reader_returns(seed: int) -> None:
+    chance = random.Random(seed)
+    data, base = b"", chance.randrange(100)
+    begin = base
+    for _ in range(chance.randrange(1, 6)):
+        values = [chance.choice([None, b"", chance.randbytes(20)]) for _ in range(7)]
+        flags = chance.choice([0, 0, _LOG_APPEND_TIME, _CONTROL])
+        values = values[:1] if flags == _CONTROL else values[: chance.randrange(1, 8)]
+        codec = UNCOMPRESSED if flags == _CONTROL else chance.choice([UNCOMPRESSED, LZ4])
+        data += record_batch(base, values, codec, flags)
+        base += len(values) + chance.choice([0, 0, 3])
+    for first in (begin, begin + 1, begin + 4):
+        assert columns_of(data, first) == expected(data, first)
+
+
+def test_markers_alone_bring_no_message_and_are_passed() -> None:
+    data = record_batch(5, [b"marker"], flags=_CONTROL) + record_batch(
+        6, [b"marker"], flags=_CONTROL
+    )
+    assert columns_of(data, 5) == ([], 7)
+
+
+# the flags of the batches | the last message has the broker's time | all have it
+TIMES = [
+    ([_LOG_APPEND_TIME, _LOG_APPEND_TIME], True, True),
+    ([0, _LOG_APPEND_TIME], True, False),
+    ([_LOG_APPEND_TIME, 0], False, False),
+]
+
+
+@pytest.mark.parametrize(("flags", "ends_by_broker", "all_by_broker"), TIMES)
+def test_whose_times_they_are(flags: list[int], ends_by_broker: bool, all_by_broker: bool) -> None:
+    data = b"".join(
+        record_batch(number, [b"command"], flags=flag) for number, flag in enumerate(flags)
+    )
+    (columns,) = FetchedPartition(fetched(data, 0))
+    assert (columns.ends_by_broker, columns.all_by_broker) == (ends_by_broker, all_by_broker)
+    assert (columns.last.offset, columns.last.value) == (1, b"command")
+    assert columns.headers is None
+
+
+def test_a_damaged_batch_is_fetched_again() -> None:
+    data = bytearray(record_batch(0, [b"first"]) + record_batch(1, [b"second"]))
+    data[-1] ^= 1
+    partition = FetchedPartition(fetched(bytes(data), 0, check_crcs=True))
+    with pytest.raises(CorruptRecordException):
+        next(partition)
+    assert list(partition) == []
+    assert partition.next_fetch_offset == 0
+
+
+def test_only_the_commands_are_handed_on_by_column() -> None:
+    def result(tp: TopicPartition) -> FetchResult:
+        records = fetched(record_batch(0, [b"a", b"b"]), 0)
+        return FetchResult(tp, assignment=None, partition_records=records, backoff=0)
+
+    before = {COMMANDS: result(COMMANDS)}
+    results = FetchedResults("commands", before)
+    results[OTHER] = result(OTHER)
+    error = results[TopicPartition("commands", 1)] = FetchError(error=ValueError(), backoff=0)
+    (columns,) = results[COMMANDS]._partition_records
+    assert isinstance(columns, FetchedColumns)
+    assert [record.value for record in results[OTHER]._partition_records] == [b"a", b"b"]
+    assert results[TopicPartition("commands", 1)] is error
