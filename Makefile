@@ -7,6 +7,9 @@ PYTEST_ARGS ?= -n 6 --dist worksteal
 
 PEERS := benchmarks/peers
 
+# Some containers set it. Each process would then compile all that it imports, and the asserts of each test, anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-busy test-pythons test-slow soak fuzz seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-backup bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from mirrorlog.cli.main import COMMANDS
 
 
-def command_tree() -> dict[tuple[str, ...], Any]:
+@cache
+def command_tree() -> Mapping[tuple[str, ...], Any]:
     """Return every command and group (Click's), by the words that name it."""
     return {
         words: command for lazy in COMMANDS for words, command in _walk((lazy.name,), lazy.load())

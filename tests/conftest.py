@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from compiled_sources import compile_share
 from hypothesis import settings
 from memory_folders import memory_root
 from ordering import long_first
@@ -24,6 +25,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Compile a share of the sources, in a worker of pytest-xdist (compiled_sources.py)."""
+    name = os.environ.get("PYTEST_XDIST_WORKER")
+    if name is not None:
+        workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+        compile_share(session.config, REPOSITORY, int(name.removeprefix("gw")), workers)
 
 
 @pytest.hookimpl(trylast=True)

@@ -44,8 +44,12 @@ def extents(text: str) -> ExtentColumns:
     for word in text.split():
         kind, rest = (word[0], word[1:]) if word[0] in KINDS else ("w", word)
         offset, length = rest.split("+")
-        rows.append(Extent(int(eval(offset)), int(eval(length)), KINDS[kind]))
+        rows.append(Extent(_number(offset), _number(length), KINDS[kind]))
     return ExtentColumns.of(rows)
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else int(eval(text))
 
 
 def volume(name: str = "v", size_bytes: int = 1 << 20, **more: object) -> Volume:

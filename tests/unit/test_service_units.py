@@ -17,7 +17,6 @@ from mirrorlog.units import parse_duration_s
 UNITS = sorted((Path(__file__).parents[2] / "docs" / "systemd").glob("*.service"))
 SETTINGS = {f"MIRRORLOG_{name.upper()}" for name in Settings.model_fields}
 MOST_EXPOSED = 1.5
-COMMANDS = command_tree()
 
 
 def values(unit: Path, name: str) -> list[str]:
@@ -49,11 +48,12 @@ def test_the_command_of_a_unit_exists_with_its_options(unit: Path) -> None:
     assert words[:1] == ["-c"]
     assert words[2:4] == ["-F", "${CREDENTIALS_DIRECTORY}/client.properties"]
     words = words[4:]
+    commands = command_tree()
     path = tuple(words[:1])
-    while is_group(COMMANDS[path]) and (*path, words[len(path)]) in COMMANDS:
+    while is_group(commands[path]) and (*path, words[len(path)]) in commands:
         path = (*path, words[len(path)])
     given = {word for word in words[len(path) :] if word.startswith("--")}
-    known = {option for param in COMMANDS[path].params for option in param.opts}
+    known = {option for param in commands[path].params for option in param.opts}
     assert given <= known
     assert "--detach" not in given, "the service manager knows the process that it started"
 

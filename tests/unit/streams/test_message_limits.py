@@ -6,7 +6,7 @@ Each event is folded by the real fold, whose messages pass the limits of a clust
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 
 import numpy as np
@@ -156,23 +156,25 @@ def test_a_large_event_for_another_partition_is_forwarded_as_the_whole_volume() 
 
 
 LARGE = {
-    "extents outside": many_extents(300_000),
-    "a generation": command("0+4096", generation="g" * 3 * MIB),
-    "a note": command("0+4096", note="n" * 3 * MIB),
-    "a host": command("0+4096", host="h" * 3 * MIB),
-    "a volume": command("0+4096", "v" * 3 * MIB),
-    "forks": command("", forks=tuple(ForkOutcomes("s" * 200) for _ in range(20_000))),
-    "a new generation": command(kind=CommandKind.NEW_GENERATION, new_generation="g" * 3 * MIB),
-    "the whole of the largest volume 60,000 times": command(
+    "extents outside": lambda: many_extents(300_000),
+    "a generation": lambda: command("0+4096", generation="g" * 3 * MIB),
+    "a note": lambda: command("0+4096", note="n" * 3 * MIB),
+    "a host": lambda: command("0+4096", host="h" * 3 * MIB),
+    "a volume": lambda: command("0+4096", "v" * 3 * MIB),
+    "forks": lambda: command("", forks=tuple(ForkOutcomes("s" * 200) for _ in range(20_000))),
+    "a new generation": lambda: command(
+        kind=CommandKind.NEW_GENERATION, new_generation="g" * 3 * MIB
+    ),
+    "the whole of the largest volume 60,000 times": lambda: command(
         "0+2**63-1 " * 60_000, "largest", sequence=-1
     ),
 }
 
 
-@pytest.mark.parametrize("event", LARGE.values(), ids=LARGE)
-def test_the_node_goes_on_after_a_large_event(event: TrackingCommand) -> None:
+@pytest.mark.parametrize("large", LARGE.values(), ids=LARGE)
+def test_the_node_goes_on_after_a_large_event(large: Callable[[], TrackingCommand]) -> None:
     node = Node(volume(), volume("largest", size_bytes=(1 << 63) - 1, block_size=1 << 26))
-    node.fold(event)
+    node.fold(large())
     node.fold(command("4096+4096", sequence=-1))
     assert node.statuses()[-1].code is StatusCode.ACCEPTED
     assert node.statuses()[-1].position == 1
