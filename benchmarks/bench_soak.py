@@ -1,14 +1,14 @@
 """A soak: all parts under a steady load, and whether what they take stays flat.
 
-    python benchmarks/bench_soak.py [--minutes 30] [--rate 2000] [--dir FOLDER] [--save]
+    python benchmarks/bench_soak.py [--minutes 30] [--warm-up 15] [--rate 2000] [--save]
 
 A node, `host serve` with an NBD client, a program with a volume of its own, two sites, an archiver,
 backups and the broker run together (soak_parts.py). Every 10 s, each process is sampled with its
 children: resident memory, its proportional share (PSS), descriptors and threads; and the disk that
 its folder takes. All metrics pages are read, node and dashboard are asked over HTTP what changed,
 and a browser's stream of events is opened and closed, so that those ways are part of the load; once
-a minute, `mirrorlog check` is run. The first sixth is warm-up
-and isn't judged. flatness.py says what is flat, and LIMITS how much is allowed.
+a minute, `mirrorlog check` is run. The warm-up isn't judged. flatness.py says what is flat, and
+LIMITS how much is allowed.
 
 At the end, the writers stop, the sites catch up, and each secondary is compared with its primary.
 It fails (exit code 1) if something isn't flat, if a part has printed a warning, if a secondary
@@ -231,14 +231,15 @@ def keep_files(folder: Path, sampler: Sampler, target: Path) -> None:
 def main() -> int:
     """Return exit code 1 if something failed."""
     parser = argparse.ArgumentParser(description="All parts under a steady load, for long.")
-    parser.add_argument("--minutes", type=float, default=30)
+    parser.add_argument("--minutes", type=float, default=30, help="so long it is judged")
+    parser.add_argument("--warm-up", type=float, default=15, help="minutes before that")
     parser.add_argument("--rate", type=float, default=2000, help="writes/s (default 2,000)")
     parser.add_argument("--dir", type=Path, help="create the folder for all data here")
     parser.add_argument("--save", action="store_true", help="keep the result")
     parser.add_argument("--keep", type=Path, help="copy logs and samples to this folder")
     arguments = parser.parse_args()
-    seconds = arguments.minutes * 60
-    warm_up_s = seconds / 6
+    warm_up_s = arguments.warm_up * 60
+    seconds = warm_up_s + arguments.minutes * 60
     with data_folder(arguments) as data:
         folder = data / "soak"
         with started_soak(folder, arguments.rate) as soak:

@@ -1,6 +1,7 @@
-"""Child processes.
+"""Child processes, and this one.
 
 - dies_with_parent.py: a child that dies with its parent, even by kill -9
 - nbd_server.py: an NBD server as such a child
 - child_processes.py: `mirrorlog …` processes of a run, with their JSON messages
+- free_memory.py: memory that this process has freed, given back to the system
 """

@@ -10,6 +10,9 @@ A lost connection may not be noticed for a while: a machine that lost its power 
 flush goes over the oldest connection. It was opened before all that isn't flushed yet was written,
 because a loss since then would have broken the pool. If the server answers on it, it has lived
 since.
+
+A server has threads for each connection (nbdkit: 16 or more), so one that wasn't needed for a while
+is closed. It is never the oldest one, over which flushes go.
 """
 
 from __future__ import annotations
@@ -24,6 +27,8 @@ from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestF
 
 _TRUSTED_S: Final = 0.5
 """A connection that was used within this time isn't looked at before the next request."""
+_KEPT_S: Final = 60.0
+"""A connection that wasn't used for so long is closed, but for the oldest one."""
 
 
 class ConnectionPool:
@@ -123,13 +128,16 @@ class ConnectionPool:
             self.discard(connection, "the server ended the connection")
 
     def give_back(self, connection: NbdConnection) -> None:
-        """Take back a connection that works."""
+        """Take back a connection that works. Close those that were not used for long."""
         with self._changed:
-            if not self._is_closed:
+            if self._is_closed:
+                surplus = [connection]
+            else:
                 self._idle.append(connection)
+                surplus = self._take_unused()
                 self._changed.notify_all()  # one of those who wait may need this very one
-                return
-        connection.close()
+        for unused in surplus:
+            unused.close()
 
     def discard(self, connection: NbdConnection, why: str) -> None:
         """Take back a connection that is lost."""
@@ -206,6 +214,24 @@ class ConnectionPool:
         if other.description != first.description and not self._reconnects:
             return f"the export is '{other.description}' now, and was '{first.description}'"
         return None
+
+    def _take_unused(self) -> list[NbdConnection]:
+        """Lock held. Take out the idle connections that are to be closed, never the oldest one.
+
+        The connection that was given back last is lent first, so the others stay unused.
+        """
+        used_after_s = time.monotonic() - _KEPT_S
+        oldest = self._live[0]
+        unused = [
+            connection
+            for connection in self._idle
+            if connection is not oldest and connection.used_at_s < used_after_s
+        ]
+        for connection in unused:
+            self._idle.remove(connection)
+            self._live.remove(connection)
+            self._count -= 1
+        return unused
 
     def _can_lend(self, oldest: bool) -> bool:
         """Lock held. Return whether take() need not wait."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import cast
 
@@ -17,7 +18,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.size_bytes, self.can_multi_conn = 4096, True
-        self.used_at_s = 0.0
+        self.used_at_s = time.monotonic()
         self.description: str | None = None
         self.is_up = True
 
@@ -106,6 +107,24 @@ def test_an_idle_connection_whose_server_stops_is_dropped() -> None:
     cast("Connection", first).is_up = False
     connections.ping()
     assert connections.take() is not first
+
+
+def test_connections_that_were_not_used_for_long_are_closed_but_for_the_oldest() -> None:
+    connections = pool()
+    lent = [connections.take() for _ in range(3)]
+    for connection in lent:
+        connections.give_back(connection)
+    assert all(connection.is_alive() for connection in lent)
+    for connection in lent[:2]:
+        connection.used_at_s -= 3600
+    write(connections)
+    connections.give_back(connections.take())
+    assert [connection.is_alive() for connection in lent] == [True, False, True]
+    flush(connections)
+    assert connections.broken is None, "closing an unused connection is no loss"
+    taken = [connections.take() for _ in range(3)]
+    assert lent[1] not in taken
+    assert lent[0] in taken
 
 
 def test_a_closed_pool_closes_what_comes_back() -> None:
