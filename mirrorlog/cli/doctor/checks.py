@@ -8,6 +8,7 @@ from typing import Final, TypeAlias
 from mirrorlog.cli.doctor.cluster_checks import (
     check_broker,
     check_clock,
+    check_host_keys,
     check_hosts,
     check_node,
     check_quarantine,
@@ -47,6 +48,7 @@ CHECKS: Final[Mapping[str, Judge]] = {
     "node": check_node,
     "sites": check_sites,
     "hosts": check_hosts,
+    "host keys": check_host_keys,
     "quarantine": check_quarantine,
 }
 """By name, in the order in which they are printed."""

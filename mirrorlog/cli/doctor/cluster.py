@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import closing
 from typing import TYPE_CHECKING, Final
 
@@ -90,13 +90,21 @@ def ask_groups(settings: Settings) -> Groups:
         return {name: descriptions.group(name) for name in groups}
 
 
-def ask_present(settings: Settings) -> tuple[Overview, ClockFacts]:
-    """Return how every part does, and the newest message of those that were read for it."""
+def ask_present(settings: Settings) -> tuple[Overview, ClockFacts, Collection[str]]:
+    """Return how every part does, the newest message of those that were read for it, and the names
+    of the authenticated volumes.
+    """
     with open_present(settings, Thresholds()) as view:
         state = view.reader.refresh()
         now_us = SystemClock().now_us()
         newest_us = max(_append_times(state), default=None)
-        return view.look(), ClockFacts(now_us=now_us, newest_append_us=newest_us)
+        authenticated = [
+            name
+            for name, volume in sorted(state.volumes.items())
+            if volume.is_authenticated and not volume.is_retired
+        ]
+        clock = ClockFacts(now_us=now_us, newest_append_us=newest_us)
+        return view.look(), clock, authenticated
 
 
 def _append_times(state: PresentState) -> Iterable[int]:

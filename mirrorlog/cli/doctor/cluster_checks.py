@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from mirrorlog import __version__
+from mirrorlog.acls import Role
 from mirrorlog.cli.doctor.findings import Finding, Result, failed, not_asked, ok, warning
 from mirrorlog.cli.doctor.snapshot import NoCluster, NotAsked, Snapshot
+from mirrorlog.domain.host_keys import HostKeys
 from mirrorlog.status.health import Health
 from mirrorlog.status.sites import Life
 from mirrorlog.units import format_duration
@@ -73,6 +75,47 @@ def check_quarantine(snapshot: Snapshot) -> Iterator[Finding]:
         None if news.position is None else f"partition {news.partition}, position {news.position}",
         "`mirrorlog topics tail quarantine` shows them.",
     )
+
+
+def check_host_keys(snapshot: Snapshot) -> Iterator[Finding]:
+    """Judge the keys of hosts, where volumes are authenticated or the settings name keys."""
+    facts, authenticated, settings = snapshot.host_keys, snapshot.authenticated, snapshot.settings
+    if isinstance(facts, NotAsked):
+        yield not_asked(facts)
+        return
+    if facts.problem is not None:
+        yield failed(facts.problem.what, facts.problem.where, facts.problem.next)
+        return
+    if facts.is_open:
+        yield warning(
+            "others than its owner may read the file of host keys, and so send any command",
+            str(facts.path),
+            "Take the right from them (chmod 600).",
+        )
+    if isinstance(authenticated, NotAsked):
+        yield not_asked(authenticated)
+        return
+    is_node = facts.path is not None or snapshot.role is Role.NODE
+    lacking = [name for name in authenticated if not _has_key(facts.keys, name)] if is_node else []
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        yield failed(
+            "no host key may touch an authenticated volume, so the node refuses its commands",
+            f"volume {lacking[0]}{more}",
+            "Add a holder for it to the node's file (node_host_keys_file, docs/host-keys.md).",
+        )
+    elif snapshot.role is Role.HOST and authenticated and settings and not settings.host_key:
+        yield warning(
+            f"{len(authenticated)} volumes are authenticated, and this host has no key",
+            f"volume {next(iter(authenticated))}",
+            "Set host_key_file if the host is to open one (docs/host-keys.md).",
+        )
+    else:
+        yield ok(f"{len(authenticated)} volumes are authenticated")
+
+
+def _has_key(keys: HostKeys, volume: str) -> bool:
+    return any(keys.holders[key.holder].may_touch(volume) for key in keys.keys.values())
 
 
 def check_versions(snapshot: Snapshot) -> Iterator[Finding]:

@@ -65,6 +65,7 @@ def gather(values: Mapping[str, Any], role: Role | None) -> Snapshot:
         snapshot,
         folder=ask(lambda: machine.state_folder(known.state_dir)),
         ports=ask(lambda: http_ports(known, role)),
+        host_keys=ask(lambda: machine.host_keys(known.node_host_keys_file)),
     )
     return _with_cluster(snapshot, settings)
 
@@ -84,11 +85,12 @@ def _with_cluster(snapshot: Snapshot, settings: Settings) -> Snapshot:
             groups=unknown,
             overview=unknown,
             clock=unknown,
+            authenticated=unknown,
         )
     topics = ask(lambda: cluster.ask_topics(settings))
     unread = None if isinstance(topics, NotAsked) else _unreadable(topics, settings.topics)
     present = unread if unread is not None else ask(lambda: cluster.ask_present(settings))
-    overview, clock = (present, present) if isinstance(present, NotAsked) else present
+    overview, clock, authenticated = (present,) * 3 if isinstance(present, NotAsked) else present
     return replace(
         snapshot,
         cluster=facts,
@@ -96,6 +98,7 @@ def _with_cluster(snapshot: Snapshot, settings: Settings) -> Snapshot:
         groups=ask(lambda: cluster.ask_groups(settings)),
         overview=overview,
         clock=clock,
+        authenticated=authenticated,
     )
 
 

@@ -15,9 +15,15 @@ from typing import Final
 
 from packaging.requirements import Requirement
 
+from mirrorlog.adapters.host_key_file import read_host_keys
 from mirrorlog.adapters.machine import boot_id, machine_id
 from mirrorlog.adapters.nbd_client.libnbd import load_libnbd
-from mirrorlog.cli.doctor.snapshot import FolderFacts, IdentityFacts, LibraryFacts
+from mirrorlog.cli.doctor.snapshot import (
+    FolderFacts,
+    HostKeyFacts,
+    IdentityFacts,
+    LibraryFacts,
+)
 from mirrorlog.errors import BadUse, in_words
 
 _TOOLS: Final = ("nbdkit", "nbdinfo", "nbdcopy", "qemu-img", "qemu-nbd")
@@ -82,6 +88,17 @@ def identity() -> IdentityFacts:
 def open_file_limit() -> int:
     """Return how many files a process may open that this shell starts."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def host_keys(path: Path | None) -> HostKeyFacts:
+    """Return what the node's file of host keys holds. None: the settings name none."""
+    if path is None:
+        return HostKeyFacts()
+    try:
+        keys = read_host_keys(path)
+    except BadUse as error:
+        return HostKeyFacts(path=path, problem=error)
+    return HostKeyFacts(path=path, keys=keys, is_open=bool(path.stat().st_mode & 0o077))
 
 
 def tools() -> Mapping[str, str | None]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 from mirrorlog.acls import KafkaOperation, Role
+from mirrorlog.domain.host_keys import NO_KEYS, HostKeys
 from mirrorlog.errors import BadUse, in_words
 from mirrorlog.settings import Settings
 
@@ -68,6 +69,20 @@ class PortFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HostKeyFacts:
+    """The host keys that the settings name. path: the node's file; None without one.
+
+    keys: what the file holds. problem: why it can't be used. is_open: others than its owner may
+    read it.
+    """
+
+    path: Path | None = None
+    keys: HostKeys = NO_KEYS
+    problem: BadUse | None = None
+    is_open: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterFacts:
     """A cluster that answers. version: of Kafka; None if it can't be told."""
 
@@ -121,6 +136,7 @@ class Snapshot:
 
     role: the role of this machine, None if it isn't said. settings: None if they can't be read.
     open_files: the soft limit of open files. tools: the path of each, None if it isn't there.
+    authenticated: the names of authenticated volumes that aren't retired.
     """
 
     role: Role | None
@@ -137,6 +153,8 @@ class Snapshot:
     groups: Groups | NotAsked
     overview: Overview | NotAsked
     clock: ClockFacts | NotAsked
+    host_keys: HostKeyFacts | NotAsked = HostKeyFacts()
+    authenticated: Collection[str] | NotAsked = ()
 
 
 def ask(question: Callable[[], Answer]) -> Answer | NotAsked:

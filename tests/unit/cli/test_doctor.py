@@ -26,6 +26,7 @@ from mirrorlog.cli.doctor.snapshot import (
     ClockFacts,
     ClusterFacts,
     FolderFacts,
+    HostKeyFacts,
     IdentityFacts,
     LibraryFacts,
     NoCluster,
@@ -35,6 +36,7 @@ from mirrorlog.cli.doctor.snapshot import (
     TopicFacts,
 )
 from mirrorlog.cli.doctor.topic_checks import check_topic_settings, expected_specs
+from mirrorlog.domain.host_keys import Holder, HostKey, HostKeys
 from mirrorlog.domain.reports import NodePartitionState, PartitionReport
 from mirrorlog.errors import BadUse
 from mirrorlog.metric_samples import ExportingRole
@@ -168,6 +170,10 @@ BEHIND = ClockFacts(now_us=NOW_US, newest_append_us=NOW_US + 60_000_000)
 LONG_AGO = ClockFacts(now_us=NOW_US, newest_append_us=NOW_US - 60_000_000)
 AWAY = NoCluster(what="asking for a broker failed", where="k:9092", next="Start it.")
 
+KEY = HostKey("east/1", bytes(32))
+KEYS = HostKeys({KEY.id: KEY}, {"east": Holder("east", ("db*",))})
+OF_NODE = HostKeyFacts(path=Path("/k"), keys=KEYS)
+UNUSABLE = HostKeyFacts(path=Path("/k"), problem=BadUse("it isn't TOML", where="/k", next="x."))
 READS_OVER_NBD = load_settings(None, {"site_primaries": {"*": "nbd://h/{volume}"}})
 # check | what differs from a sound snapshot | result | a part of its line
 CASES: list[tuple[str, dict[str, Any] | Snapshot, str, str]] = [
@@ -180,6 +186,16 @@ CASES: list[tuple[str, dict[str, Any] | Snapshot, str, str]] = [
     ("state folder", {"folder": LOW}, "warning", "(524288000 bytes) free (/s)"),
     ("state folder", {"folder": READ_ONLY}, "failed", "read-only (/s)"),
     ("open files", {"open_files": 256}, "warning", "256 files"),
+    ("host keys", {"host_keys": UNUSABLE}, "failed", "isn't TOML (/k). x."),
+    ("host keys", {"host_keys": replace(OF_NODE, is_open=True)}, "warning", "(/k). Take the right"),
+    (
+        "host keys",
+        {"host_keys": OF_NODE, "authenticated": ["db", "web", "www"]},
+        "failed",
+        "(volume web and 1 more). Add a holder",
+    ),
+    ("host keys", {"role": Role.NODE, "authenticated": ["db"]}, "failed", "(volume db). Add"),
+    ("host keys", {"role": Role.HOST, "authenticated": ["db"]}, "warning", "this host has no key"),
     ("http ports", {"ports": [TAKEN]}, "failed", "it is taken (metrics = h:1). Free it."),
     ("tools", {"role": Role.HOST}, "warning", "needs nbdkit"),
     (
@@ -288,6 +304,8 @@ def test_no_unknown_answer_hides_another_check() -> None:
         groups=unknown,
         overview=unknown,
         clock=unknown,
+        host_keys=unknown,
+        authenticated=unknown,
     )
     results = results_of(snapshot)
     assert results.pop("configuration") == [Result.OK]
