@@ -115,6 +115,11 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
         _Rule(KafkaOperation.WRITE, "the log", ("changelog",)),
         _Rule(KafkaOperation.WRITE, "the status of commands", ("status",)),
         _Rule(KafkaOperation.WRITE, "refused events", ("quarantine",)),
+        _Rule(
+            KafkaOperation.WRITE,
+            "MARK_DIRTY for missing commands, and commands of another partition",
+            ("commands",),
+        ),
         _Rule(KafkaOperation.WRITE, "new generations when a history is renewed", ("volumes",)),
         _Rule(KafkaOperation.WRITE, "the workers' reports", ("reports",)),
     ),

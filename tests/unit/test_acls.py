@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from itertools import count
 
+import keyed_node
 import pytest
 from command_line import run_main
 
 from mirrorlog.acls import KafkaOperation, Resource, Role, acls_for, kafka_acls_commands, rights_of
+from mirrorlog.domain.commands import CommandKind
+from mirrorlog.simulation.memory_engine import MemoryEngine
+from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
 
 TOPICS = Topics("p.")
 WRITERS = {
     Role.HOST: {"commands", "reports", "digests"},
-    Role.NODE: {"log", "status", "quarantine", "volumes", "reports"},
+    Role.NODE: {"log", "status", "quarantine", "volumes", "reports", "commands"},
     Role.SITE: {"progress", "digests"},
     Role.ARCHIVE: {"reports"},
     Role.BACKUP: {"progress"},
@@ -94,3 +100,29 @@ def test_json_names_every_acl(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_bad_use_is_refused(arguments: str) -> None:
     code, out, _ = run_main(["acl", *arguments.split()])
     assert (code, out) == (2, "")
+
+
+def test_the_node_may_write_wherever_it_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where commands are missing it publishes one of its own, and it passes others on."""
+    written: set[str] = set()
+    send = MemoryEngine.send
+
+    async def noted(engine: MemoryEngine, messages: Sequence[Outgoing]) -> list[int]:
+        written.update(message.topic for message in messages)
+        return await send(engine, messages)
+
+    monkeypatch.setattr(MemoryEngine, "send", noted)
+    cluster = keyed_node.KeyedCluster()
+    next(
+        cluster.sequences.setdefault(keyed_node.SESSION, count())
+    )  # the first command never arrives
+    cluster.east(CommandKind.SESSION_OPEN)
+    cluster.broker.append(keyed_node.TOPICS.commands, 0, b"db", b"no event")
+    cluster.fold()
+    may_write = {
+        right.name
+        for right in rights_of(Role.NODE, keyed_node.TOPICS)
+        if right.operation is KafkaOperation.WRITE
+    }
+    assert keyed_node.TOPICS.commands in written
+    assert written <= may_write
