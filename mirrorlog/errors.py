@@ -5,7 +5,7 @@
     │   ├── BadInput         a file, event or message that isn't what it claims to be   exit 2
     │   ├── UnknownVolume    there is no volume of that name                            exit 2
     │   ├── WrongCluster     the positions are those of another Kafka cluster           exit 2
-    │   └── NotAllowed       the request doesn't carry the node's token                 exit 2
+    │   └── NotAllowed       the request carries no token or certificate that's needed  exit 2
     ├── OutOfRetention       the log doesn't reach that far: a hole, a trim, another    exit 3
     │                        generation
     ├── DifferenceFound      a check ran to its end, and the two sides differ           exit 4
@@ -104,7 +104,7 @@ class WrongCluster(BadUse):
 
 
 class NotAllowed(BadUse):
-    """The request doesn't carry the node's token."""
+    """The request doesn't carry the node's token, or a certificate that it accepts."""
 
 
 class OutOfRetention(MirrorlogError):

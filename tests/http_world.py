@@ -8,11 +8,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import ClientSession, web
+from aiohttp import ClientSession, TCPConnector
+from deadlines import DEADLINE_S
 from logs import Log
 
 from mirrorlog.adapters.http.access import HttpAccess
+from mirrorlog.adapters.http.connections import ConnectionLimits
 from mirrorlog.adapters.http.guard import HttpGuard
+from mirrorlog.adapters.http.http_server import HttpServer
 from mirrorlog.metric_samples import MetricSample
 from mirrorlog.metrics import NODE_PARTITIONS
 from mirrorlog.ports.clock import SystemClock
@@ -25,6 +28,8 @@ from mirrorlog.streams.web.partition_ownership import PartitionOwnership
 from mirrorlog.streams.web.query_threads import QueryThreads
 from mirrorlog.streams.web.server import OPEN_PATHS, build_http_app
 from mirrorlog.topics import Topics
+
+LIMITS = ConnectionLimits(connections=64, header_s=DEADLINE_S)
 
 
 class MemoryView:
@@ -69,6 +74,7 @@ class Worker:
     """One worker of the node.
 
     active: the partitions that it works on.
+    access: who may ask. asker: as whom `client` asks.
     owners: by partition, the address of its worker, as this worker knows it.
     view:   makes the view that a question gets of a table.
     """
@@ -76,7 +82,8 @@ class Worker:
     log: Log
     active: list[int] = field(default_factory=lambda: [0])
     query_limit: int = 4
-    token: str = ""
+    access: HttpAccess = field(default_factory=HttpAccess)
+    asker: HttpAccess = field(default_factory=HttpAccess)
     wait_s: float = 5.0
     owners: dict[int, str] = field(default_factory=dict)
     view: Callable[[Mapping[bytes, bytes]], MemoryView] = MemoryView
@@ -110,7 +117,7 @@ class Worker:
             topics=log.topics,
             clock=SystemClock(),
             own_url=self.url,
-            guard=HttpGuard(HttpAccess(self.token), self.socket, "node_http_token", OPEN_PATHS),
+            guard=HttpGuard(self.access, self.socket, "node_http_token", OPEN_PATHS),
             wait_s=self.wait_s,
             samples=lambda: [MetricSample(NODE_PARTITIONS, len(self.active), ("n",))],
         )
@@ -149,16 +156,17 @@ async def listening(*workers: Worker) -> AsyncIterator[None]:
     """Let the workers listen. Each knows the addresses of all."""
     async with AsyncExitStack() as stack:
         for worker in workers:
-            endpoint = listen("127.0.0.1:0", HttpAccess(worker.token))
+            endpoint = listen("127.0.0.1:0", worker.access)
             assert endpoint is not None
             worker.url, worker.socket = endpoint.url, endpoint.socket
-            runner = web.AppRunner(
-                build_http_app(worker.parts()), handler_cancellation=True, shutdown_timeout=1
+            context = worker.access.server_context()
+            server = HttpServer(build_http_app(worker.parts()), endpoint.socket, LIMITS, context)
+            stack.push_async_callback(server.stop)
+            await server.start()
+            connector = TCPConnector(ssl=worker.asker.client_context() or True)
+            worker.client = await stack.enter_async_context(
+                ClientSession(worker.url, connector=connector)
             )
-            await runner.setup()
-            stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, endpoint.socket).start()
-            worker.client = await stack.enter_async_context(ClientSession(worker.url))
         known = {partition: worker.url for worker in workers for partition in worker.active}
         for worker in workers:
             worker.owners = known | worker.owners

@@ -15,8 +15,9 @@ import stamina
 
 from mirrorlog.adapters.http.access import HttpAccess, bearer
 from mirrorlog.adapters.http.redirects import NoRedirects
+from mirrorlog.adapters.http.tls_refusals import tls_refusal
 from mirrorlog.changed.http import BEGAN_HEADER, CLOCK_HEADER, SINCE_HEADER, UNTIL_HEADER, error_of
-from mirrorlog.errors import BadUse, NodeUnavailable, in_words
+from mirrorlog.errors import BadUse, NodeUnavailable, NotAllowed, in_words
 
 _CHUNK_BYTES: Final = 1 << 16
 _TIMEOUT_S: Final = 120.0
@@ -46,7 +47,8 @@ def remote_listing(
     """Ask the node at address `node` for a listing, with the token and certificate of `access`.
 
     If the node can't answer now, it is asked again until `patience_s` have passed. Raise the node's
-    errors by their classes; NodeUnavailable if it doesn't answer. The pieces raise NodeUnavailable
+    errors by their classes; NotAllowed if one of the two doesn't accept the other's certificate;
+    NodeUnavailable if the node doesn't answer. The pieces raise NodeUnavailable
     if the answer breaks off.
     """
     if urlsplit(node).scheme not in ("http", "https") or not urlsplit(node).hostname:
@@ -94,6 +96,9 @@ def _open(opener: OpenerDirector, request: Request, node: str) -> http.client.HT
         with error:
             raise error_of(error.code, error.read(_MAX_ERROR_BYTES), node) from None
     except (URLError, OSError, http.client.HTTPException) as error:
+        if refusal := tls_refusal(error):  # to ask again changes nothing
+            what = f"no connection to the node: {refusal.what}"
+            raise NotAllowed(what, where=node, next=refusal.next) from error
         reason = error.reason if isinstance(error, URLError) else error
         raise NodeUnavailable(
             f"the node doesn't answer: {reason}",

@@ -24,7 +24,14 @@ from aiohttp import (
 from yarl import URL
 
 from mirrorlog.adapters.http.access import HttpAccess
-from mirrorlog.changed.http import BEGAN_HEADER, FORWARDED_HEADER, SINCE_HEADER, UNTIL_HEADER
+from mirrorlog.adapters.http.tls_refusals import tls_refusal
+from mirrorlog.changed.http import (
+    BEGAN_HEADER,
+    CLOCK_HEADER,
+    FORWARDED_HEADER,
+    SINCE_HEADER,
+    UNTIL_HEADER,
+)
 from mirrorlog.errors import NodeUnavailable, in_words
 
 log = logging.getLogger("mirrorlog.node.http")
@@ -41,6 +48,7 @@ _PASSED_BACK: Final = (
     SINCE_HEADER,
     UNTIL_HEADER,
     BEGAN_HEADER,
+    CLOCK_HEADER,
 )
 
 
@@ -95,10 +103,14 @@ class RequestForwarder:
             async with self._session.get(url, headers=headers, allow_redirects=False) as theirs:
                 return await self._pass_back(request, theirs)
         except (ClientError, TimeoutError) as error:
+            refusal = tls_refusal(error)
             raise NodeUnavailable(
-                f"the worker that has the partition doesn't answer: {in_words(error)}",
+                "the worker that has the partition doesn't answer: "
+                f"{in_words(error) if refusal is None else refusal.what}",
                 where=owner_url,
-                next="Ask again in a moment: another takes its partitions over.",
+                next="Ask again in a moment: another takes its partitions over."
+                if refusal is None
+                else f"On the worker that was asked: {refusal.next}",
             ) from error
         finally:
             self._forwarded -= 1

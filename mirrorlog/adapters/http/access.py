@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mirrorlog.adapters.http.alerting_context import alerting_context
 from mirrorlog.errors import BadUse
 from mirrorlog.settings import Settings
 
@@ -59,8 +60,7 @@ class HttpAccess:
                 "http_certificate and http_key belong together, and http_ca needs both",
                 next="Set both, or neither of the three.",
             )
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context = alerting_context()
         self._load_own(context)
         if self.ca is not None:
             _load_ca(context, self.ca)

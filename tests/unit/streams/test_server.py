@@ -6,9 +6,11 @@ import asyncio
 import json
 import socket
 from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from certificates import Certificates, make_certificates
 from deadlines import DEADLINE_S, until
 from http_world import MemoryView, Worker, listening
 from logs import Log
@@ -21,7 +23,7 @@ from mirrorlog.changed.points import AtEnd, AtOrigin, Point, parse_point
 from mirrorlog.changed.query import changed_blocks
 from mirrorlog.changed.remote import remote_listing
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.errors import UnknownVolume
+from mirrorlog.errors import NotAllowed, UnknownVolume
 from mirrorlog.streams.web.openapi import openapi
 
 BLOCK = 4096
@@ -142,8 +144,8 @@ def test_pages_by_own_times_answer_the_same_question_and_name_the_clock() -> Non
         log.flush(1)
 
     async def test() -> None:
-        worker = Worker(log)
-        async with listening(worker):
+        worker, other = Worker(log), Worker(log, active=[])
+        async with listening(worker, other):
             path = f"/v1/volumes/v/changed?since={since}&until={until}"
             pages = await worker.pages(f"{path}&limit=2", between=write)
             assert joined("json", pages) == whole
@@ -151,11 +153,12 @@ def test_pages_by_own_times_answer_the_same_question_and_name_the_clock() -> Non
                 (since, until, "own")
             }
             asked = {"since": since, "until": until}
-            listing = await asyncio.to_thread(
-                remote_listing, worker.url, HttpAccess(), "v", asked, 5.0
-            )
-            text = await asyncio.to_thread("".join, listing.pieces)
-            assert (listing.clock, json.loads(text)) == ("own", whole)
+            for node in (worker, other):  # the second one passes the request on
+                listing = await asyncio.to_thread(
+                    remote_listing, node.url, HttpAccess(), "v", asked, 5.0
+                )
+                text = await asyncio.to_thread("".join, listing.pieces)
+                assert (listing.clock, json.loads(text)) == ("own", whole)
             assert (await worker.json("/v1/volumes/v/changed"))["clock"] is None
 
     run(test)
@@ -299,6 +302,67 @@ def test_a_listing_over_http_says_its_positions_and_that_the_volume_is_younger()
                 assert (listing.since, listing.until) == (-1, 8)
                 assert listing.volume_began_at == began_at
                 assert json.loads(await asyncio.to_thread("".join, listing.pieces))
+
+    run(test)
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
+
+
+def test_workers_and_the_command_line_prove_to_each_other_who_they_are(
+    certificates: Certificates,
+) -> None:
+    log = log_of(*WRITES)
+    ours, asker = certificates.server, certificates.client
+
+    def listed(node: Worker, of: HttpAccess) -> str:
+        asked = {"since": "origin"}
+        return "".join(remote_listing(node.url, of, "v", asked, DEADLINE_S).pieces)
+
+    async def test() -> None:
+        owner = Worker(log, access=ours, asker=asker)
+        other = Worker(log, active=[], access=ours, asker=asker, view=forbidden)
+        async with listening(owner, other):
+            assert other.url.startswith("https://")
+            whole = printed(log, "json")
+            for node in (owner, other):  # the second one passes the request on
+                assert await asyncio.to_thread(listed, node, asker) == whole
+            for of, says in (
+                (certificates.bare, "alert certificate required"),
+                (certificates.stranger, "alert unknown ca"),
+                (HttpAccess(), "its certificate isn't trusted"),
+            ):
+                with pytest.raises(NotAllowed, match=says) as caught:
+                    await asyncio.to_thread(listed, owner, of)
+                assert "http_c" in (caught.value.next or "")
+
+    run(test)
+
+
+@pytest.mark.parametrize("is_owner_false", [False, True])
+def test_a_worker_with_a_certificate_of_another_ca_gets_and_gives_no_answer(
+    certificates: Certificates, is_owner_false: bool
+) -> None:
+    log = log_of(*WRITES)
+    # Their CA of clients is ours, and their own certificate is of another one.
+    theirs = replace(certificates.false_server, ca=certificates.server.ca)
+
+    async def test() -> None:
+        kinds = (certificates.server, theirs)
+        of_owner, of_other = kinds[is_owner_false], kinds[not is_owner_false]
+        asker = certificates.client
+        if not is_owner_false:
+            asker = replace(asker, ca=certificates.false_ca)
+        owner = Worker(log, access=of_owner, asker=certificates.client)
+        other = Worker(log, active=[], access=of_other, asker=asker, view=forbidden)
+        async with listening(owner, other):
+            error = await other.json("/v1/volumes/v/changed", 503)
+            assert error["where"] == owner.url
+            says = "its certificate isn't trusted" if is_owner_false else "alert unknown ca"
+            assert says in error["what"]
+            assert error["next"].startswith("On the worker that was asked: Set http_c")
 
     run(test)
 
@@ -464,7 +528,10 @@ def test_everything_about_volumes_requires_the_token() -> None:
     log = log_of(*WRITES)
 
     async def test() -> None:
-        owner, other = Worker(log, token="sésame"), Worker(log, active=[], token="sésame")
+        owner, other = (
+            Worker(log, access=HttpAccess("sésame")),
+            Worker(log, active=[], access=HttpAccess("sésame")),
+        )
         async with listening(owner, other):
             correct = {"Authorization": "Bearer sésame"}
             for worker in (owner, other):
@@ -483,7 +550,7 @@ def test_everything_about_volumes_requires_the_token() -> None:
 
 def test_metrics_are_served_to_who_has_the_token() -> None:
     async def test() -> None:
-        worker = Worker(Log([volume()]), token="secret")
+        worker = Worker(Log([volume()]), access=HttpAccess("secret"))
         async with listening(worker):
             assert (await worker.json("/metrics", 401))["code"] == "NotAllowed"
             for accept in ("", OPENMETRICS):
