@@ -7,7 +7,7 @@ process isn't known: Prometheus keeps it, if it is asked to (docs/metrics.md).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from math import log2
 from typing import Any, Final, TypeAlias
@@ -52,9 +52,18 @@ class LagHistory:
         self._free: list[int] = []
         self._rings: Final = (_Ring(FINE), _Ring(COARSE))
 
-    def add(self, lags: Mapping[SecondaryKey, LagBounds], at_us: int) -> None:
-        """Take the lags of all secondaries at a time. Secondaries that are no more are dropped."""
-        for key in [key for key in self._rows if key not in lags]:
+    def add(
+        self,
+        lags: Mapping[SecondaryKey, LagBounds],
+        at_us: int,
+        new_volumes: Collection[str] = (),
+    ) -> None:
+        """Take the lags of all secondaries at a time. Secondaries that are no more are dropped.
+
+        new_volumes: others had their names before; the samples of these are dropped, too.
+        """
+        dropped = [key for key in self._rows if key not in lags or key[0] in new_volumes]
+        for key in dropped:
             row = self._rows.pop(key)
             self._free.append(row)
             for ring in self._rings:

@@ -60,6 +60,7 @@ class TopicLooks:
         self._history: Final = LagHistory()
         self._sampling: Final = Lock()
         self._sampled_step = -1
+        self._born_us: dict[str, int] = {}
 
     def look(self) -> int:
         """Bring the items up to date. Return the time as of which they are: microseconds.
@@ -91,8 +92,12 @@ class TopicLooks:
         if step != self._sampled_step:
             self._sampled_step = step
             lags = {(row.volume, row.site): row.lag for row in overview.replicas if row.site}
+            born_us = {name: volume.born_at_us for name, volume in state.volumes.items()}
+            known = self._born_us
+            new = {name for name, at_us in born_us.items() if known.get(name, at_us) != at_us}
+            self._born_us = born_us
             with self._sampling:
-                self._history.add(lags, now_us)
+                self._history.add(lags, now_us, new)
         return now_us
 
     def lags(self, volume: str, sites: list[str]) -> dict[str, Any]:

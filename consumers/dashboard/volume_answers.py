@@ -1,7 +1,8 @@
 """Questions about one volume: what changed between two times, and its writes by range and time.
 
 They read Kafka as `mirrorlog changed` and `mirrorlog audit` do, in a few threads. A question ends
-when its client goes away. The last answers are kept: a download asks again what the page showed.
+when its client goes away. The last answers are kept, because a download asks again what the page
+showed: as long as their volume is described as it was.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mirrorlog.domain.bitmaps import BlockSet
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import NodeUnavailable
 from mirrorlog.history.definition import CHANGES
+from mirrorlog.reading.catalog import Catalog
 
 T = TypeVar("T")
 OpenPorts: TypeAlias = Callable[[], AbstractContextManager[QueryPorts]]
@@ -65,12 +67,14 @@ class VolumeAnswers:
 
     async def changed(self, volume: str, asked: AskedSpan) -> ChangedBlocks:
         """Return which blocks changed. Errors: those of changed.query.changed_blocks."""
-        key = (volume, asked.since, asked.until)
-        if (kept := self._kept.get(key)) is not None:
-            return kept
-        blocks = await self._ask(
-            lambda ports: changed_blocks(volume, asked.since, asked.until, ports, PATIENCE_S)
-        )
+        kept = self._kept.get((volume, asked.since, asked.until))
+
+        def answer(ports: QueryPorts) -> ChangedBlocks:
+            if kept is not None and is_as_described(kept.volume, ports.catalog):
+                return kept
+            return changed_blocks(volume, asked.since, asked.until, ports, PATIENCE_S)
+
+        blocks = await self._ask(answer)
         # By its positions, the answer is the same whenever it is asked for.
         self._keep((volume, AtPosition(blocks.since), AtPosition(blocks.until)), blocks)
         return blocks
@@ -127,6 +131,17 @@ class VolumeAnswers:
         self._kept.move_to_end(key)
         while len(self._kept) > _KEPT_ANSWERS:
             self._kept.popitem(last=False)
+
+
+def is_as_described(volume: Volume, catalog: Catalog) -> bool:
+    """Return whether a volume is still the one of its name, and as large.
+
+    A name is no identity: the volume may have been removed and made anew. Raise UnknownVolume if
+    there is none of the name.
+    """
+    catalog.refresh()
+    now = catalog.volume_named(volume.volume)
+    return (now.generation, now.size_bytes) == (volume.generation, volume.size_bytes)
 
 
 def _heat(name: str, asked: AskedSpan, ports: QueryPorts) -> dict[str, Any]:

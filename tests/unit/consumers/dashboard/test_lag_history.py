@@ -79,3 +79,11 @@ def test_memory_is_bounded_by_the_secondaries_and_not_by_time() -> None:
     for step in range(1, 2 * FINE.samples):
         history.add(lags, at(step))
     assert history.size_bytes == before == 1000 * 2 * (FINE.samples + COARSE.samples)
+
+
+def test_a_volume_made_anew_begins_without_the_lags_of_the_former_one() -> None:
+    history = LagHistory()
+    history.add({V: exactly(7), W: exactly(7)}, at(0))
+    history.add({V: exactly(1), W: exactly(1)}, at(1), {"v"})
+    assert history.of(V)["hour"]["lag_s"][-2:] == [None, pytest.approx(1, rel=2e-3)]
+    assert None not in history.of(W)["hour"]["lag_s"][-2:]
