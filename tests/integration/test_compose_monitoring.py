@@ -32,7 +32,7 @@ TARGETS: Final = {
 PROMETHEUS: Final = """
 FROM {python_image}
 RUN apt-get -qq update \\
- && apt-get -qq install -y --no-install-recommends prometheus > /dev/null \\
+ && apt-get -qq install -y --no-install-recommends prometheus wget > /dev/null \\
  && rm -rf /var/lib/apt/lists/* && install -d -o 65534 /prometheus
 WORKDIR /prometheus
 ENTRYPOINT ["prometheus"]
