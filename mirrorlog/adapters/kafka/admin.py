@@ -23,6 +23,7 @@ from mirrorlog.adapters.kafka.client import (
     REQUEST_S,
     ClientSettings,
     KafkaClient,
+    answered,
 )
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.topics import CLIENT_GROUPS, TopicSpec, copies_in_sync, differing
@@ -350,7 +351,7 @@ def _finish(future: Any, topic: str, done: str, *, ignored: int | None = None) -
     Raise KafkaFailed if it fails with a code other than `ignored`.
     """
     try:
-        future.result(timeout=REQUEST_S)
+        answered(future.result, REQUEST_S)
     except KafkaException as error:
         if ignored is None or error.args[0].code() != ignored:
             raise KafkaFailed(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from threading import Thread
 from traceback import clear_frames
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, TypeVar, cast
 
 import stamina
 from confluent_kafka import KafkaError, KafkaException
@@ -29,6 +29,8 @@ from mirrorlog.settings import ClientValue
 from mirrorlog.units import format_duration
 
 log = logging.getLogger("mirrorlog.kafka")
+
+_Answer = TypeVar("_Answer")
 
 ClientSettings: TypeAlias = Mapping[str, ClientValue]
 """Settings by librdkafka's names, and under SERVERS_KEY who named the servers."""
@@ -123,6 +125,19 @@ _CONNECTION: Final = _REFUSED | {
 }
 """Errors of a connection."""
 _OUTAGES: Final = OutageLog(SystemClock())
+
+
+def answered(call: Callable[[float], _Answer], timeout_s: float) -> _Answer:
+    """Return what `call` returns, which takes the timeout.
+
+    A future raises TimeoutError if librdkafka hasn't ended its request in time, as it does when it
+    waits for a broker that is away. Raise KafkaException then, as if librdkafka had said so.
+    """
+    try:
+        return call(timeout_s)
+    except TimeoutError as error:
+        text = f"no answer within {timeout_s:.1f} s"
+        raise KafkaException(KafkaError(KafkaError._TIMED_OUT, text)) from error
 
 
 class _DebugLogger:
@@ -277,7 +292,8 @@ class KafkaClient:
         """Return the result of `call`, which is repeated while the cluster is unavailable.
 
         call: takes the timeout of this attempt in seconds. The first timeouts are short, because a
-        refusal is noticed only between two attempts.
+        refusal is noticed only between two attempts. A TimeoutError of it, as a future raises it
+        whose request librdkafka hasn't ended in time, is an attempt without an answer.
         doing, where: the start of the error's text, and its `where`.
 
         Raise KafkaFailed after `patience_s`, as soon as the cluster refuses the client, or, if the
@@ -301,7 +317,7 @@ class KafkaClient:
                         all_failed=self._all_failed,
                         longest_s=REQUEST_S,
                     )
-                    result = call(timeout_s)
+                    result = answered(call, timeout_s)
                     self._connection_error = None
                     if self.is_away or not has_answered:
                         self.note_answer()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -125,6 +126,18 @@ def test_another_system_error_stays_one() -> None:
 def test_a_request_is_repeated_while_the_broker_is_unavailable(code: int) -> None:
     client = KafkaClient(FailsOnce, {"code": code})
     assert client.request(client.raw.end, patience_s=5.0, doing="asking", where="here") == 7
+
+
+def test_a_request_whose_future_is_not_done_in_time_is_repeated() -> None:
+    """librdkafka ends no request while it waits for a broker that hangs."""
+    client = KafkaClient(FailsOnce, {"code": KafkaError._TRANSPORT})
+    futures: list[Future[int]] = [Future(), Future()]
+    futures[1].set_result(7)
+
+    def ask(_: float) -> int:
+        return futures.pop(0).result(0.01)
+
+    assert client.request(ask, patience_s=5.0, doing="asking", where="here") == 7
 
 
 @pytest.mark.parametrize(
