@@ -174,6 +174,14 @@ class DashboardWorld:
         self.report("dublin", names[16], **(behind | {"lag_s": 95.0}))
         self.report("berlin", names[18], state=SiteState.SETTLING, consistent_position=None)
 
+    def neglect(self) -> None:
+        """Let no worker have the partition, no site mirror a volume, and a report be damaged."""
+        topics = self.log.topics
+        self.broker.append(topics.reports, 0, b"node/node-storage-1", None)
+        self.broker.append(topics.reports, 0, b"host/damaged/v", b"\xff")
+        alone = notation.volume("alone", secondaries={"lisbon": "file:///alone.img"})
+        self.broker.append(topics.volumes, 0, b"alone", encode(alone))
+
     def host(self, volume: str, state: HostState = HostState.OPEN) -> None:
         """Let a host report on a volume that it has open."""
         report = replace(

@@ -268,6 +268,7 @@ def _summary_fields(overview: Overview) -> Fields:
         "open_hosts": None if overview.reports_error else open_hosts,
         "partitions_without_worker": None if partitions is None else list(partitions.missing),
         "partitions_reason": overview.reports_error if partitions is None else partitions.reason,
+        "partitions_next_action": None if partitions is None else partitions.next_action,
         "unreadable_reports": overview.unreadable,
     }
     return _known(fields)

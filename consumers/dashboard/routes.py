@@ -61,6 +61,7 @@ _PAGE: Final = {
     "changes.js": "text/javascript",
     "quarantine.js": "text/javascript",
     "parts.js": "text/javascript",
+    "concerns.js": "text/javascript",
 }
 """The files of the page, by name, with their media types."""
 _ENDINGS: Final = {"csv": "csv", "table": "txt", "extentlist": "txt", "ranges": "txt"}

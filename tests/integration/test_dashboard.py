@@ -159,9 +159,11 @@ async def live_progress(browser: Browser, world: DashboardWorld) -> None:
 
 @in_a_browser
 def test_light_dark_and_a_phone(tmp_path: Path) -> None:
-    """Colours follow the system and the switch; nothing is wider than 360 pixels."""
+    """Colours follow the system and the switch; nothing is wider than 360 pixels. What has no row
+    of its own is named above the parts."""
     world = DashboardWorld(volumes=20)
     world.trouble()
+    world.neglect()
     back = "getComputedStyle(document.body).backgroundColor"
 
     async def look(browser: Browser) -> None:
@@ -181,6 +183,11 @@ def test_light_dark_and_a_phone(tmp_path: Path) -> None:
             await browser.look(f"location.hash = '{place}'")
             await browser.until(ready)
             assert await browser.look("document.documentElement.scrollWidth") == 360, place
+            if place == "#/parts":
+                text = await browser.text("main table")
+                for shown in ("Partition 0 has no worker", "no site mirrors: 1", "read: 1"):
+                    assert shown in text
+                assert await browser.text("#concerns-count") == "3"
 
     seen(world, tmp_path, look)
 

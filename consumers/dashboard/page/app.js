@@ -1,5 +1,6 @@
 // The frame of the page: which part is shown, how everything does, and as of when.
 
+import { concerns } from "./concerns.js";
 import { badge, el, setText } from "./elements.js";
 import { HEALTH_WORDS, both, count, utc } from "./format.js";
 import { MapPage } from "./map.js";
@@ -40,6 +41,8 @@ function showOverall() {
   }
   const refused = store.one("quarantine")?.count;
   setText(document.getElementById("refused-count"), refused ? count(refused) : "");
+  const troubles = summary ? concerns(summary).length : 0;
+  setText(document.getElementById("concerns-count"), troubles ? count(troubles) : "");
 }
 
 function showTime() {

@@ -77,7 +77,8 @@ export function table(caption, columns, rows, emptyText) {
 
 /** A reason and what to do, as one node. */
 export function reasonAndAction(fields) {
-  const parts = [fields.reason, fields.next_action].filter(Boolean);
+  const { reason, next_action: next } = fields;
+  const parts = [reason && next && !/[.!?]$/.test(reason) ? `${reason}.` : reason, next].filter(Boolean);
   return parts.length ? el("span", {}, parts.join(" ")) : el("span", { class: "muted" }, "–");
 }
 

@@ -1,5 +1,6 @@
 // The parts that run: sites, workers of the node, hosts that aren't well, groups, archives, backups.
 
+import { concerns } from "./concerns.js";
 import { el, healthText, reasonAndAction, table, time } from "./elements.js";
 import { UNKNOWN, count, duration, size } from "./format.js";
 
@@ -29,7 +30,10 @@ export class PartsPage {
 
   show() {
     const summary = this.store.one("summary") ?? {};
+    const troubles = concerns(summary);
     this.place.replaceChildren(
+      ...(troubles.length ? [table("Beside these parts", ["What", "Health", "Why, and what to do"], troubles.map(([what, health, why]) => [
+        what, healthText(health), reasonAndAction(why)]))] : []),
       table("Sites", ["Site", "Health", "Process", "Last heard", "Volumes", "Why, and what to do"], this.sorted("site").map((site) => [
         site.site, healthText(site.health), `${site.life.toLowerCase()}${site.host ? ` on ${site.host} (${site.pid})` : ""}`,
         time(site.heard_at_us), counts(site.volumes), reasonAndAction(site)]), "No site has reported."),
