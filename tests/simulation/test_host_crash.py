@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from uuid import UUID
 
@@ -100,7 +101,7 @@ class Site:
     def copy(self, devices: dict[str, MemoryDevice]) -> None:
         if not self.dirty:
             return
-        contents = {name: read_all(device) for name, device in devices.items()}
+        contents = {name: read_all(devices[name]) for name in {volume for volume, _ in self.dirty}}
         for volume, sector in self.dirty:
             place = slice(sector * SECTOR, (sector + 1) * SECTOR)
             self.secondaries[volume][place] = contents[volume][place]
@@ -232,7 +233,7 @@ class World:
         self.writes: list[Write] = []
         self.in_flight: list[set[tuple[str, int]]] = []
         self.volumes: dict[str, TrackedVolume] = {}
-        self.commands: list[tuple[int, TrackingCommand]] = []
+        self.commands: list[tuple[int, TrackingCommand, frozenset[int]]] = []
         self.heads: dict[str, VolumeHead] = {}
         self.beats: dict[str, int] = {}
         self.contents: dict[tuple[str, int, bytes], Write] = {}
@@ -301,7 +302,7 @@ class World:
             )
         except BadUse:
             assert self.came_late or self.log_was != "sound"
-        dead = {command.session for _, command in self.commands}
+        dead = {command.session for _, command, _ in self.commands}
         return host.open_all(
             OpenRequest(volume, Device(self, self.devices[name].reopen()), is_new, dead)
             for name, volume in VOLUMES.items()
@@ -383,10 +384,10 @@ class World:
 
     def arrive(self, key: bytes, value: bytes) -> int:
         position = self.broker.append(TOPIC, 0, key, value)
-        command = decode(value, TrackingCommand)
-        self.commands.append((position, command))
+        command, numbers = decoded(value)
+        self.commands.append((position, command, numbers))
         self.fold(position, command)
-        named = {(command.volume, sector) for sector in sectors(command)}
+        named = {(command.volume, sector) for sector in numbers}
         for site in self.sites:
             site.dirty |= named
             if self.random.random() < site.copies:
@@ -422,9 +423,6 @@ class World:
             if primary_read.volume in self.heads
             and self.heads[primary_read.volume].settled_after(primary_read.end, self.beats)
         ]
-        commands = (
-            [(at, command, sectors(command)) for at, command in self.commands] if settled else []
-        )
         for primary_read in settled:
             self.primary_reads.remove(primary_read)
             for sector, write, in_flight in primary_read.seen:
@@ -432,7 +430,7 @@ class World:
                     command.volume == primary_read.volume
                     and command.last_at_us > write.began_us
                     and sector in named
-                    for at, command, named in commands
+                    for at, command, named in self.commands
                     if at >= primary_read.end or not in_flight
                 ), f"sector {sector} of {write} isn't named, yet a site is settled at {position}"
 
@@ -537,12 +535,18 @@ def read_all(device: MemoryDevice) -> bytes:
     return device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)
 
 
-def sectors(command: TrackingCommand) -> set[int]:
-    return {
+@lru_cache(maxsize=4096)
+def decoded(value: bytes) -> tuple[TrackingCommand, frozenset[int]]:
+    """Return a command and the sectors that it names.
+
+    All worlds of a seed publish the same commands up to their crashes, so it is decoded once.
+    """
+    command = decode(value, TrackingCommand)
+    return command, frozenset(
         sector
         for extent in command.extents
         for sector in range(extent.offset // SECTOR, -(-extent.end // SECTOR))
-    }
+    )
 
 
 def scripted(random: Random, outages: bool) -> Iterator[tuple[str, str, int, int]]:
