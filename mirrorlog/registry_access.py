@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Lock
 from typing import Final
+
+from mirrorlog.domain.retry_reports import RetryReports
 
 REGISTRY_KEY: Final = "mirrorlog.schema_registry"
 """Under this name the settings of a Kafka client hold a RegistryAccess."""
+EVERY_KIND: Final = ("", b"")
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +25,8 @@ class RegistryAccess:
     headers:     by id, the header of an event in the plain format; None for schemas of others.
     ids:         by topic and header, the id.
     retry_at_s:  when the registry is asked for it again, by topic and header, in seconds of the
-                 monotonic clock.
+                 monotonic clock. Under EVERY_KIND: when one that didn't answer is asked at all.
+    reports:     which failures are logged; take `reporting` first.
     """
 
     url: str
@@ -31,3 +36,5 @@ class RegistryAccess:
     headers: dict[int, bytes | None] = field(default_factory=dict, repr=False)
     ids: dict[tuple[str, bytes], int] = field(default_factory=dict, repr=False)
     retry_at_s: dict[tuple[str, bytes], float] = field(default_factory=dict, repr=False)
+    reports: RetryReports = field(default_factory=RetryReports, repr=False, compare=False)
+    reporting: Lock = field(default_factory=Lock, repr=False, compare=False)

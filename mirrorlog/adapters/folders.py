@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from threading import get_ident
 from typing import Final
 
 from mirrorlog.errors import BadUse
@@ -140,6 +141,15 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     put_in_place(
         {path: path.with_name(f".{path.stem}.tmp") for path in contents}, contents, _rename
     )
+
+
+def replace_shared_file(path: Path, content: bytes) -> None:
+    """Replace a small file as replace_files() does, while others may do so, too.
+
+    The last one wins. Raise OSError.
+    """
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}-{get_ident()}.tmp")
+    put_in_place({path: temporary}, {path: content}, _rename)
 
 
 def _rename(temporary: Path, path: Path) -> None:

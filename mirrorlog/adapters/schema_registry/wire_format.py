@@ -12,13 +12,13 @@ import logging
 import struct
 from collections.abc import Iterable
 from contextlib import suppress
-from os import getpid
 from time import monotonic
 from typing import Any, Final
 
+from mirrorlog.adapters.folders import replace_shared_file
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.json_text import parse_json
-from mirrorlog.registry_access import REGISTRY_KEY, RegistryAccess
+from mirrorlog.registry_access import EVERY_KIND, REGISTRY_KEY, RegistryAccess
 
 log = logging.getLogger("mirrorlog.schema_registry")
 
@@ -101,9 +101,13 @@ class WireFormat:
         known = access.ids.get(kind)
         if known is not None:
             return known
-        if monotonic() < access.retry_at_s.get(kind, 0.0):
+        retry_at_s = (access.retry_at_s.get(name, 0.0) for name in (kind, EVERY_KIND))
+        if monotonic() < max(retry_at_s):
             return None
-        from mirrorlog.adapters.schema_registry.registry_client import register_schema
+        from mirrorlog.adapters.schema_registry.registry_client import (
+            SchemaRefused,
+            register_schema,
+        )
         from mirrorlog.codec.events import schema_with_header
 
         name, schema = schema_with_header(header)
@@ -111,13 +115,31 @@ class WireFormat:
         try:
             schema_id = register_schema(access, subject, schema)
         except MirrorlogError as error:
-            access.retry_at_s[kind] = monotonic() + _RETRY_S
-            log.warning("events of %s are written in the plain format: %s", subject, error)
+            is_refused = isinstance(error, SchemaRefused)
+            access.retry_at_s[kind if is_refused else EVERY_KIND] = monotonic() + _RETRY_S
+            self._note_failure(subject if is_refused else access.url, str(error))
             return None
+        self._note_answer(subject)
         access.ids[kind] = schema_id
         access.headers[schema_id] = header
         _save_ids(access)
         return schema_id
+
+    def _note_failure(self, subject: str, reason: str) -> None:
+        """Log that a registry doesn't answer, or refuses a schema: at once, then less and less."""
+        with self._access.reporting:
+            line = self._access.reports.failed(subject, reason, now_s=monotonic())
+        if line:
+            log.warning("events are written in the plain format: %s", line)
+
+    def _note_answer(self, subject: str) -> None:
+        with self._access.reporting:
+            lines = [
+                self._access.reports.worked(name, now_s=monotonic())
+                for name in (self._access.url, subject)
+            ]
+        for line in filter(None, lines):
+            log.warning("the schema registry %s: events get Confluent's format", line)
 
 
 def _schema_id(value: bytes | None) -> int | None:
@@ -145,7 +167,6 @@ def _save_ids(access: RegistryAccess) -> None:
         return
     known = _read_ids(access) | access.headers
     headers = {str(key): value.hex() for key, value in known.items() if value}
+    document = json.dumps({"url": access.url, "headers": headers})
     with suppress(OSError):
-        new = access.ids_file.with_suffix(f".{getpid()}.tmp")
-        new.write_text(json.dumps({"url": access.url, "headers": headers}))
-        new.replace(access.ids_file)
+        replace_shared_file(access.ids_file, document.encode())

@@ -44,6 +44,7 @@ from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
 from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.tiers import TIERS
+from mirrorlog.units import counted
 
 app = typer.Typer(no_args_is_help=True, help="Show the tracking log, and check it.")
 
@@ -281,7 +282,7 @@ def _print_result(
     )
     if differences:
         raise DifferenceFound(
-            f"{len(differences)} records differ from the commands",
+            f"what differs from the commands: {counted(len(differences), 'record')}",
             where=str(differences[0]),
             next="Stop the node, remove its state folder and the changelog, reset its group, and "
             "start it again.",
@@ -293,7 +294,8 @@ def _print_result(
             next="Start a node if the log isn't complete yet. If the commands aren't kept any "
             "more, nothing can prove it.",
         )
-    call.output.print_text(f"{len(volumes)} volumes: the log holds what the commands name")
+    checked = counted(len(volumes), "volume")
+    call.output.print_text(f"{checked}: the log holds what the commands name")
 
 
 def _difference_fields(difference: Difference) -> dict[str, object]:

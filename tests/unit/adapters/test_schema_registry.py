@@ -83,14 +83,21 @@ def test_no_write_waits_for_a_registry_that_is_away(
     access = RegistryAccess(registry.url)
     writer = WireFormat(access)
     with caplog.at_level(logging.WARNING):
-        assert [writer.outgoing("t", COMMAND) for _ in range(3)] == [COMMAND] * 3
-    assert registry.requests == 1
-    assert ["plain format" in record.message for record in caplog.records] == [True]
-    registry.status = 200
-    access.retry_at_s.clear()
-    wire = writer.outgoing("t", COMMAND)
-    assert wire is not None
-    assert wire[0] == 0
+        for topic in "tu":
+            assert [writer.outgoing(topic, COMMAND) for _ in range(3)] == [COMMAND] * 3
+        assert registry.requests == 1
+        access.retry_at_s.clear()
+        assert writer.outgoing("u", COMMAND) == COMMAND
+        assert registry.requests == 2
+        # It is said once, and not for each kind of event and each time.
+        assert ["plain format" in record.message for record in caplog.records] == [True]
+        registry.status = 200
+        access.retry_at_s.clear()
+        for topic in "tu":
+            wire = writer.outgoing(topic, COMMAND)
+            assert wire is not None
+            assert wire[0] == 0
+    assert ["works again" in record.message for record in caplog.records] == [False, True]
 
 
 def test_an_unknown_id_is_an_error_as_long_as_the_registry_is_away(registry: FakeRegistry) -> None:
