@@ -15,7 +15,7 @@ from mirrorlog.codec.events import decode
 from mirrorlog.consumers.name_fence import FencePorts, NameFence
 from mirrorlog.domain.site_leases import SiteLease, lease_key
 from mirrorlog.domain.site_progress import SiteProgress, check_site_name
-from mirrorlog.errors import BadInput, BadUse
+from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 from mirrorlog.settings import Settings
@@ -32,7 +32,12 @@ def remove_site(name: str, settings: Settings) -> LastReports:
     listen for 12 s for a sign of life.
     """
     with _open_topic(name, settings) as (ports, topic):
-        return remove_from(name, ports, topic)
+        verifications: str | None = settings.topics.verifications
+        try:
+            ports.admin.partitions(settings.topics.verifications)
+        except KafkaFailed:  # topics of an earlier release; a silent broker fails what follows, too
+            verifications = None
+        return remove_from(name, ports, topic, verifications)
 
 
 def check_removal(name: str, settings: Settings) -> LastReports:
@@ -63,23 +68,30 @@ def _open_topic(name: str, settings: Settings) -> Iterator[tuple[FencePorts, Com
         yield ports, CompactedTopic(reader, admin, ports.topic, patience)
 
 
-def remove_from(name: str, ports: FencePorts, topic: CompactedTopic) -> LastReports:
+def remove_from(
+    name: str, ports: FencePorts, topic: CompactedTopic, verifications: str | None = None
+) -> LastReports:
     """Remove the site from the topic that `topic` reads. Return and raise as remove_site.
+
+    verifications: the topic of the reports of verifications; None if the cluster has none.
 
     1. Take the site's name, as a process does that runs it: a site that lives refuses that, and one
        that starts meanwhile is refused.
-    2. Delete its reports.
-    3. Delete the lease. A site that was only paused sees the lease of step 1, or that there is none
+    2. Delete the reports of its verifications. They have the keys of its own reports.
+    3. Delete its own reports. Until then, what breaks off may be done again.
+    4. Delete the lease. A site that was only paused sees the lease of step 1, or that there is none
        any more, and stops.
     """
     known = _known_values_of(name, topic)
     NameFence(_lease(name, ports.clock.now_us()), ports).take()  # 1
     reports = _values_of(name, topic, known)
     key_of_lease = lease_key(name)
-    for key in sorted(set(reports) - {key_of_lease}):  # 2
-        ports.publisher.publish(ports.topic, _PARTITION, key, None)
-    ports.publisher.flush(ports.patience_s)
-    ports.publisher.publish(ports.topic, _PARTITION, key_of_lease, None)  # 3
+    for name_of_topic in (verifications, ports.topic):  # 2, 3
+        for key in sorted(set(reports) - {key_of_lease}):
+            if name_of_topic is not None:
+                ports.publisher.publish(name_of_topic, _PARTITION, key, None)
+        ports.publisher.flush(ports.patience_s)
+    ports.publisher.publish(ports.topic, _PARTITION, key_of_lease, None)  # 4
     ports.publisher.flush(ports.patience_s)
     return _decoded(name, reports)
 

@@ -178,7 +178,7 @@ _RULES: Final[Mapping[Role, Sequence[_Rule]]] = {
             "`command send`, `import`, `verify --repair`, `promote`",
             ("commands",),
         ),
-        _Rule(KafkaOperation.WRITE, "`verify`", ("digests", "verifications")),
+        _Rule(KafkaOperation.WRITE, "`verify`, `site remove`", ("digests", "verifications")),
         _Rule(KafkaOperation.WRITE, "`site remove`", ("progress",)),
     ),
 }

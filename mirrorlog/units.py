@@ -99,8 +99,3 @@ def format_count(count: int, noun: str) -> str:
 def is_or_are(count: int) -> str:
     """Return the verb for a number of things."""
     return "is" if count == 1 else "are"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number of things in words: `1 volume`, `2 volumes`. noun: takes an s."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -6,7 +6,7 @@ import pytest
 
 from mirrorlog.cli.commands.audit_prove import _number_of
 from mirrorlog.errors import BadUse
-from mirrorlog.units import counted, parse_duration_s, parse_size
+from mirrorlog.units import parse_duration_s, parse_size
 
 # text | bytes
 SIZES = """
@@ -43,7 +43,3 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 def test_what_is_no_position_is_refused(text: str) -> None:
     with pytest.raises(BadUse):
         _number_of(text)
-
-
-def test_one_thing_is_no_plural() -> None:
-    assert [counted(number, "block") for number in (0, 1, 2)] == ["0 blocks", "1 block", "2 blocks"]

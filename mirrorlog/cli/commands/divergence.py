@@ -14,7 +14,7 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.mirror_options import at_source
 from mirrorlog.cli.support.tables import Column, print_table
 from mirrorlog.domain.volumes import Volume
-from mirrorlog.units import counted, format_size, parse_duration_s
+from mirrorlog.units import format_count, format_size, parse_duration_s
 
 app = typer.Typer()
 _COLUMNS = (
@@ -60,7 +60,7 @@ def divergence(
     call.output.print_text(
         f"former {difference.former.primary}: {_counted(difference.volume, difference.former)}; "
         f"current {difference.current.primary}: {_counted(difference.volume, difference.current)}; "
-        f"{counted(both, 'block')} on both sides"
+        f"{format_count(both, 'block')} on both sides"
     )
 
 
@@ -118,4 +118,4 @@ def _rows(difference: Divergence) -> Iterator[tuple[str, ...]]:
 
 def _counted(volume: Volume, side: DivergedSide) -> str:
     blocks = len(side.blocks)
-    return f"{counted(blocks, 'block')} ({format_size(volume.bytes_of(blocks))})"
+    return f"{format_count(blocks, 'block')} ({format_size(volume.bytes_of(blocks))})"

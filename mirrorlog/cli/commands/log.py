@@ -44,7 +44,7 @@ from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import RecordKey, key_kind, read_record_key, split_log_name
 from mirrorlog.tracking_log.records import LogRecord
 from mirrorlog.tracking_log.tiers import TIERS
-from mirrorlog.units import counted
+from mirrorlog.units import format_count
 
 app = typer.Typer(no_args_is_help=True, help="Show the tracking log, and check it.")
 
@@ -282,7 +282,7 @@ def _print_result(
     )
     if differences:
         raise DifferenceFound(
-            f"what differs from the commands: {counted(len(differences), 'record')}",
+            f"what differs from the commands: {format_count(len(differences), 'record')}",
             where=str(differences[0]),
             next="Stop the node, remove its state folder and the changelog, reset its group, and "
             "start it again.",
@@ -294,7 +294,7 @@ def _print_result(
             next="Start a node if the log isn't complete yet. If the commands aren't kept any "
             "more, nothing can prove it.",
         )
-    checked = counted(len(volumes), "volume")
+    checked = format_count(len(volumes), "volume")
     call.output.print_text(f"{checked}: the log holds what the commands name")
 
 

@@ -260,7 +260,8 @@ def test_a_site_that_is_gone_is_removed_with_its_reports_and_one_that_lives_is_n
     fence = rig.start()
     values = {b"s/v1": b"report", b"s/v2": encode(PROGRESS), b"sea/v1": b"report"}
     for key, value in values.items():
-        rig.broker.append(TOPICS.progress, 0, key, value)
+        for name in (TOPICS.progress, TOPICS.verifications):
+            rig.broker.append(name, 0, key, value)
     ports = replace(fence._ports, reader=rig.broker.reader(), publisher=rig.broker.publisher())
     patience = ReadPatience(rig.clock, 30, "reading")
 
@@ -275,7 +276,10 @@ def test_a_site_that_is_gone_is_removed_with_its_reports_and_one_that_lives_is_n
     before = len(rig.broker.messages(TOPICS.progress))
     assert check_removal_from("s", ports, topic()) == {"v1": None, "v2": PROGRESS}
     assert len(rig.broker.messages(TOPICS.progress)) == before
-    assert remove_from("s", ports, topic()) == {"v1": None, "v2": PROGRESS}
+    removed = remove_from("s", ports, topic(), TOPICS.verifications)
+    assert removed == {"v1": None, "v2": PROGRESS}
+    verified = {message.key: message.value for message in rig.broker.messages(TOPICS.verifications)}
+    assert [verified[key] for key in values] == [None, None, b"report"]
     kept = {message.key: message.value for message in rig.broker.messages(TOPICS.progress)}
     assert [kept[key] for key in (b"s/", b"s/v1", b"s/v2", b"sea/v1")] == [None] * 3 + [b"report"]
     for attempt in (check_removal_from, remove_from):
