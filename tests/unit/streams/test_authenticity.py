@@ -12,7 +12,7 @@ import pytest
 from keyed_node import EAST, KEYS, SESSION, THEIRS, TOPICS, WEST, KeyedCluster
 from notation import GENERATION, OTHER_GENERATION, PRIMARY_ID, command, message, volume
 
-from mirrorlog.codec.events import encode
+from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import (
     CommandKind,
     RejectReason,
@@ -21,9 +21,14 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.host_keys import HostKey, HostKeys, session_of
 from mirrorlog.domain.promotions import PromotionCommand
+from mirrorlog.streams.fold.authenticity import Authenticity
 from mirrorlog.streams.fold.response import check_command
 from mirrorlog.streams.fold.volume_fold import update_session, zeroed_blocks
+from mirrorlog.streams.table.rebuild_check import check_records
+from mirrorlog.streams.table.record_digests import RecordDigests
 from mirrorlog.tracking_log.heads import SessionHead
+from mirrorlog.tracking_log.keys import key_kind
+from mirrorlog.tracking_log.records import LogRecord
 
 
 @pytest.fixture
@@ -102,6 +107,36 @@ def test_commands_of_somebody_else_change_nothing_and_are_named(
     cluster.fold()
     assert cluster.statuses()[position].code is StatusCode.ACCEPTED
     assert cluster.blocks(after=position - 1) == ({3}, {3})
+
+
+@pytest.mark.parametrize("authenticity", [None, Authenticity(KEYS)])
+def test_the_log_equals_the_commands_for_who_has_the_keys_and_who_has_not(
+    authenticity: Authenticity | None, cluster: KeyedCluster
+) -> None:
+    for kind, text, more in ATTEMPTS.values():
+        if kind is not CommandKind.PROMOTE:
+            fields = {"session": SESSION, "acknowledged_position": 1, **more}
+            cluster.send(command(text, "db", kind=kind, **fields), WEST)
+    zeros = cluster.east(CommandKind.WRITES, "z4096+4096")
+    cluster.fold()
+    cluster.resend(zeros)
+    cluster.fold()
+    records = [
+        decode(row.value, LogRecord)
+        for row in cluster.broker.messages(TOPICS.changelog)
+        if key_kind(row.key or b"") is LogRecord and row.value is not None
+    ]
+    messages = cluster.broker.messages(TOPICS.commands)
+    described = {"db": volume("db", authenticated_after=-1)}
+    differences = check_records(
+        messages,
+        described,
+        RecordDigests(records),
+        where="changelog",
+        reread=lambda: records,
+        authenticity=authenticity,
+    )
+    assert [str(difference) for difference in differences] == []
 
 
 def test_a_close_of_sessions_that_nobody_names_costs_reads(cluster: KeyedCluster) -> None:
