@@ -23,7 +23,7 @@ from mirrorlog.domain.site_leases import (
 )
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.streams import Message, Publisher, TopicAdmin, TopicReader, known_position
 from mirrorlog.reading.read_through import CompactedTopic, ReadPatience
 
 log = logging.getLogger("mirrorlog.site")
@@ -204,7 +204,7 @@ class NameFence:
     def _take_after(self, last: SiteLease | None) -> None:
         """Publish the first lease with the next term, and check that none was earlier."""
         self._lease = replace(self._lease, term=1 if last is None else last.term + 1)
-        acknowledged: list[int] = []
+        acknowledged: list[int | None] = []
         self._ports.publisher.publish(
             self._ports.topic,
             _PARTITION,
@@ -213,7 +213,8 @@ class NameFence:
             acknowledged.append,
         )
         self._ports.publisher.flush(self._ports.patience_s)
-        self._position = acknowledged[0]
+        where = f"topic {self._ports.topic}"
+        self._position = known_position(acknowledged[0], what="the site's lease", where=where)
         self._take_in(list(self._topic.read_to_end()))
         if (
             last is not None

@@ -109,14 +109,14 @@ class CommandClient(WritingClient):
     """A client that publishes commands of no session for a volume.
 
     sent: the bytes of each command, in order. acknowledged: those of them that Kafka acknowledged,
-    with their positions. acks: librdkafka's setting; with 1 the leader alone acknowledges, which
-    mirrorlog never asks for.
+    with their positions; None where the broker didn't say which. acks: librdkafka's setting; with 1
+    the leader alone acknowledges, which mirrorlog never asks for.
     """
 
     def __init__(self, settings: Settings, volume: Volume, *, acks: str = "all") -> None:
         super().__init__()
         self.sent: list[bytes] = []
-        self.acknowledged: list[tuple[int, bytes]] = []
+        self.acknowledged: list[tuple[int | None, bytes]] = []
         self._settings, self._volume = settings, volume
         self.topic, self.partition = settings.topics.commands, volume.partition
         self._producer = Producer(
@@ -152,7 +152,7 @@ class CommandClient(WritingClient):
 
         def delivered(error: KafkaError | None, message: KafkaMessage) -> None:
             assert error is None, error
-            self.acknowledged.append((message.offset() or 0, value))
+            self.acknowledged.append((message.offset(), value))
 
         self.sent.append(value)
         self._producer.produce(self.topic, value, b"k", self.partition, on_delivery=delivered)
@@ -181,6 +181,6 @@ class CommandClient(WritingClient):
         lost = [
             f"position {position} doesn't hold what was acknowledged there"
             for position, value in self.acknowledged
-            if held.get(position) != value
+            if position is not None and held.get(position) != value
         ]
         return lost + ([] if order == self.sent else [f"{len(order)} of {len(self.sent)} in order"])

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias
 
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.topics import TopicSpec
 
 
@@ -42,12 +43,26 @@ class AppendTime:
     by_broker: bool
 
 
-Acknowledged: TypeAlias = Callable[[int], None]
+Acknowledged: TypeAlias = Callable[[int | None], None]
 """A callback that receives a message's position once every in-sync replica has the message.
+
+The position is None if it isn't known: a broker that takes a message for one that it has already,
+because a client sent it again after an outage, may no longer know where it is.
 
 It runs inside `poll` or `flush`, on the thread that calls them. While one thread polls, those of a
 partition run in the order of the positions. If several threads poll, one may overtake another.
 """
+
+
+def known_position(position: int | None, *, what: str, where: str) -> int:
+    """Return the position of an acknowledged message. Raise KafkaFailed if it isn't known."""
+    if position is None:
+        raise KafkaFailed(
+            f"Kafka has acknowledged {what}, and doesn't say at which position",
+            where=where,
+            next="Check that all brokers run, and try again.",
+        )
+    return position
 
 
 class Publisher(Protocol):

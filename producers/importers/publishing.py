@@ -16,7 +16,7 @@ from mirrorlog.domain.recorded_writes import RecordedWrites
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader
+from mirrorlog.ports.streams import Publisher, TopicAdmin, TopicReader, known_position
 from mirrorlog.producers.importers.fitting import ImportBatch
 
 _DEADLINE_S: Final = 60.0
@@ -62,6 +62,7 @@ class ImportSession:
         self.commands = self.extents = 0
         self._publisher, self._topic, self._host, self._clock = publisher, topic, host, clock
         self._acknowledged = acknowledged_position
+        self._is_position_unknown = False
 
     def publish(
         self,
@@ -102,8 +103,11 @@ class ImportSession:
     def _send_and_wait(self, batch: ImportBatch, note: str) -> int:
         self._send(batch, note)
         self._publisher.flush(_DEADLINE_S)
-        assert self._acknowledged is not None, "a flush without an error acknowledges everything"
-        return self._acknowledged
+        return known_position(
+            None if self._is_position_unknown else self._acknowledged,
+            what="the import's last command",
+            where=f"volume {self.volume.volume}",
+        )
 
     def _send(self, batch: ImportBatch, note: str | None) -> None:
         volume = self.volume
@@ -136,10 +140,10 @@ class ImportSession:
             return TrackingCommand(**fields)
         return RecordedWrites(**fields, times_us=batch.times_us)
 
-    def _on_acknowledged(self, position: int) -> None:
-        self._acknowledged = (
-            position if self._acknowledged is None else max(position, self._acknowledged)
-        )
+    def _on_acknowledged(self, position: int | None) -> None:
+        self._is_position_unknown = position is None
+        if position is not None:
+            self._acknowledged = max(position, self._acknowledged or 0)
 
 
 @dataclass(slots=True)

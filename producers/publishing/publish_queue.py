@@ -12,7 +12,7 @@ from typing import Final
 from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.metric_samples import DurationHistogram
 from mirrorlog.ports.clock import Clock
-from mirrorlog.ports.streams import Publisher
+from mirrorlog.ports.streams import Acknowledged, Publisher
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.durable.spool import Spool, SpoolRecord
@@ -61,7 +61,8 @@ class _InFlight:
     regions: the hot regions that wait for its acknowledgement.
     spool_number: its number in the spool; 0 if it isn't there.
     since_s: when the client got it, by the monotonic clock.
-    position: where it is, once Kafka has acknowledged it; None before.
+    is_acknowledged: by Kafka.
+    position: where it is, or a bound (PublishQueue._bound_positions); None while it isn't known.
     on_position: called with the position, with the lock held, after on_acknowledged.
     """
 
@@ -69,6 +70,7 @@ class _InFlight:
     regions: Collection[HotRegion]
     spool_number: int
     since_s: float
+    is_acknowledged: bool = False
     position: int | None = None
     on_position: Callable[[int], None] | None = None
 
@@ -325,7 +327,7 @@ class PublishQueue:
         *,
         spool_number: int,
         on_position: Callable[[int], None] | None = None,
-    ) -> Callable[[int], None]:
+    ) -> Acknowledged:
         """Count a command as in flight; return the callback for its acknowledgement."""
         now_s = self._clock.monotonic_s()
         if not self._in_flight:
@@ -338,7 +340,7 @@ class PublishQueue:
         self._callbacks.on_publishing(record)
         return partial(self._on_acknowledged, number)
 
-    def _on_acknowledged(self, number: int, position: int) -> None:
+    def _on_acknowledged(self, number: int, position: int | None) -> None:
         """Take an acknowledgement: after those of all earlier commands of the partition.
 
         Kafka acknowledges a partition's commands in order. But several threads poll, and each runs
@@ -348,10 +350,31 @@ class PublishQueue:
         with self._lock:
             self._progress_s = self._clock.monotonic_s()
             acknowledged = self._in_flight[number]
-            acknowledged.position = position
+            acknowledged.is_acknowledged, acknowledged.position = True, position
             order = self._order[acknowledged.record.partition]
+            self._bound_positions(order)
             while order and self._in_flight[order[0]].position is not None:
                 self._finish(self._in_flight.pop(order.popleft()))
+
+    def _bound_positions(self, order: Iterable[int]) -> None:
+        """Give the commands whose positions nobody knows the highest ones that they may have.
+
+        order: the numbers of a partition's commands in flight. Kafka keeps their order, so a
+        command is before the next one whose position is known; until that is acknowledged, the
+        command counts as in flight. Everything below that position is on the topic, so whoever
+        reads or waits through a bound misses nothing of the command.
+        """
+        unknown: list[_InFlight] = []
+        for number in order:
+            command = self._in_flight[number]
+            if not command.is_acknowledged:
+                return
+            if command.position is None:
+                unknown.append(command)
+                continue
+            for distance, earlier in enumerate(reversed(unknown), 1):
+                earlier.position = command.position - distance
+            unknown.clear()
 
     def _finish(self, command: _InFlight) -> None:
         """Release what waits for an acknowledged command, and report it."""

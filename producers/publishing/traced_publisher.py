@@ -40,8 +40,8 @@ class TracedPublisher:
         """Publish the message, and record a span when it is acknowledged."""
         published_us = self._clock.now_us()
 
-        def acknowledged(position: int) -> None:
-            if value is not None:
+        def acknowledged(position: int | None) -> None:
+            if value is not None and position is not None:
                 self._record(topic, partition, position, value, published_us=published_us)
             if on_acknowledged is not None:
                 on_acknowledged(position)

@@ -72,9 +72,7 @@ class KafkaPublisher:
             if self._client.is_away:
                 self._client.note_answer()
             if on_acknowledged is not None:
-                position = message.offset()
-                assert position is not None
-                on_acknowledged(position)
+                on_acknowledged(message.offset())
 
         headers = () if self._signer is None else self._signer.headers(topic, partition, key, value)
         if self._wire_format is not None:

@@ -23,6 +23,7 @@ from mirrorlog.domain.extents import Extent, ExtentColumns
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, KafkaFailed
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.ports.streams import known_position
 from mirrorlog.settings import Settings
 
 
@@ -76,13 +77,15 @@ def send_made(
             end_of_commands = admin.end_position(topics.commands, volume.partition)
             known = end_of_commands - 1 if end_of_commands else None
             command = replace(command, acknowledged_position=known)
-        positions: list[int] = []
+        positions: list[int | None] = []
         value = encode(command)
         publisher.publish(
             topics.commands, volume.partition, volume.volume.encode(), value, positions.append
         )
         publisher.flush(deadline_s)  # 2
-        return _await_status(reader, positions[0], deadline_s)  # 3
+        where = f"volume {volume.volume}"
+        position = known_position(positions[0], what="the command", where=where)
+        return _await_status(reader, position, deadline_s)  # 3
     finally:
         reader.close()
         publisher.close()

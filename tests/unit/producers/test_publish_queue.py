@@ -122,3 +122,33 @@ def test_acknowledgements_that_overtake_each_other_break_no_history(order: list[
     assert queue.positions.broken == {}
     assert queue.is_acknowledged(5)
     assert queue.queued_bytes == 0
+
+
+@given(order=st.permutations(range(5)), unknown=st.sets(st.integers(0, 4)))
+def test_a_command_acknowledged_without_its_position_gets_a_bound_from_the_next_one(
+    order: list[int], unknown: set[int]
+) -> None:
+    """Commands of others are between: command n is at 100 + 2n."""
+    publisher = HeldPublisher()
+    queue = outbox([], publisher, queue_bytes=1 << 20)
+    regions = [HotRegion("v", number, unacknowledged=1) for number in range(5)]
+    told: list[int] = []
+    with queue.lock:
+        for region in regions:
+            queue.offer(VOLUME, CommandKind.WRITES, regions=[region], on_position=told.append)
+    known = set(range(5)) - unknown
+    acknowledged: set[int] = set()
+    for number in order:
+        publisher.waiting[number](100 + 2 * number if number in known else None)
+        acknowledged.add(number)
+        first_missing = min(set(range(6)) - acknowledged)
+        finished = max((n + 1 for n in known if n < first_missing), default=0)
+        assert [region.unacknowledged for region in regions] == [
+            int(number >= finished) for number in range(5)
+        ]
+        assert queue.positions.last(0) == (98 + 2 * finished if finished else None)
+        assert queue.is_acknowledged(finished)
+        assert not queue.is_acknowledged(finished + 1)
+    assert all(bound >= 100 + 2 * number for number, bound in enumerate(told))
+    assert sorted(set(told)) == told
+    assert queue.positions.broken == {}
