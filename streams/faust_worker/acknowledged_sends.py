@@ -133,7 +133,11 @@ async def send_all(
 
 
 async def _send_once(producer: Producer, messages: Sequence[Outgoing]) -> list[int]:
-    """Send all and return their offsets; raise the first error once every answer is there."""
+    """Send all and return their offsets; raise the first error once every answer is there.
+
+    A broker that gets a batch for the second time may say that it has it, and not where (its offset
+    is -1 then). Raise KafkaTimeoutError in that case, so that all is sent again.
+    """
     sent = [
         await producer.send(m.topic, m.key, m.value, m.partition, None, list(m.headers) or None)
         for m in messages
@@ -143,4 +147,7 @@ async def _send_once(producer: Producer, messages: Sequence[Outgoing]) -> list[i
     for result in results:
         if isinstance(result, BaseException):
             raise result
-    return [result.offset for result in results]  # type: ignore[union-attr]
+    offsets = [result.offset for result in results]  # type: ignore[union-attr]
+    if min(offsets) < 0:
+        raise KafkaTimeoutError("a message was acknowledged without its offset")
+    return offsets
