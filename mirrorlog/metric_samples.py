@@ -29,6 +29,7 @@ class ExportingRole(StrEnum):
     NODE = "node"
     HOST = "host"
     ARCHIVE = "archive"
+    DASHBOARD = "dashboard"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

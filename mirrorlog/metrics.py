@@ -551,6 +551,47 @@ ARCHIVE_FAILURES: Final = _counter(
     "Rounds that failed: the store or Kafka refused, or commands are missing.",
 )
 
+# The dashboard.
+
+DASHBOARD_LOOK_DURATION: Final = _durations(
+    "dashboard_look_duration_seconds",
+    _R.DASHBOARD,
+    "",
+    "How long a look at the topics took that succeeded. The dashboard rests twice as long.",
+)
+DASHBOARD_LOOK_FAILURES: Final = _counter(
+    "dashboard_look_failures_total",
+    _R.DASHBOARD,
+    "",
+    "The looks that failed since the dashboard's start, as while Kafka is away.",
+)
+DASHBOARD_LOOKED_AT: Final = _gauge(
+    "dashboard_last_look_timestamp_seconds",
+    _R.DASHBOARD,
+    "",
+    "When the last look succeeded, in seconds since 1970 by the dashboard's clock. The page shows "
+    "what was then. Absent before the first.",
+)
+DASHBOARD_PAGES: Final = _gauge(
+    "dashboard_pages",
+    _R.DASHBOARD,
+    "",
+    "The number of open pages, to each of which a stream of events is sent.",
+)
+DASHBOARD_QUESTIONS: Final = _gauge(
+    "dashboard_questions",
+    _R.DASHBOARD,
+    "",
+    "The number of questions about volumes that are being answered: four at most.",
+)
+DASHBOARD_REFUSED: Final = _counter(
+    "dashboard_refused_requests_total",
+    _R.DASHBOARD,
+    "",
+    "The requests that were refused since the dashboard's start: without the token, of another "
+    "site, too large, or too many at a time.",
+)
+
 METRICS: Final = tuple(
     value for value in list(globals().values()) if isinstance(value, MetricDefinition)
 )

@@ -10,6 +10,7 @@ In reading order:
 - event_stream.py: sends one client what changes, as server-sent events
 - volume_answers.py: what changed in a volume between two times, and its writes by range and time
 - request_points.py: the questions that requests ask, out of their parameters
+- dashboard_metrics.py: the metrics of the dashboard itself
 - routes.py: what each route of the server does
 - wiring.py: puts the dashboard together from the settings, and runs it
 - page/: the page itself, plain HTML, CSS and ES modules

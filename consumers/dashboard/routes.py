@@ -8,6 +8,7 @@
 | /v1/volumes/VOLUME/heat        | writes by range and time                           |
 | /v1/volumes/VOLUME/changed     | a page of the extents that changed                 |
 | /v1/volumes/VOLUME/download    | all of them, as a file in a format of `changed`    |
+| /metrics                       | the dashboard's metrics, for Prometheus            |
 | /healthz                       | 200 while the page is up to date, 503 otherwise    |
 
 The objects may change with every release. Programs ask the node (docs/http.md), or `mirrorlog
@@ -28,7 +29,9 @@ from aiohttp import web
 from mirrorlog.adapters.http.guard import HttpGuard
 from mirrorlog.adapters.http.listings import send_listing
 from mirrorlog.adapters.http.responses import encode_json, json_response
+from mirrorlog.adapters.metrics_page import MetricsExporter
 from mirrorlog.changed.formats import content_type, join_pieces, render
+from mirrorlog.consumers.dashboard.dashboard_metrics import RefusedRequests, dashboard_samples
 from mirrorlog.consumers.dashboard.event_stream import (
     SLOW_CLIENT_S,
     EventStreams,
@@ -38,6 +41,7 @@ from mirrorlog.consumers.dashboard.request_points import asked_download, asked_p
 from mirrorlog.consumers.dashboard.topic_looks import LookState
 from mirrorlog.consumers.dashboard.volume_answers import VolumeAnswers, page_of
 from mirrorlog.domain.volumes import check_volume_name
+from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.clock import Clock
 
 _STALE_S: Final = 30.0
@@ -83,11 +87,13 @@ def build_dashboard_app(parts: DashboardParts) -> web.Application:
     """Return the application, which doesn't listen yet."""
     routes = DashboardRoutes(parts)
     app = parts.guard.application()
+    app.on_response_prepare.append(routes.refused.note)
     app.router.add_get("/", partial(routes.page_file, name="index.html"))
     for name in _PAGE:
         app.router.add_get(f"/page/{name}", partial(routes.page_file, name=name))
     for path, handler in {
         "/healthz": routes.health,
+        "/metrics": routes.metrics,
         "/v1/events": routes.events,
         "/v1/volumes/{volume}/lag": routes.lag,
         "/v1/volumes/{volume}/heat": routes.heat,
@@ -103,6 +109,11 @@ class DashboardRoutes:
 
     def __init__(self, parts: DashboardParts) -> None:
         self._parts: Final = parts
+        self.refused: Final = RefusedRequests()
+        samples = partial(
+            dashboard_samples, parts.state, parts.streams, parts.answers, self.refused
+        )
+        self._exporter: Final = MetricsExporter(ExportingRole.DASHBOARD, samples)
         self._files: Final = {name: _PageFile.read(name) for name in _PAGE}
 
     async def page_file(self, request: web.Request, name: str) -> web.StreamResponse:
@@ -124,6 +135,14 @@ class DashboardRoutes:
         status = "ok" if is_recent else "no look at the topics succeeds"
         fields = {"schema_version": 1, "status": status, "pages": self._parts.streams.open}
         return _json(fields, 200 if is_recent else 503)
+
+    async def metrics(self, request: web.Request) -> web.Response:
+        """Answer with the dashboard's metrics, in the format that Prometheus asks for."""
+        page = self._exporter.page(request.headers.get("Accept", ""))
+        headers = {"Content-Type": page.content_type}
+        response = web.Response(body=page.text, headers=headers)
+        response.enable_compression()
+        return response
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Answer with the stream of changes.

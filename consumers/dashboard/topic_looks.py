@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event, Lock, Thread
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from mirrorlog.consumers.dashboard.live_items import LiveItems
 from mirrorlog.consumers.dashboard.page_items import PageItems, page_items
 from mirrorlog.consumers.dashboard.refused_events import RefusedEvents
 from mirrorlog.errors import MirrorlogError, name_in_words
+from mirrorlog.metric_samples import DurationHistogram
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import TopicAdmin, TopicReader
 from mirrorlog.reading.present_state import PresentStateReader
@@ -113,10 +114,15 @@ class TopicLooks:
 
 @dataclass(slots=True)
 class LookState:
-    """How the looks go. at_us: of the last one that succeeded. error: why the last one failed."""
+    """How the looks go. at_us: of the last one that succeeded. error: why the last one failed.
+
+    durations: of those that succeeded. failures: the number of the others.
+    """
 
     at_us: int | None = None
     error: str | None = None
+    durations: DurationHistogram = field(default_factory=DurationHistogram)
+    failures: int = 0
 
 
 class LookThread:
@@ -153,8 +159,10 @@ class LookThread:
 
     def _look_once(self) -> None:
         state = self.state
+        began_s = self._clock.monotonic_s()
         try:
             state.at_us = self._looks.look()
+            state.durations.observe(self._clock.monotonic_s() - began_s)
             if state.error is not None:
                 log.warning("Kafka answers again")
             state.error = None
@@ -169,6 +177,7 @@ class LookThread:
         if self.state.error is None:
             log.warning("the topics can't be read, the page shows what was: %s", error)
         self.state.error = error
+        self.state.failures += 1
 
 
 def rest_s(look_s: float) -> float:

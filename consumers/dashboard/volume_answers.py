@@ -65,6 +65,11 @@ class VolumeAnswers:
         self._running = 0
         self._kept: OrderedDict[tuple[str, Point, Point], ChangedBlocks] = OrderedDict()
 
+    @property
+    def running(self) -> int:
+        """The number of questions that are being answered."""
+        return self._running
+
     async def changed(self, volume: str, asked: AskedSpan) -> ChangedBlocks:
         """Return which blocks changed. Errors: those of changed.query.changed_blocks."""
         kept = self._kept.get((volume, asked.since, asked.until))

@@ -124,6 +124,7 @@ def test_every_role_serves_its_metrics(world: Run) -> None:
     )
     of_other_tests = (
         "mirrorlog_archive_",
+        "mirrorlog_dashboard_",
         "mirrorlog_group_",
         "mirrorlog_site_worker",
         "mirrorlog_site_partitions",

@@ -14,9 +14,12 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 from dashboard_world import SITES, WRITTEN, DashboardWorld
+from scraping import Page, exported_names, read_page
 
 from mirrorlog.adapters.http.answer_headers import CONTENT_SECURITY_POLICY
 from mirrorlog.consumers.dashboard.topic_looks import rest_s
+from mirrorlog.metric_samples import ExportingRole
+from mirrorlog.metrics import METRICS
 
 PAGE = Path(__file__).parents[4] / "consumers/dashboard/page"
 Ask = Callable[[ClientSession], Awaitable[None]]
@@ -76,8 +79,28 @@ def test_the_page_and_its_answers() -> None:
             assert (await answer.json())["sites"]["oslo"]["hour"]["lag_s"][-1] == 0
         await ask_changed(client, world)
         await ask_refused(client)
+        await ask_metrics(client)
 
     asked(world, ask)
+
+
+async def ask_metrics(client: ClientSession) -> None:
+    """The metrics count what was asked before, and one refusal more with each strange host."""
+
+    async def page() -> Page:
+        async with client.get("/metrics") as answer:
+            assert answer.status == 200
+            return read_page(answer.headers["Content-Type"], await answer.text())
+
+    before = await page()
+    own = {metric for metric in METRICS if metric.role is ExportingRole.DASHBOARD}
+    assert {metric.name for metric in own} <= exported_names(before)
+    assert before["mirrorlog_dashboard_look_duration_seconds_count"][()] >= 1
+    assert before["mirrorlog_dashboard_questions"][()] == 0
+    async with client.get("/metrics", headers={"Host": "rebound.example"}) as refused:
+        assert refused.status == 421
+    name = "mirrorlog_dashboard_refused_requests_total"
+    assert (await page())[name][()] == before[name][()] + 1
 
 
 async def ask_changed(client: ClientSession, world: DashboardWorld) -> None:
