@@ -26,7 +26,7 @@ pytestmark = [
 
 TARGETS: Final = {
     *("node-1:8080", "node-2:8080"),
-    *("host-1:9101", "host-2:9101", "site-a:9101", "site-b:9101"),
+    *("host-1:9101", "host-2:9101", "site-a:9101", "site-b:9101", "dashboard:8090"),
 }
 # Where no registry has Prometheus' own image, Debian's package stands in for it.
 PROMETHEUS: Final = """
