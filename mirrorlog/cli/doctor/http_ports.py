@@ -86,12 +86,19 @@ def _serves_http(address: str, access: HttpAccess) -> bool:
     if not port.isdigit() or int(port) > 65535:
         return False
     connection = _connection(host.strip("[]"), int(port), access)
+    has_shaken_hands = False
     try:
+        connection.connect()
+        has_shaken_hands = access.certificate is not None
         connection.request("GET", "/healthz")
         connection.getresponse()
     except ssl.SSLError as error:
         # What refuses this machine's certificate speaks TLS; what speaks no TLS is something else.
-        return "ALERT" in (error.reason or "")
+        return has_shaken_hands or "ALERT" in (error.reason or "")
+    except ConnectionError:
+        # In TLS 1.3 a certificate is refused after the client's handshake. The end of the
+        # connection, because the request wasn't read any more, may overtake the alert.
+        return has_shaken_hands
     except (OSError, HTTPException):
         return False
     finally:
