@@ -28,7 +28,7 @@ from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestF
 _TRUSTED_S: Final = 0.5
 """A connection that was used within this time isn't looked at before the next request."""
 _KEPT_S: Final = 60.0
-"""A connection that wasn't used for so long is closed, but for the oldest one."""
+"""A connection that no thread needed for so long is closed, but for the oldest one."""
 
 
 class ConnectionPool:
@@ -54,6 +54,7 @@ class ConnectionPool:
         self._changed: Final = Condition()
         self._idle = [self.first]
         self._live = [self.first]  # all that are open, the oldest first
+        self._needed_s: Final[dict[NbdConnection, float]] = {}  # when each was lent last
         self._count = 1  # with those that are being opened
         self._is_closed = False
         self._broken: str | None = None
@@ -128,22 +129,27 @@ class ConnectionPool:
             self.discard(connection, "the server ended the connection")
 
     def give_back(self, connection: NbdConnection) -> None:
-        """Take back a connection that works. Close those that were not used for long."""
+        """Take back a connection that works. Close those that no thread needed for long."""
+        self._needed_s[connection] = time.monotonic()
+        self._put_back(connection)
+
+    def _put_back(self, connection: NbdConnection) -> None:
         with self._changed:
             if self._is_closed:
-                surplus = [connection]
+                unneeded = [connection]
             else:
                 self._idle.append(connection)
-                surplus = self._take_unused()
+                unneeded = self._take_unneeded()
                 self._changed.notify_all()  # one of those who wait may need this very one
-        for unused in surplus:
-            unused.close()
+        for surplus in unneeded:
+            surplus.close()
 
     def discard(self, connection: NbdConnection, why: str) -> None:
         """Take back a connection that is lost."""
         connection.close()
         with self._changed:
             self._live.remove(connection)
+            self._needed_s.pop(connection, None)
             self._count -= 1
             self._losses += 1
             if not self._reconnects or self._acknowledged != self._flushed:
@@ -156,7 +162,7 @@ class ConnectionPool:
             idle, self._idle = self._idle, []
         for connection in idle:
             if connection.is_alive():
-                self.give_back(connection)
+                self._put_back(connection)
             else:
                 self.discard(connection, "the server ended it")
         return self.broken is None
@@ -176,7 +182,7 @@ class ConnectionPool:
                 if error.is_lost:
                     self.discard(connection, str(error))
                     continue
-            self.give_back(connection)
+            self._put_back(connection)
 
     def close(self) -> None:
         """Close all idle connections. Those that are lent are closed when they come back."""
@@ -215,23 +221,25 @@ class ConnectionPool:
             return f"the export is '{other.description}' now, and was '{first.description}'"
         return None
 
-    def _take_unused(self) -> list[NbdConnection]:
+    def _take_unneeded(self) -> list[NbdConnection]:
         """Lock held. Take out the idle connections that are to be closed, never the oldest one.
 
-        The connection that was given back last is lent first, so the others stay unused.
+        The connection that was given back last is lent first, so the others stay unneeded. A ping
+        of all isn't a need.
         """
-        used_after_s = time.monotonic() - _KEPT_S
+        since_s = time.monotonic() - _KEPT_S
         oldest = self._live[0]
-        unused = [
+        unneeded = [
             connection
             for connection in self._idle
-            if connection is not oldest and connection.used_at_s < used_after_s
+            if connection is not oldest and self._needed_s.get(connection, since_s) < since_s
         ]
-        for connection in unused:
+        for connection in unneeded:
             self._idle.remove(connection)
             self._live.remove(connection)
+            del self._needed_s[connection]
             self._count -= 1
-        return unused
+        return unneeded
 
     def _can_lend(self, oldest: bool) -> bool:
         """Lock held. Return whether take() need not wait."""

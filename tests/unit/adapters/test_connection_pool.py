@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
 from deadlines import DEADLINE_S
 
+from mirrorlog.adapters.nbd_client import connection_pool
 from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
 from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestFailed
 
@@ -109,16 +111,20 @@ def test_an_idle_connection_whose_server_stops_is_dropped() -> None:
     assert connections.take() is not first
 
 
-def test_connections_that_were_not_used_for_long_are_closed_but_for_the_oldest() -> None:
+def test_connections_that_no_thread_needs_for_long_are_closed_but_for_the_oldest(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(connection_pool, "time", SimpleNamespace(monotonic=lambda: now_s))
     connections = pool()
     lent = [connections.take() for _ in range(3)]
     for connection in lent:
         connections.give_back(connection)
-    assert all(connection.is_alive() for connection in lent)
-    for connection in lent[:2]:
-        connection.used_at_s -= 3600
     write(connections)
-    connections.give_back(connections.take())
+    for _ in range(40):
+        now_s += 2
+        connections.give_back(connections.take())
+        connections.ping()  # a site asks all of them whether their server still answers
     assert [connection.is_alive() for connection in lent] == [True, False, True]
     flush(connections)
     assert connections.broken is None, "closing an unused connection is no loss"
