@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
 
 from confluent_kafka import (
     TIMESTAMP_LOG_APPEND_TIME,
@@ -77,10 +76,13 @@ class KafkaPublisher:
         headers = () if self._signer is None else self._signer.headers(topic, partition, key, value)
         if self._wire_format is not None:
             value = self._wire_format.outgoing(topic, value)
-        call = partial(
-            self._client.raw.produce, topic, value, key, partition, on_delivery=on_delivery
-        )
-        self._produce(partial(call, headers=headers) if headers else call, topic)
+        more = {"headers": headers} if headers else {}
+
+        def call() -> None:
+            produce = self._client.raw.produce  # a released client raises here
+            produce(topic, value, key, partition, on_delivery=on_delivery, **more)
+
+        self._produce(call, topic)
 
     def _produce(self, call: Callable[[], None], topic: str) -> None:
         """Call produce() until the queue has room."""
