@@ -28,7 +28,7 @@ from aiohttp import web
 
 from mirrorlog.adapters.http.guard import HttpGuard
 from mirrorlog.adapters.http.listings import send_listing
-from mirrorlog.adapters.http.responses import encode_json, json_response
+from mirrorlog.adapters.http.responses import encode_json, json_response, metrics_response
 from mirrorlog.adapters.metrics_page import MetricsExporter
 from mirrorlog.changed.formats import content_type, join_pieces, render
 from mirrorlog.consumers.dashboard.dashboard_metrics import RefusedRequests, dashboard_samples
@@ -138,11 +138,7 @@ class DashboardRoutes:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with the dashboard's metrics, in the format that Prometheus asks for."""
-        page = self._exporter.page(request.headers.get("Accept", ""))
-        headers = {"Content-Type": page.content_type}
-        response = web.Response(body=page.text, headers=headers)
-        response.enable_compression()
-        return response
+        return metrics_response(self._exporter, request)
 
     async def events(self, request: web.Request) -> web.StreamResponse:
         """Answer with the stream of changes.

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mirrorlog.adapters.http.access import HttpAccess, http_access
 from mirrorlog.adapters.http.answer_headers import ANSWER_HEADERS, SERVER_NAME
-from mirrorlog.adapters.http.foreign_requests import MISDIRECTED, foreign_host, foreign_site
+from mirrorlog.adapters.http.foreign_requests import foreign_request
 from mirrorlog.adapters.listening import OFF, ListeningWords, listen_at, url_of
 from mirrorlog.errors import BadUse, MirrorlogError, NotAllowed
 from mirrorlog.metric_samples import ExportingRole
@@ -185,10 +185,8 @@ class _MetricsHandler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer with the metrics, if the request passes the checks of http/guard.py."""
         own_address = str(self.server.server_address[0])
-        if host := foreign_host(self.headers.get("Host"), own_address):
-            self._refuse(MISDIRECTED, host)
-        elif site := foreign_site(self.command, self.headers.get):
-            self._refuse(HTTPStatus.FORBIDDEN, site)
+        if foreign := foreign_request(self.command, self.headers.get, own_address):
+            self._refuse(foreign.status, foreign.error)
         elif not self.server.access.admits(self.headers.get("Authorization", "")):
             self._refuse(HTTPStatus.UNAUTHORIZED, _NO_TOKEN)
         elif self.path.partition("?")[0] != PATH:

@@ -11,7 +11,7 @@ from typing import Final
 from aiohttp import web
 
 from mirrorlog.adapters.http.guard import HttpGuard
-from mirrorlog.adapters.http.responses import encode_json, json_response
+from mirrorlog.adapters.http.responses import encode_json, json_response, metrics_response
 from mirrorlog.adapters.metrics_page import MetricsExporter
 from mirrorlog.changed.fold import ChangedBlocks
 from mirrorlog.changed.formats import join_pieces, render
@@ -98,11 +98,7 @@ class RequestHandlers:
 
     async def metrics(self, request: web.Request) -> web.Response:
         """Answer with the worker's metrics, in the format that Prometheus asks for."""
-        page = self._exporter.page(request.headers.get("Accept", ""))
-        headers = {"Content-Type": page.content_type}
-        response = web.Response(body=page.text, headers=headers)
-        response.enable_compression()
-        return response
+        return metrics_response(self._exporter, request)
 
     async def openapi(self, _: web.Request) -> web.Response:
         """Answer with the OpenAPI description of the node's HTTP."""

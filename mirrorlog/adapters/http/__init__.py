@@ -10,7 +10,7 @@ alerting_context.py    what a server speaks TLS with
 tls_handshakes.py      connections that speak TLS
 tls_refusals.py        why a request over TLS failed, for clients
 request_parameters.py  the parameters of a request, checked
-responses.py           JSON objects as answers
+responses.py           JSON objects and metrics as answers
 listings.py            listings as answers, sent in chunks
 error_responses.py     errors as JSON objects, and the status of each
 http_server.py         accepts connections for an application until it is stopped

@@ -4,21 +4,44 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
 from mirrorlog.errors import BadUse
 
-MISDIRECTED: Final = 421
+_MISDIRECTED: Final = 421
 """The status of the answer to a request for another host (RFC 9110, 15.5.20)."""
+_FORBIDDEN: Final = 403
+
+Header: TypeAlias = Callable[[str], str | None]
+"""Returns the value of a request's header by its name, None if the request lacks it."""
 
 
-def foreign_host(host: str | None, own_address: str, advertised_url: str = "") -> BadUse | None:
+class ForeignRequest(NamedTuple):
+    """Why such a request is refused. status: of the answer."""
+
+    status: int
+    error: BadUse
+
+
+def foreign_request(
+    method: str, header: Header, own_address: str, advertised_url: str = ""
+) -> ForeignRequest | None:
+    """Return the refusal of a request that another host or site is behind; None if none is.
+
+    own_address: the IP address at which the server listens. advertised_url: by which people reach
+    it, if it isn't that address.
+    """
+    if error := _foreign_host(header("Host"), own_address, advertised_url):
+        return ForeignRequest(_MISDIRECTED, error)
+    if error := _foreign_site(method, header):
+        return ForeignRequest(_FORBIDDEN, error)
+    return None
+
+
+def _foreign_host(host: str | None, own_address: str, advertised_url: str) -> BadUse | None:
     """Return why a request for `host` is refused; None if it is for this machine, or if other
-    machines may ask.
-
-    host: the header Host; None: the request has none. own_address: the IP address at which the
-    server listens. advertised_url: by which people reach it, if it isn't that address.
+    machines may ask. None as the host: the request names none.
     """
     if host is None or not ipaddress.ip_address(own_address).is_loopback:
         return None
@@ -33,11 +56,10 @@ def foreign_host(host: str | None, own_address: str, advertised_url: str = "") -
     )
 
 
-def foreign_site(method: str, header: Callable[[str], str | None]) -> BadUse | None:
+def _foreign_site(method: str, header: Header) -> BadUse | None:
     """Return why what a page of another site asks for is refused; None if no such page asks.
 
-    header: returns the value of a header by its name, None if the request lacks it. Browsers say
-    themselves who asks (Fetch Metadata Request Headers, W3C; RFC 6454, section 7).
+    Browsers say themselves who asks (Fetch Metadata Request Headers, W3C; RFC 6454, section 7).
     """
     is_followed_link = (
         method == "GET"

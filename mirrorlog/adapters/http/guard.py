@@ -26,7 +26,7 @@ from mirrorlog.adapters.http.access import HttpAccess
 from mirrorlog.adapters.http.answer_headers import ANSWER_HEADERS, SERVER_NAME
 from mirrorlog.adapters.http.connections import untimed_answer
 from mirrorlog.adapters.http.error_responses import error_response, errors_as_json
-from mirrorlog.adapters.http.foreign_requests import MISDIRECTED, foreign_host, foreign_site
+from mirrorlog.adapters.http.foreign_requests import foreign_request
 from mirrorlog.adapters.http.login import LOGIN_PATHS, Login
 from mirrorlog.errors import BadUse, NotAllowed
 
@@ -95,11 +95,8 @@ class HttpGuard:
     def _foreign(self, request: web.Request) -> web.Response | None:
         """Return the refusal of a request that another host or site is behind; None if none is."""
         own = self.listening.getsockname()[0]
-        host = foreign_host(request.headers.get("Host"), own, self.advertised_url)
-        if host is not None:
-            return error_response(host, MISDIRECTED)
-        site = foreign_site(request.method, request.headers.get)
-        return None if site is None else error_response(site, 403)
+        refusal = foreign_request(request.method, request.headers.get, own, self.advertised_url)
+        return None if refusal is None else error_response(refusal.error, refusal.status)
 
     async def _read_body(self, request: web.Request) -> web.Response | None:
         """Read the body. Return the refusal of one that is too large, or doesn't come in time."""

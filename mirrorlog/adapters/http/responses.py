@@ -1,4 +1,4 @@
-"""JSON objects as answers."""
+"""JSON objects and metrics as answers."""
 
 from __future__ import annotations
 
@@ -8,12 +8,22 @@ from typing import Any, Final
 
 from aiohttp import web
 
+from mirrorlog.adapters.metrics_page import MetricsExporter
+
 _RETRY_AFTER_S: Final = 1
 
 
 def encode_json(fields: Mapping[str, Any]) -> bytes:
     """Return the object as one line of JSON."""
     return json.dumps(fields, allow_nan=False).encode() + b"\n"
+
+
+def metrics_response(exporter: MetricsExporter, request: web.Request) -> web.Response:
+    """Return the response with metrics, in the format that Prometheus asks for."""
+    page = exporter.page(request.headers.get("Accept", ""))
+    response = web.Response(body=page.text, headers={"Content-Type": page.content_type})
+    response.enable_compression()
+    return response
 
 
 def json_response(
