@@ -222,13 +222,32 @@ class Volume:
 
 
 def in_history(volume: Volume, history: History) -> Volume:
-    """Return the description of a volume that names no history yet with its partition's."""
+    """Return the description of a volume with the history of its partition."""
     return replace(
         volume,
         cluster=history.cluster,
         history_id=history.id,
         epoch=history.epoch,
         topic_id=history.topic,
+    )
+
+
+def in_new_log(volume: Volume, *, generation: str, origin_position: int) -> Volume:
+    """Return the description of a volume whose log begins anew, behind `origin_position`.
+
+    An authenticated volume is so at each position then.
+    """
+    return replace(
+        volume,
+        generation=generation,
+        origin_position=origin_position,
+        described_position=origin_position,
+        initially_zeroed=False,
+        first_created_at_us=volume.born_at_us,
+        recorded_since_us=None,
+        log_generation=None,
+        promotions=(),
+        authenticated_after=BEFORE_FIRST if volume.is_authenticated else None,
     )
 
 

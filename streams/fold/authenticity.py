@@ -15,7 +15,7 @@ from heapq import nlargest
 from typing import Final, Protocol
 
 from mirrorlog.codec.command_columns import CommandColumns, Sender, rows_by_sender
-from mirrorlog.domain.commands import StatusCode, TrackingCommand
+from mirrorlog.domain.commands import Refusal, StatusCode, TrackingCommand
 from mirrorlog.domain.host_keys import Holder, HostKeys, is_owned, is_session_of
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.volumes import Volume
@@ -43,12 +43,15 @@ class Authenticity:
     keys: HostKeys
 
     def objection(
-        self, message: Message, command: TrackingCommand, volume: Volume | None
+        self, message: Message, command: TrackingCommand | Refusal, volume: Volume | None
     ) -> str | None:
         """Return why a command isn't authentic; None if it is, or needs no code.
 
-        message: of the command, with its headers. volume: its description, None if there is none.
+        message: of the command, with its headers. command: what can't be read needs no code.
+        volume: its description, None if there is none.
         """
+        if isinstance(command, Refusal):
+            return None
         if is_session_wide(command):
             return self._session_objection(message, command)
         if volume is None or not volume.is_authenticated_at(message.position):

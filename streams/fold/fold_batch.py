@@ -17,7 +17,7 @@ from mirrorlog.domain.commands import Refusal, TrackingCommand
 from mirrorlog.domain.histories import History, anchor_of
 from mirrorlog.domain.host_keys import NO_KEYS
 from mirrorlog.domain.positions import BEFORE_FIRST
-from mirrorlog.domain.volumes import Volume, in_history
+from mirrorlog.domain.volumes import Volume, in_history, in_new_log
 from mirrorlog.errors import OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Message
@@ -395,7 +395,7 @@ class BatchFolder:
         for message, command in commands:
             volume = self._described(command)
             adopted = None if volume is None else adopted_description(volume, message, history)
-            objection = _objection(authenticity, message, command, adopted or volume)
+            objection = authenticity.objection(message, command, adopted or volume)
             response = check_command(message, command, adopted or volume, objection)
             if adopted is not None and response.new_description is None:
                 response = replace(response, new_description=adopted)
@@ -414,7 +414,7 @@ class BatchFolder:
         volume = self._described(command)
         if volume is not None and adopted_description(volume, message, history) is not None:
             return True
-        objection = _objection(authenticity, message, command, volume)
+        objection = authenticity.objection(message, command, volume)
         return check_command(message, command, volume, objection).depends_on_description
 
     def _names_no_history(self, volume: str) -> bool:
@@ -423,17 +423,6 @@ class BatchFolder:
 
     def _described(self, command: TrackingCommand | Refusal) -> Volume | None:
         return self._catalog.get(command.volume) if isinstance(command, TrackingCommand) else None
-
-
-def _objection(
-    authenticity: Authenticity,
-    message: Message,
-    command: TrackingCommand | Refusal,
-    volume: Volume | None,
-) -> str | None:
-    if isinstance(command, Refusal):
-        return None
-    return authenticity.objection(message, command, volume)
 
 
 def adopted_description(volume: Volume, message: Message, history: History | None) -> Volume | None:
@@ -448,18 +437,7 @@ def adopted_description(volume: Volume, message: Message, history: History | Non
     adopted = in_history(volume, history)
     if message.position > volume.origin_position:
         return adopted
-    return replace(
-        adopted,
-        generation=str(uuid4()),
-        origin_position=message.position - 1,
-        described_position=message.position - 1,
-        initially_zeroed=False,
-        first_created_at_us=volume.born_at_us,
-        recorded_since_us=None,
-        log_generation=None,
-        promotions=(),
-        authenticated_after=None if volume.authenticated_after is None else BEFORE_FIRST,
-    )
+    return in_new_log(adopted, generation=str(uuid4()), origin_position=message.position - 1)
 
 
 def _read_rows(

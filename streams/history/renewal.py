@@ -9,8 +9,7 @@ from uuid import uuid4
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.histories import History
-from mirrorlog.domain.positions import BEFORE_FIRST
-from mirrorlog.domain.volumes import Volume
+from mirrorlog.domain.volumes import Volume, in_history, in_new_log
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.streams.table.log_table import LogTable, SendMessages
@@ -107,24 +106,8 @@ def renewed(volume: Volume, new: NewHistory) -> Volume:
 
     Its size stays. What it was at positions of the old history is forgotten.
     """
-    return replace(
-        volume,
-        generation=str(uuid4()),
-        origin_position=new.start - 1,
-        initially_zeroed=False,
-        created_at_us=new.at_us,
-        first_created_at_us=volume.born_at_us,
-        recorded_since_us=None,
-        described_position=new.start - 1,
-        earlier_sizes=(),
-        log_generation=None,
-        promotions=(),
-        authenticated_after=None if volume.authenticated_after is None else BEFORE_FIRST,
-        cluster=new.history.cluster,
-        history_id=new.history.id,
-        epoch=new.history.epoch,
-        topic_id=new.history.topic,
-    )
+    begun = in_new_log(volume, generation=str(uuid4()), origin_position=new.start - 1)
+    return replace(in_history(begun, new.history), created_at_us=new.at_us, earlier_sizes=())
 
 
 def _new_heads(ports: RenewalPorts, new: NewHistory, volumes: Iterable[Volume]) -> list[VolumeHead]:
