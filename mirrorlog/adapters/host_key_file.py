@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from mirrorlog.domain.host_keys import NO_KEYS, Holder, HostKey, HostKeys, parse_host_key
+from mirrorlog.domain.host_keys import Holder, HostKey, HostKeys, parse_host_key
 from mirrorlog.errors import BadUse
 
 log = logging.getLogger("mirrorlog.node")
@@ -78,16 +78,16 @@ class HostKeyFile:
     A change that can't be used is logged, and the keys stay as they were.
     """
 
-    def __init__(self, path: Path | None) -> None:
-        """Read the file. None: there are no keys. Raise BadUse if it can't be used."""
+    def __init__(self, path: Path) -> None:
+        """Read the file. Raise BadUse if it can't be used."""
         self._path = path
         self._stamp = self._look()
-        self._keys = NO_KEYS if path is None else read_host_keys(path)
+        self._keys = read_host_keys(path)
 
     def current(self) -> HostKeys:
         """Return the keys. It costs a look at the file, and no reading unless it has changed."""
         stamp = self._look()
-        if stamp != self._stamp and self._path is not None:
+        if stamp != self._stamp:
             self._stamp = stamp
             try:
                 self._keys = read_host_keys(self._path)
@@ -96,10 +96,8 @@ class HostKeyFile:
                 log.warning("the host keys stay as they were: %s", error)
         return self._keys
 
-    def _look(self) -> tuple[int, int, int] | None:
-        """Return what tells one content of the file from the next; None without a file."""
-        if self._path is None:
-            return None
+    def _look(self) -> tuple[int, int, int]:
+        """Return what tells one content of the file from the next."""
         try:
             status = self._path.stat()
         except OSError:

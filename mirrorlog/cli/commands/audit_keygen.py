@@ -7,7 +7,6 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.key_files import create_key_file
@@ -36,7 +35,6 @@ def keygen(
             (public, private.public.as_pem(), 0o644),
         ):
             create_key_file(path, pem, mode)
-        sync_folder(key.absolute().parent)
     fields = {"key": str(key), "public_key": str(public)}
     call.output.print_message("result", fields)
     call.output.print_text(f"{key} signs, and {public} checks what it signed")

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.adapters.os_failures import os_errors_named
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.key_files import create_key_file
@@ -37,7 +36,6 @@ def keygen(
     key = parse_host_key(made.as_text())  # it also refuses an impossible id
     with os_errors_named("the key can't be written", file, "Name another file."):
         create_key_file(file, f"{key.as_text()}\n".encode(), 0o600)
-        sync_folder(file.absolute().parent)
     call.output.print_message("result", {"key": str(file), "id": key.id, "holder": key.holder})
     call.output.print_text(
         f"{file} holds host key {key.id}; its line belongs into the node's file of keys, too, "

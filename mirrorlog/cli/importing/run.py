@@ -14,6 +14,7 @@ from mirrorlog.cli.importing.options import ImportOptions
 from mirrorlog.cli.support.context import Invocation
 from mirrorlog.cli.support.describing import publish_changed
 from mirrorlog.cli.support.lookup import find_volume
+from mirrorlog.cli.support.sending import newest_position
 from mirrorlog.domain.commands import IMPORTED, StatusCode
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse
@@ -199,8 +200,7 @@ class _ImportRun:
         if not settings.host_key:
             return None
         with closing(KafkaAdmin(settings.kafka_client())) as admin:
-            end = admin.end_position(settings.topics.commands, self.volume.partition)
-        return end - 1 if end else None
+            return newest_position(admin, settings.topics.commands, self.volume.partition)
 
     def _print_cut_off(self) -> None:
         self._call.output.print_text(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mirrorlog.adapters.folders import sync_folder
 from mirrorlog.errors import BadUse
 
 
@@ -22,3 +23,4 @@ def create_key_file(path: Path, content: bytes, mode: int) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    sync_folder(path.absolute().parent)

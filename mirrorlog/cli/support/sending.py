@@ -74,8 +74,7 @@ def send_made(
         reader.assign(topics.status, {volume.partition: end})  # 1
         if volume.is_authenticated:
             # The node tells by it that the bytes aren't sent for the second time.
-            end_of_commands = admin.end_position(topics.commands, volume.partition)
-            known = end_of_commands - 1 if end_of_commands else None
+            known = newest_position(admin, topics.commands, volume.partition)
             command = replace(command, acknowledged_position=known)
         positions: list[int | None] = []
         value = encode(command)
@@ -90,6 +89,12 @@ def send_made(
         reader.close()
         publisher.close()
         admin.close()
+
+
+def newest_position(admin: KafkaAdmin, topic: str, partition: int) -> int | None:
+    """Return the highest position that is acknowledged now; None if there is none."""
+    end = admin.end_position(topic, partition)
+    return end - 1 if end else None
 
 
 def check_accepted(status: CommandStatus) -> None:
