@@ -77,19 +77,12 @@ class KafkaPublisher:
         if self._wire_format is not None:
             value = self._wire_format.outgoing(topic, value)
         more = {"headers": headers} if headers else {}
-
-        def call() -> None:
-            produce = self._client.raw.produce  # a released client raises here
-            produce(topic, value, key, partition, on_delivery=on_delivery, **more)
-
-        self._produce(call, topic)
-
-    def _produce(self, call: Callable[[], None], topic: str) -> None:
-        """Call produce() until the queue has room."""
         while True:
             self._raise_refusal()
             try:
-                call()
+                self._client.raw.produce(
+                    topic, value, key, partition, on_delivery=on_delivery, **more
+                )
                 return
             except BufferError:
                 self._run_callbacks(self._poll, 0.1)
