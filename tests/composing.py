@@ -67,6 +67,10 @@ class Compose:
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
+    def up(self) -> None:
+        """Build and start all services, and return when they are healthy."""
+        self.run("up", "--build", "--detach", "--wait")
+
     def container(self, service: str) -> Any:
         """Return the container of a service."""
         return self.engine.containers.get(f"{self.project}-{service}-1")

@@ -70,7 +70,7 @@ def wait_for_more(clients: Iterable[WritingClient]) -> None:
 def test_no_loss_of_a_broker_or_of_two_loses_what_was_acknowledged(
     compose: Compose, tmp_path: Path
 ) -> None:
-    compose.run("up", "--build", "--detach", "--wait")
+    compose.up()
     settings = compose.settings(tmp_path)
     volumes, brokers = load_volumes(settings), BrokerView(settings)
     hosts = [VolumeClient(compose, name, seed=number) for number, name in enumerate(volumes)]

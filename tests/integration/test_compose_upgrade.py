@@ -50,7 +50,7 @@ def test_services_and_brokers_are_upgraded_one_by_one_and_nothing_is_lost(
 ) -> None:
     loops = typed_loops()
     assert len(loops) == 2
-    compose.run("up", "--build", "--detach", "--wait")
+    compose.up()
     settings = compose.settings(tmp_path / "state")
     volumes, brokers = load_volumes(settings), BrokerView(settings)
     hosts = [VolumeClient(compose, name, seed=number) for number, name in enumerate(volumes)]

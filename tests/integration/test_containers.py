@@ -71,7 +71,7 @@ def test_the_main_job_on_the_kafka_of_testcontainers(tmp_path: Path) -> None:
 def test_compose_does_the_main_job_also_without_a_worker_and_a_broker(
     compose: Compose, tmp_path: Path
 ) -> None:
-    compose.run("up", "--build", "--detach", "--wait")
+    compose.up()
     settings = compose.settings(tmp_path)
     topics = json.loads(run_cli(settings, "topics", "list").stdout)["topics"]
     assert {topic["copies"] for topic in topics} == {3}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import cast
@@ -20,7 +19,7 @@ class Connection:
 
     def __init__(self) -> None:
         self.size_bytes, self.can_multi_conn = 4096, True
-        self.used_at_s = time.monotonic()
+        self.used_at_s = 0.0
         self.description: str | None = None
         self.is_up = True
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
 import notation
 import numpy as np
 import pytest
+from working_readers import WorkingReader
 
 from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import (
@@ -21,7 +21,6 @@ from mirrorlog.domain.commands import (
 )
 from mirrorlog.domain.volumes import Volume, VolumeState
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
-from mirrorlog.ports.streams import Message
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.publishing.confirmations import Confirmations, StatusPorts
@@ -30,7 +29,7 @@ from mirrorlog.producers.session.host_ports import HostPorts
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
-from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher, MemoryReader
+from mirrorlog.simulation.memory_broker import MemoryBroker, MemoryPublisher
 from mirrorlog.simulation.memory_devices import MemoryDevices
 from mirrorlog.simulation.memory_folder import MemoryFolder
 
@@ -99,18 +98,6 @@ class NodeModel:
         self.broker.append(STATUS, 0, b"", event if isinstance(event, bytes) else encode(event))
 
 
-class Reader(MemoryReader):
-    """A reader that lets the node work before each poll."""
-
-    def __init__(self, broker: MemoryBroker, work: Callable[[], None]) -> None:
-        super().__init__(broker)
-        self._work = work
-
-    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
-        self._work()
-        return super().poll(timeout_s, max_messages=max_messages)
-
-
 @dataclass
 class Rig:
     """A host with the volumes a and b, and a model of the node."""
@@ -135,7 +122,7 @@ class Rig:
     def host(self, publisher: MemoryPublisher | None = None) -> Host:
         self.sessions += 1
         session = str(UUID(int=self.sessions))
-        statuses = StatusPorts(Reader(self.broker, self.node), self.broker)
+        statuses = StatusPorts(WorkingReader(self.broker, self.node), self.broker)
         ports = HostPorts(
             self.folder, publisher or self.broker.publisher(), self.clock, self.devices, statuses
         )

@@ -5,19 +5,18 @@ The node is a whole one, in memory. It works when the host waits for a status.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
 from keyed_node import EAST, SESSION, THEIRS, TOPICS, WEST, KeyedCluster
 from notation import command, volume
+from working_readers import WorkingReader
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, StatusCode, TrackingCommand
 from mirrorlog.domain.host_keys import HostKey, is_session_of
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadInput, BadUse, KafkaFailed
-from mirrorlog.ports.streams import Message
 from mirrorlog.producers.durable.activity_log import read_previous_log
 from mirrorlog.producers.publishing.confirmations import StatusPorts
 from mirrorlog.producers.session.host import Host
@@ -26,27 +25,11 @@ from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.reading.open_sessions import SessionPorts, read_sessions
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.manual_clock import ManualClock
-from mirrorlog.simulation.memory_broker import MemoryReader
 from mirrorlog.simulation.memory_devices import MemoryDevices
 from mirrorlog.simulation.memory_folder import MemoryFolder
 
 SIZE = 1 << 20
 MISTYPED = HostKey(EAST.id, bytes(32))
-
-
-class StatusReader(MemoryReader):
-    """A reader that lets the node work before each poll, if it runs and there is work."""
-
-    def __init__(self, rig: Rig) -> None:
-        super().__init__(rig.cluster.broker)
-        self._rig, self._folded = rig, 0
-
-    def poll(self, timeout_s: float, *, max_messages: int = 1000) -> Sequence[Message]:
-        cluster = self._rig.cluster
-        if self._rig.has_node and cluster.end > self._folded:
-            self._folded = cluster.end
-            cluster.fold()
-        return super().poll(timeout_s, max_messages=max_messages)
 
 
 @dataclass
@@ -58,10 +41,17 @@ class Rig:
     devices: MemoryDevices = field(default_factory=MemoryDevices)
     reports: list[str] = field(default_factory=list)
     has_node: bool = True
+    folded: int = 0
 
     def __post_init__(self) -> None:
         self.devices.create("memory://primary", SIZE)
         self.volume: Volume = volume("db", SIZE, primary="memory://primary", authenticated_after=-1)
+
+    def _work(self) -> None:
+        """Let the node fold the commands that are new, if it runs."""
+        if self.has_node and self.cluster.end > self.folded:
+            self.folded = self.cluster.end
+            self.cluster.fold()
 
     def host(self, key: HostKey | None) -> Host:
         settings = Settings(host_key="" if key is None else key.as_text())
@@ -71,7 +61,7 @@ class Rig:
             broker.publisher(settings.signer),
             ManualClock(look_s=0.01),
             self.devices,
-            StatusPorts(StatusReader(self), broker),
+            StatusPorts(WorkingReader(broker, self._work), broker),
             sessions=SessionPorts(broker.reader, broker),
         )
         return Host(
