@@ -207,6 +207,7 @@ class ArchiveRounds:
                 if raises or not isinstance(error, _RETRIED):
                     raise
                 self._calls.on_error(error)
+        self._archiver.archive.forget_unasked()
 
     def _hold(self) -> None:
         if self._held is not None and (had := self._held.hold()):

@@ -52,12 +52,15 @@ class MergedChain:
 class Archive:
     """Reads one store. Manifests are read once and kept, because none ever changes.
 
+    Who reads for years forgets those that nobody asks for any more (forget_unasked).
+
     checkpoint: called before each object that is read. It may raise, to give the reading up.
     """
 
     def __init__(self, store: ArchiveStore, checkpoint: Callable[[], None] = _do_nothing) -> None:
         self.store, self._checkpoint = store, checkpoint
-        self._known: dict[str, StoredManifest] = {}
+        self._known: dict[str, StoredManifest] = {}  # asked for since forget_unasked()
+        self._older: dict[str, StoredManifest] = {}  # before that
         self._merges: dict[str, RowMerge] = {}
 
     def partitions(self) -> list[int]:
@@ -119,12 +122,20 @@ class Archive:
 
     def _stored(self, name: str) -> StoredManifest:
         if name not in self._known:
-            self._checkpoint()
-            content = self.store.read(name)
-            if content is None:
-                raise StateDamaged("a manifest of the archive has vanished", where=name)
-            self._known[name] = StoredManifest.of(name, content, decode_manifest(content, name))
+            older = self._older.pop(name, None)
+            self._known[name] = self._read_manifest(name) if older is None else older
         return self._known[name]
+
+    def _read_manifest(self, name: str) -> StoredManifest:
+        self._checkpoint()
+        content = self.store.read(name)
+        if content is None:
+            raise StateDamaged("a manifest of the archive has vanished", where=name)
+        return StoredManifest.of(name, content, decode_manifest(content, name))
+
+    def forget_unasked(self) -> None:
+        """Forget the manifests that nobody has asked for since the last call of this."""
+        self._older, self._known = self._known, {}
 
     def _merge(self, name: str) -> RowMerge:
         if name not in self._merges:
