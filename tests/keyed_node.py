@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import NoReturn
 
-from deadlines import DEADLINE_S
+from memory_nodes import memory_node
 from notation import command, volume
 
 from mirrorlog.codec.events import decode, encode
@@ -24,15 +24,10 @@ from mirrorlog.domain.commands import (
 from mirrorlog.domain.host_keys import CommandSigner, Holder, HostKey, HostKeys, session_of
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.simulation.memory_engine import MemoryEngine, MemoryStore
-from mirrorlog.streams.partitions.source_topic import SourceTopic
-from mirrorlog.streams.table.changelog_follower import ChangelogSource
-from mirrorlog.streams.wiring import NodePorts, build_node, group_name
+from mirrorlog.simulation.memory_engine import MemoryStore
 from mirrorlog.tracking_log.heads import SessionBeat, VolumeHead
 from mirrorlog.tracking_log.keys import beat_key, head_key, key_kind
 from mirrorlog.tracking_log.records import LogRecord
@@ -100,38 +95,12 @@ class KeyedCluster:
 
     def fold(self) -> None:
         """Let a worker of the node fold all that is there, and stop."""
-        engine = MemoryEngine(self.broker, TOPICS, group_name(Settings()), self.store)
-        source = SourceTopic(
-            self.broker,
-            self.broker.reader,
-            topic=TOPICS.commands,
-            group=group_name(Settings()),
-            patience_s=DEADLINE_S,
-        )
-        source.commit_first_positions(TOPICS.changelog)
 
         def abort(error: BaseException) -> NoReturn:
             raise error
 
-        clock = SystemClock()
-        ports = NodePorts(
-            catalog=Catalog(self.broker.reader(), self.broker, TOPICS, clock),
-            changelog=ChangelogSource(
-                TOPICS.changelog,
-                self.broker.reader,
-                lambda partition: self.broker.bounds(TOPICS.changelog, partition),
-                lambda: self.broker.identity(TOPICS.changelog),
-            ),
-            source=source,
-            open_reports=lambda: SiteReports(self.broker.reader(), self.broker, TOPICS, clock),
-            clock=clock,
-            abort=abort,
-            on_ready=lambda partitions: None,
-            host_keys=self.keys,
-        )
         settings = Settings(partitions=1, node_flush_s=0.001)
-        build_node(settings, ports, engine)
-        engine.run()
+        memory_node(settings, self.broker, abort=abort, store=self.store, host_keys=self.keys).run()
 
     def row(self, key: bytes) -> bytes | None:
         """Return the newest value of a row of the log."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
-from deadlines import DEADLINE_S, until
+from deadlines import until
+from memory_nodes import memory_node
 from notation import command, volume
 
 from mirrorlog.codec.events import decode, encode
@@ -17,15 +18,11 @@ from mirrorlog.domain.commands import TrackingCommand
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import ChangelogRefused
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.reading.catalog import Catalog
 from mirrorlog.reading.log_reader import LogReader
-from mirrorlog.reading.site_reports import SiteReports
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_engine import MemoryEngine, MemoryStore
-from mirrorlog.streams.partitions.source_topic import SourceTopic
-from mirrorlog.streams.table.changelog_follower import ChangelogSource
-from mirrorlog.streams.wiring import NodePorts, build_node, group_name
+from mirrorlog.streams.wiring import group_name
 from mirrorlog.tracking_log.keys import key_kind
 from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
@@ -52,34 +49,17 @@ class Cluster:
         self.broker.append(self.topics.commands, "vw".index(name), name.encode(), encode(event))
 
     def worker(self, store: MemoryStore | None = None) -> MemoryEngine:
-        broker, topics, clock = self.broker, self.topics, SystemClock()
-        engine = MemoryEngine(broker, topics, group_name(self.settings), store)
-        source = SourceTopic(
-            broker, broker.reader, topic=topics.commands, group=group_name(self.settings),
-            patience_s=DEADLINE_S,
-        )  # fmt: skip
-        source.commit_first_positions(topics.changelog)
-
         def abort(error: BaseException) -> NoReturn:
             self.errors.append(error)
             raise SystemExit
 
-        ports = NodePorts(
-            catalog=Catalog(broker.reader(), broker, topics, clock),
-            changelog=ChangelogSource(
-                topics.changelog,
-                broker.reader,
-                lambda partition: broker.bounds(topics.changelog, partition),
-                lambda: broker.identity(topics.changelog),
-            ),
-            source=source,
-            open_reports=lambda: SiteReports(broker.reader(), broker, topics, clock),
-            clock=clock,
+        return memory_node(
+            self.settings,
+            self.broker,
             abort=abort,
             on_ready=lambda partitions: self.ready.append(list(partitions)),
+            store=store,
         )
-        build_node(self.settings, ports, engine)
-        return engine
 
     def committed(self) -> list[int | None]:
         group = group_name(self.settings)
