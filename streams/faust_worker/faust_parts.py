@@ -155,6 +155,7 @@ aiokafka.consumer.fetcher:FetchResult._partition_records
 aiokafka.consumer.fetcher:PartitionRecords._check_crcs
 aiokafka.consumer.fetcher:PartitionRecords._consumer_record(tp, record)
 aiokafka.consumer.fetcher:PartitionRecords._records
+aiokafka.consumer.fetcher:PartitionRecords._records_iterator
 aiokafka.consumer.fetcher:PartitionRecords._tp
 aiokafka.consumer.fetcher:PartitionRecords.next_fetch_offset
 aiokafka.consumer.subscription_state:Assignment.state_value(tp)

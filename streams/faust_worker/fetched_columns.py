@@ -47,6 +47,8 @@ class FetchedPartition:
     """
 
     def __init__(self, fetched: Any, *, with_headers: bool = False) -> None:
+        # Its unused generator refers to it: the bytes would stay until garbage is collected.
+        fetched._records_iterator = None
         self._fetched: Any = fetched
         self._with_headers = with_headers
         self._is_read = False

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import random
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -129,6 +131,20 @@ def test_a_damaged_batch_is_fetched_again() -> None:
         next(partition)
     assert list(partition) == []
     assert partition.next_fetch_offset == 0
+
+
+def test_what_was_fetched_is_freed_when_it_was_read() -> None:
+    """Without a collection of garbage, which comes only after some fetches of megabytes."""
+    records = fetched(record_batch(0, [b"command"]), 0)
+    partition, kept = FetchedPartition(records), weakref.ref(records)
+    del records
+    gc.disable()
+    try:
+        (columns,) = partition
+        assert kept() is None
+    finally:
+        gc.enable()
+    assert columns.values == [b"command"]
 
 
 def test_only_the_commands_are_handed_on_by_column() -> None:
