@@ -75,6 +75,7 @@ class FileDevice(ClosesOnExit):
                 path, (os.O_RDWR if writable else os.O_RDONLY) | os.O_CLOEXEC | self.FLAGS
             )
             self._size_bytes = os.lseek(self._fd, 0, os.SEEK_END)  # st_size of a block device is 0
+            self._writable_bytes = self._size_bytes if writable else -1
         except OSError as error:
             self.close()
             raise self._failure("opening", 0, error) from error
@@ -166,11 +167,7 @@ class FileDevice(ClosesOnExit):
         return data
 
     def pwrite(self, offset: int, data: Data) -> None:
-        if (
-            isinstance(data, bytes)
-            and self._writable
-            and 0 <= offset <= self._size_bytes - len(data)
-        ):
+        if data.__class__ is bytes and 0 <= offset <= self._writable_bytes - len(data):
             try:
                 # Most writes end here. A short write is repeated below from its start.
                 if os.pwrite(self._fd, data, offset) == len(data):
@@ -282,7 +279,7 @@ class FileDevice(ClosesOnExit):
         except OSError as error:
             raise self._failure("growing", size_bytes, error) from error
         self._sync(os.fsync)
-        self._size_bytes = size_bytes
+        self._size_bytes = self._writable_bytes = size_bytes
         self._end_transfers()
 
     def close(self) -> None:

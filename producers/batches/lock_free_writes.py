@@ -2,9 +2,10 @@
 
 A writer (TrackedVolume.pwrite), in any number of threads:
 
+    W0  Is its region in `writable`? If not, the write begins with WriteTracker.begin.
     W1  The write is in `in_flight`: from now on every batch that closes names it.
-    W2  Is its region in `writable`? If not, the write is removed from `in_flight`, nothing was
-        touched, and the write begins with WriteTracker.begin.
+    W2  Is its region still in `writable`? If not, the write is removed from `in_flight`, with the
+        tracker's lock held. Nothing was touched, and the write begins with WriteTracker.begin.
     W3  The data goes to the primary.
     W4  The write is in `ended`, whether it succeeded or not. If `ended_since_s` isn't set, or the
         batch is full, the writer calls WriteTracker.note_ended.
@@ -23,7 +24,8 @@ The tracker, with its lock held:
 
 No write is missed. Of W1 and W2 against C1 and C2, and of W4 against B1, each side writes first and
 reads then, so at least one of them sees the other (Dekker's algorithm). Writes that have ended and
-aren't collected yet are still in `in_flight`, so B2 names them.
+aren't collected yet are still in `in_flight`, so B2 names them. Without the lock `in_flight` only
+grows: so B1 may compare its first entries, and then remove them.
 
 This stands on CPython's interpreter lock: each step is one operation of a built-in type, and all
 threads see the steps in one order. A free-threaded interpreter doesn't promise that. There
@@ -67,13 +69,14 @@ class LockFreeWrites:
     """The lock-free writes of one volume.
 
     writable: the volume's hot regions by number; empty while its writes must take the lock.
-    in_flight: the writes that have begun and aren't collected, by identity.
+    in_flight: the writes that have begun and aren't collected, in the order in which they began.
+        Equal writes stand for each other.
     ended: the writes that have ended and aren't collected.
     ended_since_s: when the first of `ended` was noted, by the monotonic clock.
     """
 
     writable: dict[int, HotRegion] = field(default_factory=dict)
-    in_flight: dict[int, InFlightTuple] = field(default_factory=dict)
+    in_flight: list[InFlightTuple] = field(default_factory=list)
     ended: list[InFlightTuple] = field(default_factory=list)
     ended_since_s: float | None = None
 
@@ -82,13 +85,20 @@ class LockFreeWrites:
         self.ended_since_s = None
         ended = self.ended[:]
         del self.ended[: len(ended)]
-        for write in ended:
-            del self.in_flight[id(write)]
+        if self.in_flight[: len(ended)] == ended:  # as always with one writer
+            del self.in_flight[: len(ended)]
+        else:
+            for write in ended:
+                self.in_flight.remove(write)
         return ended
+
+    def back_out(self, write: InFlightTuple) -> None:
+        """Remove a write that touched nothing (W2). Call it with the tracker's lock held."""
+        self.in_flight.remove(write)
 
     def copy_in_flight(self) -> list[InFlightTuple]:
         """Return the writes that are in flight at one moment (B2)."""
-        return list(self.in_flight.copy().values())
+        return self.in_flight[:]
 
     def regions_in_flight(self, region_bytes: int) -> set[int]:
         """Return the numbers of the regions that writes are in flight in (C2)."""

@@ -47,7 +47,9 @@ class TrackedVolume(ClosesOnExit):
         self._close: Final = close
         # What each write needs, looked up once.
         self._lock_free: Final = opened.lock_free
-        self._note_ended: Final = tracker.note_ended
+        self._begin: Final = opened.lock_free.in_flight.append
+        self._end: Final = opened.lock_free.ended.append
+        self._ended: Final = opened.lock_free.ended
         self._coarse_clock: Final = tracker.coarse_clock
         self._write: Final = opened.device.pwrite
         self._region_bytes: Final = tracker.region_bytes
@@ -96,31 +98,32 @@ class TrackedVolume(ClosesOnExit):
         """Write all of `data`. The next flush() makes it durable on the primary.
 
         The primary is written to without a lock if one hot region holds the range and the volume
-        has no fork (batches/lock_free_writes.py, W1 to W4). Then the first write of a batch calls
+        has no fork (batches/lock_free_writes.py, W0 to W4). Then the first write of a batch calls
         WriteTracker.note_ended(), which takes the lock. So does the one that fills the batch; it
         also sends the batch. Any other write goes through _change().
         """
-        view = data if isinstance(data, bytes) else memoryview(data).cast("B")
-        end, size = offset + len(view), self._region_bytes
+        view = data if data.__class__ is bytes else memoryview(data).cast("B")
+        length, size = len(view), self._region_bytes
         number = offset // size
-        if offset < end <= self._size_bytes and (end - 1) // size == number:
-            lock_free = self._lock_free
-            write = (_WRITE, offset, end - offset, self._coarse_clock.now_us, ())
-            lock_free.in_flight[id(write)] = write  # W1
+        lock_free = self._lock_free
+        if (
+            number in lock_free.writable  # W0
+            and 0 < length <= (number + 1) * size - offset
+            and offset + length <= self._size_bytes
+        ):
+            write = (_WRITE, offset, length, self._coarse_clock.now_us, ())
+            self._begin(write)  # W1
             if number in lock_free.writable:  # W2
                 try:
                     self._write(offset, view)  # W3
                 finally:
-                    lock_free.ended.append(write)  # W4
-                    if (
-                        lock_free.ended_since_s is None
-                        or len(lock_free.ended) >= self._batch_extents
-                    ):
-                        self._note_ended(self._opened)
+                    self._end(write)  # W4
+                    if lock_free.ended_since_s is None or len(self._ended) >= self._batch_extents:
+                        self._tracker.note_ended(self._opened)
                 if fua:
                     self.flush()
                 return
-            del lock_free.in_flight[id(write)]
+            self._tracker.back_out(self._opened, write)
         for start, length in self._pieces(offset=offset, length=len(view)):
             part = memoryview(view)[start - offset : start - offset + length]
             self._change(ExtentKind.WRITE, part, offset=start, length=length)

@@ -12,7 +12,7 @@ from mirrorlog.errors import BadInput, DeviceFailed, KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice, Data
 from mirrorlog.ports.task_runner import TaskRunner
-from mirrorlog.producers.batches.batch import InFlightWrite
+from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite
 from mirrorlog.producers.batches.hot_regions import HotRegion, VolumeRegions
 from mirrorlog.producers.durable.activity_log import ActivityLog
 from mirrorlog.producers.forks.fork_calls import ForkPorts
@@ -222,6 +222,11 @@ class WriteTracker:
             self._state.with_ended[opened.name] = opened
             if len(opened.lock_free.ended) >= self.batch_extents:
                 send_batch(self._state, opened)
+
+    def back_out(self, opened: OpenVolume, write: InFlightTuple) -> None:
+        """Forget a lock-free write that began as its region left, and touched nothing."""
+        with self.lock:
+            opened.lock_free.back_out(write)
 
     def flush(self, opened: OpenVolume) -> None:
         """Call flush_primary() for the volume."""

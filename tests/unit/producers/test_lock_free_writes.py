@@ -167,7 +167,7 @@ class Racing(dict[int, HotRegion]):
 
     def __delitem__(self, number: int) -> None:
         if number == 3:
-            self.lock_free.in_flight[id(self.write)] = self.write
+            self.lock_free.in_flight.append(self.write)
         super().__delitem__(number)
 
 
@@ -179,6 +179,47 @@ def test_a_write_that_begins_while_its_region_is_removed_keeps_it(rig: Rig) -> N
     rig.write(5)
     assert read_previous_log(rig.folder).regions["a"] == {3, 5}
     assert set(racing) == {3, 5}
+
+
+class LeavingAt(dict[int, HotRegion]):
+    """The writable regions, which say that they are there `times` times."""
+
+    def __init__(self, content: dict[int, HotRegion], times: int) -> None:
+        super().__init__(content)
+        self.times = times
+
+    def __contains__(self, number: object) -> bool:
+        self.times -= 1
+        return self.times >= 0
+
+
+def test_a_write_whose_region_leaves_as_it_begins_takes_the_lock(rig: Rig) -> None:
+    rig.write(3)
+    rig.opened.lock_free.writable = LeavingAt(rig.opened.regions.hot, 1)
+    seen: list[tuple[int, int]] = []
+    rig.during(
+        "pwrite",
+        lambda: seen.append((len(rig.opened.lock_free.in_flight), len(rig.opened.in_flight))),
+    )
+    rig.write(3)
+    assert seen == [(0, 1)]
+    rig.host.drain()
+    assert rig.named() == ["30000+10 30000+10"]
+
+
+def test_writes_may_end_in_another_order_than_they_began(rig: Rig) -> None:
+    rig.write(3)
+
+    def overtake() -> None:
+        rig.volume.pwrite(b"y" * 5, 3 * REGION + 10)
+        rig.host.drain()
+        assert [write[2] for write in rig.opened.lock_free.in_flight] == [10]
+
+    rig.during("pwrite", overtake)
+    rig.write(3)
+    rig.host.drain()
+    assert rig.named() == ["30000+10 30010+5 30000+10", "30000+10"]
+    assert not rig.opened.lock_free.in_flight
 
 
 def test_a_close_waits_for_what_is_in_flight_and_lets_no_write_begin(rig: Rig) -> None:
