@@ -52,11 +52,9 @@ class Batch:
     regions: list[HotRegion] = field(default_factory=list)
     outcomes: list[Outcomes] = field(default_factory=list)
 
-    def add(self, write: InFlightWrite, outcomes: Outcomes | None = None) -> None:
+    def add(self, write: InFlightWrite) -> None:
         """Add a write that has ended. Its regions stay hot until this batch is acknowledged."""
         self.writes.append(write)
-        if outcomes is not None:
-            self.outcomes.append(outcomes)
         for region in write.regions:
             if region.counted_by is not self:
                 self.keep_hot(region)

@@ -6,7 +6,7 @@ In reading order:
 - forked_volume: all secondaries of one volume, and the order of a forked write
 - forked_secondary: one secondary, its queue and its flushes
 - fork_states: the states of a secondary, and what people hear of their changes
-- forked_write: one write, and what became of it at each secondary
+- forked_write: writes with one fate, and what became of them at each secondary
 - missed_writes: what a secondary has missed, and when it may join the fork again
 - marked_secondary: a secondary that is opened only if its site has marked it
 - fork_calls: calls to a secondary, the threads that make them, and the ports of this package

@@ -15,7 +15,7 @@ from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import DeviceFailed, MirrorlogError, in_words
 from mirrorlog.ports.devices import Data
 from mirrorlog.producers.forks.fork_states import ForkStateChange
-from mirrorlog.producers.forks.forked_write import ForkedWrite
+from mirrorlog.producers.forks.forked_write import ForkedWrites
 
 
 class CallKind(Enum):
@@ -90,7 +90,9 @@ class Call:
 
     requested_s, began_s: when it was requested and when it began, by the monotonic clock.
     device: the device of the call; for OPEN, the device that it has opened.
-    forked_write, data: of a WRITE. data None writes zeros.
+    forked, contents: of a WRITE. contents: the data of each write; None writes zeros.
+    done: how many of the writes have returned; only the worker changes it. seen_done: its value
+    when it was looked at last.
     number: of a FLUSH.
     """
 
@@ -98,8 +100,10 @@ class Call:
     requested_s: float
     device: ForkedDevice | None = None
     address: SecondaryAddress | None = None
-    forked_write: ForkedWrite | None = None
-    data: bytes | None = None
+    forked: ForkedWrites | None = None
+    contents: Sequence[bytes | None] = ()
+    done: int = 0
+    seen_done: int = 0
     number: int = 0
     began_s: float = 0.0
 
@@ -125,12 +129,15 @@ class Call:
         assert self.device is not None
         match self.kind:
             case CallKind.WRITE:
-                assert self.forked_write is not None
-                write = self.forked_write.write
-                if self.data is None:
-                    self.device.zero(offset=write.offset, length=write.length)
-                else:
-                    self.device.pwrite(write.offset, self.data)
+                assert self.forked is not None
+                for (_, offset, length, _, _), data in zip(
+                    self.forked.writes, self.contents, strict=True
+                ):
+                    if data is None:
+                        self.device.zero(offset=offset, length=length)
+                    else:
+                        self.device.pwrite(offset, data)
+                    self.done += 1
             case CallKind.FLUSH:
                 self.device.flush()
             case CallKind.CLOSE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Condition, RLock
 from typing import Final
@@ -12,7 +12,7 @@ from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import Clock
-from mirrorlog.producers.batches.batch import InFlightWrite, Outcomes
+from mirrorlog.producers.batches.batch import Outcomes
 from mirrorlog.producers.forks.fork_calls import (
     Call,
     CallKind,
@@ -26,7 +26,7 @@ from mirrorlog.producers.forks.fork_states import (
     ForkState,
     state_change,
 )
-from mirrorlog.producers.forks.forked_write import ForkedWrite
+from mirrorlog.producers.forks.forked_write import ForkedWrites
 from mirrorlog.producers.forks.missed_writes import (
     MissedWrites,
     is_other_secondary,
@@ -41,8 +41,9 @@ from mirrorlog.settings import Settings
 class ForkContext:
     """The parts of the host that the forks of one volume need.
 
-    lock: the tracker's. report: takes lines for people. on_outcomes_known: called with the lock
-    held when the outcomes of a write are known for every secondary.
+    lock: the tracker's. report: takes lines for people. The others are called with the lock held:
+    collect: hands lock-free writes that have ended to ForkedVolume.writes_ended().
+    on_outcomes_known: called when the outcomes of writes are known for every secondary.
     """
 
     ports: ForkPorts
@@ -50,7 +51,8 @@ class ForkContext:
     clock: Clock
     settings: Settings
     report: Callable[[str], None]
-    on_outcomes_known: Callable[[InFlightWrite, Outcomes], None]
+    collect: Callable[[], None]
+    on_outcomes_known: Callable[[ForkedWrites, Outcomes], None]
 
 
 class ForkedSecondary:
@@ -65,12 +67,12 @@ class ForkedSecondary:
         *,
         blocks_writer: bool,
         known_position: int,
-        on_outcome: Callable[[ForkedWrite], None],
+        on_outcome: Callable[[ForkedWrites], None],
     ) -> None:
         """Make a secondary that is out of the fork.
 
         blocks_writer: the writer waits for each of its writes. known_position: see MissedWrites.
-        on_outcome: called with a write when more is known of it.
+        on_outcome: called with writes when more is known of them.
         """
         self.site: Final = site
         self.state = ForkState.OUT
@@ -86,7 +88,8 @@ class ForkedSecondary:
         self._blocks_writer: Final = blocks_writer
         self._queue: Final[deque[Call]] = deque()
         self._queued_bytes = 0
-        self._unflushed: Final[list[ForkedWrite]] = []
+        self._unflushed: Final[list[ForkedWrites]] = []
+        self._open_writes = 0
         self._current: Call | None = None
         self._device: ForkedDevice | None = None
         self._flushes_requested = self._flushes_done = 0
@@ -112,21 +115,21 @@ class ForkedSecondary:
 
     @property
     def open_writes(self) -> int:
-        """About how many of its writes have an unknown outcome."""
-        return len(self._queue) + len(self._unflushed)
+        """How many of its writes have an unknown outcome."""
+        return self._open_writes
 
     @property
     def queued_bytes(self) -> int:
         """The size of the data that waits for it."""
         return self._queued_bytes
 
-    def enqueue(self, write: ForkedWrite, data: bytes | None) -> None:
-        """Put a write at the end of the queue. data: None writes zeros."""
-        write.note_queued(self.site)
-        self._queued_bytes += len(data or b"")
-        self._enqueue(
-            Call(CallKind.WRITE, self._context.clock.monotonic_s(), forked_write=write, data=data)
-        )
+    def enqueue(self, forked: ForkedWrites, contents: Sequence[bytes | None]) -> None:
+        """Put writes at the end of the queue. contents: the data of each; None writes zeros."""
+        forked.note_queued(self.site)
+        self._queued_bytes += size_of(contents)
+        self._open_writes += len(forked.writes)
+        now_s = self._context.clock.monotonic_s()
+        self._enqueue(Call(CallKind.WRITE, now_s, forked=forked, contents=contents))
 
     def request_flush(self) -> int:
         """Put a flush at the end of the queue, if there is anything to flush.
@@ -150,6 +153,7 @@ class ForkedSecondary:
         """See SecondaryCalls."""
         if self._current is not None:
             return None
+        self._context.collect()
         if self.state in (ForkState.OUT, ForkState.CLOSED) and self._device is not None:
             call = Call(CallKind.CLOSE, self._context.clock.monotonic_s())
         elif self._queue:
@@ -172,7 +176,7 @@ class ForkedSecondary:
         if self.state in (ForkState.OUT, ForkState.HUNG, ForkState.CLOSED):
             self._returned_late(call)
         elif failure is not None:
-            self.leave_fork(failure, call.forked_write)
+            self.leave_fork(failure, call.forked)
         else:
             self._succeeded(call)
         self.work.notify()
@@ -182,31 +186,32 @@ class ForkedSecondary:
             case CallKind.OPEN:
                 self._change_state(ForkEvent.OPENED)
             case CallKind.WRITE:
-                assert call.forked_write is not None
-                self._queued_bytes -= len(call.data or b"")
-                self._unflushed.append(call.forked_write)
-                call.forked_write.note_reached(self.site)
-                self._on_outcome(call.forked_write)
+                assert call.forked is not None
+                self._queued_bytes -= size_of(call.contents)
+                self._unflushed.append(call.forked)
+                call.forked.note_reached(self.site)
+                self._on_outcome(call.forked)
             case CallKind.FLUSH:
                 self._flushes_done = call.number
                 flushed, self._unflushed[:] = self._unflushed[:], ()
-                for write in flushed:
-                    write.note_flushed(self.site)
-                    self._on_outcome(write)
+                for forked in flushed:
+                    self._open_writes -= len(forked.writes)
+                    forked.note_flushed(self.site)
+                    self._on_outcome(forked)
 
     def _returned_late(self, call: Call) -> None:
-        """Take a call that returns after the secondary left. Its write is named once more."""
+        """Take a call that returns after the secondary left. Its writes are named once more."""
         if self.state is ForkState.HUNG:
             self._change_state(ForkEvent.RETURNED, self.reason)
-        if call.forked_write is not None:
-            call.forked_write.note_returned(self.site)
-            self._miss(call.forked_write)
+        if call.forked is not None:
+            call.forked.note_returned(self.site)
+            self._miss(call.forked)
 
-    def leave_fork(self, reason: str, failed: ForkedWrite | None = None) -> None:
+    def leave_fork(self, reason: str, failed: ForkedWrites | None = None) -> None:
         """Leave the fork.
 
         The secondary then misses `failed`, what waits in its queue, what isn't flushed, and the
-        write of the running call.
+        writes of the running call.
         """
         call = self._current
         self._change_state(ForkEvent.FAILED if call is None else ForkEvent.GIVEN_UP, reason)
@@ -214,36 +219,41 @@ class ForkedSecondary:
         self._retry_at_s = self._context.clock.monotonic_s() + retry_s
         self._miss_all(failed)
 
-    def _miss_all(self, failed: ForkedWrite | None = None) -> None:
+    def _miss_all(self, failed: ForkedWrites | None = None) -> None:
         """Count the writes with an unknown outcome as missed. Nobody waits for a flush any more."""
         self.missed.stop_holding_back()
         self._flushes_done = self._flushes_requested
         call = self._current
-        if call is not None and call.forked_write is not None:
-            call.forked_write.note_hung(self.site)
-            failed = call.forked_write
-        queued = [waiting.forked_write for waiting in self._queue]
+        if call is not None and call.forked is not None:
+            call.forked.note_hung(self.site)
+            failed = call.forked
+        queued = [waiting.forked for waiting in self._queue]
         missed = [
             *self._unflushed,
             *([failed] if failed else []),
-            *(write for write in queued if write is not None),
+            *(forked for forked in queued if forked is not None),
         ]
         self._queue.clear()
         self._unflushed.clear()
-        self._queued_bytes = 0
-        for write in missed:
-            self._miss(write)
+        self._queued_bytes = self._open_writes = 0
+        for forked in missed:
+            self._miss(forked)
 
-    def _miss(self, write: ForkedWrite) -> None:
-        write.note_missed(self.site)
-        self.missed.add(write.write)
-        self._on_outcome(write)
+    def _miss(self, forked: ForkedWrites) -> None:
+        forked.note_missed(self.site)
+        self.missed.add(forked.writes[-1])
+        self._on_outcome(forked)
 
     def expire(self, now_s: float) -> None:
-        """Leave the fork if the oldest call takes too long, or waits too long for its worker."""
+        """Leave the fork if the oldest call takes too long, or waits too long for its worker.
+
+        The time of a call begins again with each of its writes that returns.
+        """
         call = self._current or (self._queue[0] if self._queue else None)
         if call is None or self.state not in (ForkState.OPENING, ForkState.IN):
             return
+        if call.done != call.seen_done:
+            call.seen_done, call.began_s = call.done, now_s
         counts_waiting = self._blocks_writer or self._current is None
         took_s = now_s - (call.requested_s if counts_waiting else call.began_s)
         limit_s = self._context.settings.host_fork_timeout_s
@@ -318,3 +328,8 @@ class ForkedSecondary:
         if recovery is not None:
             return f"{text}; it {recovery}"
         return text if is_first else None
+
+
+def size_of(contents: Sequence[bytes | None]) -> int:
+    """Return the bytes of the data of writes."""
+    return sum(len(data) for data in contents if data is not None)

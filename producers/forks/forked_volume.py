@@ -16,6 +16,10 @@ The order of a forked write (docs/decisions/forked-writes.md):
 7. Once the outcome is known for every secondary, the write joins the batch. It is no longer in
    flight.
 
+If the mode makes no writer wait (`async`), a write inside one hot region takes no lock
+(batches/lock_free_writes.py, F1 to F3). Those that have ended are collected before anything else is
+done with the lock that needs their order, or changes a state (step 4). They then have one fate.
+
 fork_states.py has the states of a secondary and their rules, missed_writes.py the rule by which it
 joins again.
 """
@@ -32,11 +36,17 @@ from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.devices import Data
-from mirrorlog.producers.batches.batch import Batch, ClosedBatch, InFlightWrite
+from mirrorlog.producers.batches.batch import Batch, ClosedBatch, InFlightTuple, InFlightWrite
+from mirrorlog.producers.batches.hot_regions import HotRegion
+from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites
 from mirrorlog.producers.forks.fork_plans import ForkPlan
-from mirrorlog.producers.forks.forked_secondary import ForkContext, ForkedSecondary
+from mirrorlog.producers.forks.forked_secondary import (
+    ForkContext,
+    ForkedSecondary,
+    size_of,
+)
 from mirrorlog.producers.forks.forked_write import (
-    ForkedWrite,
+    ForkedWrites,
     held_back_writes,
     is_queue_full,
     outcomes_of,
@@ -45,6 +55,8 @@ from mirrorlog.producers.forks.missed_writes import report_of
 
 _WAIT_S: Final = 0.05
 """The interval at which a waiting writer checks whether a secondary hangs."""
+_LOCK_FREE_WAIT_S: Final = 0.001
+"""The interval at which a waiting writer looks for lock-free writes, which notify nobody."""
 _REPORT_INTERVAL_S: Final = 0.2
 
 
@@ -55,12 +67,18 @@ class ForkedVolume:
     """
 
     def __init__(
-        self, volume: Volume, plan: ForkPlan, context: ForkContext, *, known_position: int
+        self,
+        volume: Volume,
+        plan: ForkPlan,
+        context: ForkContext,
+        lock_free: LockFreeWrites,
+        *,
+        known_position: int,
     ) -> None:
         """Start a worker for each secondary of the plan. All are out of the fork at first.
 
-        known_position: the volume's highest acknowledged position. Nothing may have been written
-        in this session yet.
+        lock_free: the volume's lock-free writes. known_position: the volume's highest acknowledged
+        position. Nothing may have been written in this session yet.
         """
         self.changed: Final = Condition(context.lock)
         self.secondaries: Final = [
@@ -78,8 +96,9 @@ class ForkedVolume:
         self._volume: Final = volume
         self._mode: Final = plan.mode
         self._context: Final = context
+        self._lock_free: Final = lock_free
         self._to_primary: Final[list[range]] = []
-        self._writes: Final[dict[int, ForkedWrite]] = {}
+        self._writes: Final[dict[int, ForkedWrites]] = {}
         self._unflushed_since_s: float | None = None
         self._unflushed_writes = 0
         self._is_batch_due = False
@@ -96,67 +115,89 @@ class ForkedVolume:
     def enter(self, *, offset: int, length: int) -> None:
         """Begin the write of [offset, offset + length) to the primary.
 
-        Wait first until no other write that overlaps it is on its way there.
+        Wait first until no other write that overlaps it is on its way there. From step 2 on, no
+        lock-free write that overlaps it begins (F1).
+
+        1. Wait for the writes that took the lock.
+        2. Claim the range.
+        3. Wait for the lock-free writes, which wait for nobody.
         """
         entering = range(offset, offset + length)
         while any(
             entering.start < other.stop and other.start < entering.stop
             for other in self._to_primary
         ):
-            self.wait()
+            self.wait()  # 1
         self._to_primary.append(entering)
+        self._lock_free.claimed[id(entering)] = (offset, length)  # 2
+        while self._lock_free.overlaps_to_primary(offset=offset, length=length):
+            self._context.ports.workers.wait(self.changed, _LOCK_FREE_WAIT_S)  # 3
 
     def leave(self, *, offset: int, length: int) -> None:
         """End the write of [offset, offset + length) to the primary; wake writers that overlap it.
 
         Raise ValueError unless enter() was called with the same range.
         """
-        self._to_primary.remove(range(offset, offset + length))
+        left = self._to_primary.pop(self._to_primary.index(range(offset, offset + length)))
+        del self._lock_free.claimed[id(left)]
         self.changed.notify_all()
 
     def write_ended(
         self, write: InFlightWrite, data: Data | None, *, succeeded: bool
-    ) -> ForkedWrite:
+    ) -> ForkedWrites:
         """Send a write that has ended on the primary to the secondaries in the fork.
 
+        The lock-free writes that ended before it are collected.
         data: what a WRITE has written. It is copied here, because the buffer is the caller's.
         succeeded: the primary has the write. If it doesn't, every secondary misses it.
         """
         self.leave(offset=write.offset, length=write.length)
-        content = bytes(data or b"") if succeeded and write.kind is ExtentKind.WRITE else None
-        forked = ForkedWrite(write)
-        self._writes[id(write)] = forked
-        limit_bytes = self._context.settings.host_fork_queue_bytes
+        content = bytes(data or b"") if write.kind is ExtentKind.WRITE else None
+        return self.writes_ended([write], write.regions, [content] if succeeded else None)
+
+    def writes_ended(
+        self,
+        writes: Sequence[InFlightTuple],
+        regions: Sequence[HotRegion],
+        contents: Sequence[bytes | None] | None,
+    ) -> ForkedWrites:
+        """Send writes to the secondaries in the fork; `writes` are in the order of their end.
+
+        regions: see ForkedWrites. contents: the data of each, None for zeros; or None if the
+        primary doesn't have the writes, and every secondary misses them.
+        """
+        forked = ForkedWrites(writes, regions)
+        self._writes.update(dict.fromkeys(map(id, writes), forked))
         for secondary in self.secondaries:
-            if (
-                secondary.is_in
-                and succeeded
-                and is_queue_full(
-                    self._mode,
-                    queued_bytes=secondary.queued_bytes,
-                    open_writes=secondary.open_writes,
-                    size_bytes=len(content or b""),
-                    limit_bytes=limit_bytes,
-                )
-            ):
-                secondary.leave_fork(
-                    f"more than {limit_bytes} bytes, or too many writes, wait for it"
-                )
-            if secondary.is_in and succeeded:
-                secondary.enqueue(forked, content)
+            if contents is not None and secondary.is_in:
+                self._make_room(secondary, size_of(contents))
+            if contents is not None and secondary.is_in:
+                secondary.enqueue(forked, contents)
             else:
-                secondary.missed.add(write)
+                secondary.missed.add(writes[-1])
         self._outcome_changed(forked)
         if forked.open:
-            self._request_flush_when_full()
+            self._request_flush_when_full(len(writes))
         return forked
+
+    def _make_room(self, secondary: ForkedSecondary, size_bytes: int) -> None:
+        """Let the secondary leave the fork if it has no room for writes of this size."""
+        limit_bytes = self._context.settings.host_fork_queue_bytes
+        if is_queue_full(
+            self._mode,
+            queued_bytes=secondary.queued_bytes,
+            open_writes=secondary.open_writes,
+            size_bytes=size_bytes,
+            limit_bytes=limit_bytes,
+        ):
+            secondary.leave_fork(f"more than {limit_bytes} bytes, or too many writes, wait for it")
 
     @property
     def is_waited_for(self) -> bool:
         """Return whether the mode makes the writer wait for any secondary."""
         return self._mode.waits_for > 0
 
-    def wait_for_write(self, write: ForkedWrite) -> None:
+    def wait_for_write(self, write: ForkedWrites) -> None:
         """Wait until as many secondaries in the fork have the write as the mode requires."""
         while not write.satisfies(self._mode):
             self.wait()
@@ -196,7 +237,7 @@ class ForkedVolume:
         while any(write.open for write in writes):
             self.wait()
 
-    def are_hung(self, writes: Collection[InFlightWrite]) -> bool:
+    def are_hung(self, writes: Collection[InFlightTuple]) -> bool:
         """Return True if only hung calls keep these writes in flight."""
         forked_writes = [self._writes.get(id(write)) for write in writes]
         return all(forked is not None and not forked.open for forked in forked_writes)
@@ -207,7 +248,7 @@ class ForkedVolume:
         return any(secondary.missed.held_back is not None for secondary in self.secondaries)
 
     def closed_batch(
-        self, batch: Batch, in_flight: Collection[InFlightWrite], at_us: int
+        self, batch: Batch, in_flight: Collection[InFlightTuple], at_us: int
     ) -> ClosedBatch:
         """Return what a command names: the batch, what is in flight, and the held-back blocks.
 
@@ -281,17 +322,19 @@ class ForkedVolume:
         for secondary in self.secondaries:
             secondary.close()
 
-    def _request_flush_when_full(self) -> None:
-        """Count one more unflushed write. Request a flush once they fill a batch."""
-        self._unflushed_writes += 1
+    def _request_flush_when_full(self, count: int) -> None:
+        """Count more unflushed writes. Request a flush once they fill a batch."""
+        self._unflushed_writes += count
         if self._unflushed_since_s is None:
             self._unflushed_since_s = self._context.clock.monotonic_s()
         if self._unflushed_writes >= self._context.settings.host_batch_extents:
             self.request_flush()
 
-    def _outcome_changed(self, write: ForkedWrite) -> None:
-        """Take what is newly known of a write. Pass it on once every outcome is known."""
-        if write.is_known and self._writes.pop(id(write.write), None) is not None:
-            self._is_batch_due = self._is_batch_due or bool(write.has)
-            self._context.on_outcomes_known(write.write, write.outcomes())
+    def _outcome_changed(self, forked: ForkedWrites) -> None:
+        """Take what is newly known of writes. Pass them on once every outcome is known."""
+        if forked.is_known and id(forked.writes[0]) in self._writes:
+            for write in forked.writes:
+                del self._writes[id(write)]
+            self._is_batch_due = self._is_batch_due or bool(forked.has)
+            self._context.on_outcomes_known(forked, forked.outcomes())
         self.changed.notify_all()

@@ -1,14 +1,15 @@
-"""One forked write, and what became of it at each secondary."""
+"""Forked writes with one fate, and what became of them at each secondary."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from mirrorlog.domain.commands import ForkOutcome
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite, Outcomes
+from mirrorlog.producers.batches.batch import InFlightTuple, Outcomes
+from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.forks.fork_plans import ForkMode
 
 MAX_OPEN_WRITES: Final = 16_384
@@ -16,15 +17,21 @@ MAX_OPEN_WRITES: Final = 16_384
 
 
 @dataclass(slots=True, eq=False)
-class ForkedWrite:
-    """A write that has ended on the primary. Its methods need the tracker's lock.
+class ForkedWrites:
+    """Writes that have ended on the primary. Its methods need the tracker's lock.
 
+    There is one, unless the writes were lock-free: those that are collected together have one fate.
+    A secondary that misses one of them then counts as missing all.
+
+    writes: in the order in which they ended. regions: those that they lie in, each once for each
+    time that it is counted in `HotRegion.in_flight`.
     The sets hold names of sites. open: the outcome isn't known. unreached: those of `open` that
-    the write hasn't reached. hung: the call may still take effect. has: the secondary has the
-    write, durably. reached: the number of secondaries that the write has reached.
+    the writes haven't reached. hung: the call may still take effect. has: the secondary has the
+    writes, durably. reached: the number of secondaries that the writes have reached.
     """
 
-    write: InFlightWrite
+    writes: Sequence[InFlightTuple]
+    regions: Sequence[HotRegion]
     open: set[str] = field(default_factory=set)
     unreached: set[str] = field(default_factory=set)
     hung: set[str] = field(default_factory=set)
@@ -32,17 +39,17 @@ class ForkedWrite:
     reached: int = 0
 
     def note_queued(self, site: str) -> None:
-        """Note that the write waits in the queue of this secondary."""
+        """Note that the writes wait in the queue of this secondary."""
         self.open.add(site)
         self.unreached.add(site)
 
     def note_reached(self, site: str) -> None:
-        """Note that the secondary has taken the write. It isn't durable there yet."""
+        """Note that the secondary has taken the writes. They aren't durable there yet."""
         self.unreached.discard(site)
         self.reached += 1
 
     def note_flushed(self, site: str) -> None:
-        """Note that the secondary has the write, durably."""
+        """Note that the secondary has the writes, durably."""
         self.open.discard(site)
         self.has.add(site)
 
@@ -55,7 +62,7 @@ class ForkedWrite:
         self.hung.discard(site)
 
     def note_missed(self, site: str) -> None:
-        """Note that the secondary misses the write. A hung call may still take effect there."""
+        """Note that the secondary misses the writes. A hung call may still take effect there."""
         self.open.discard(site)
         self.unreached.discard(site)
 
@@ -65,14 +72,14 @@ class ForkedWrite:
         return not self.open and not self.hung
 
     def satisfies(self, mode: ForkMode) -> bool:
-        """Return whether the write may be acknowledged to the writer.
+        """Return whether the writes may be acknowledged to the writer.
 
         A secondary that is out of the fork makes no writer wait.
         """
         return not self.unreached or self.reached >= mode.waits_for
 
     def outcomes(self) -> Outcomes:
-        """Return the outcomes known now, by site. A site that isn't in it has missed the write."""
+        """Return the outcomes known now, by site. A site that isn't in it has missed the writes."""
         return {
             **dict.fromkeys(self.has, ForkOutcome.HAS),
             **dict.fromkeys(self.open, ForkOutcome.OPEN),
@@ -82,11 +89,11 @@ class ForkedWrite:
 def is_queue_full(
     mode: ForkMode, *, queued_bytes: int, open_writes: int, size_bytes: int, limit_bytes: int
 ) -> bool:
-    """Return True if a secondary must leave the fork because it has no room for one more write.
+    """Return True if a secondary must leave the fork because it has no room for more writes.
 
     queued_bytes: the data that waits for it. open_writes: its writes with an unknown outcome.
-    size_bytes: the data of the next write. limit_bytes: the limit of `queued_bytes`; a single
-    write is taken whatever its size.
+    size_bytes: the data of the next writes. limit_bytes: the limit of `queued_bytes`; if nothing
+    waits, any size is taken.
     """
     if open_writes >= MAX_OPEN_WRITES:
         return True
@@ -99,11 +106,11 @@ def held_back_writes(held_back: Iterable[tuple[int, int]], at_us: int) -> list[I
 
 
 def outcomes_of(
-    write: InFlightTuple, forked_writes: Mapping[int, ForkedWrite], sites_in: Collection[str]
+    write: InFlightTuple, forked_writes: Mapping[int, ForkedWrites], sites_in: Collection[str]
 ) -> Outcomes:
     """Return the outcomes of a write that is in flight.
 
-    forked_writes: by the identity of their `write`. A write that isn't there is on its way to the
+    forked_writes: by the identity of each write. A write that isn't there is on its way to the
     primary: its outcome is open for all secondaries in the fork, `sites_in`.
     """
     forked = forked_writes.get(id(write))

@@ -39,12 +39,11 @@ def send_batch(
     if opened.dirty_regions:
         keep_only_regions(state, opened)
         return False
+    in_flight = [*opened.in_flight.values(), *opened.lock_free.copy_in_flight()]
     if opened.forks is None:
-        closed = batch.closed_with([*opened.in_flight.values(), *opened.lock_free.copy_in_flight()])
+        closed = batch.closed_with(in_flight)
     else:
-        closed = opened.forks.closed_batch(
-            batch, opened.in_flight.values(), state.coarse_clock.now_us
-        )
+        closed = opened.forks.closed_batch(batch, in_flight, state.coarse_clock.now_us)
     if state.outbox.offer(
         opened.volume, CommandKind.WRITES, closed, regions=batch.regions, on_position=on_position
     ):

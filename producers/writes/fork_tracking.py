@@ -10,7 +10,7 @@ from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.forks.forked_secondary import ForkContext
 from mirrorlog.producers.forks.forked_volume import ForkedVolume
 from mirrorlog.producers.writes.batch_sending import send_batch
-from mirrorlog.producers.writes.open_batch import end_write
+from mirrorlog.producers.writes.open_batch import collect_ended, end_forked_writes
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
 
@@ -25,10 +25,13 @@ def attach_forks(state: TrackerState, opened: OpenVolume, plan: ForkPlan, ports:
         clock=state.clock,
         settings=state.settings,
         report=state.report,
-        on_outcomes_known=partial(end_write, state, opened),
+        collect=partial(collect_ended, state, opened),
+        on_outcomes_known=partial(end_forked_writes, state, opened),
     )
     position = state.outbox.last_positions.get(opened.name, -1)
-    opened.forks = ForkedVolume(opened.volume, plan, context, known_position=position)
+    opened.forks = ForkedVolume(
+        opened.volume, plan, context, opened.lock_free, known_position=position
+    )
     state.forked[opened.name] = opened
 
 
@@ -43,6 +46,7 @@ def advance_all_forks(state: TrackerState, now_s: float) -> None:
             continue
         forks.poll(now_s)
         with state.lock:
+            collect_ended(state, opened)
             position = state.outbox.last_positions.get(opened.name, -1)
             forks.tick(now_s, position, state.outbox.is_acknowledged)
             if forks.take_batch_due() and opened.batch:
@@ -56,13 +60,15 @@ def settle_all_forks(state: TrackerState) -> None:
     """
     for opened in list(state.forked.values()):
         if opened.forks is not None:
+            collect_ended(state, opened)
             opened.forks.settle()
 
 
 def wait_until_forks_idle(state: TrackerState, opened: OpenVolume, forks: ForkedVolume) -> None:
     """Wait until no write of the volume is in flight. Call it with the lock held.
 
-    If hung calls keep writes in flight until the deadline, the volume fails.
+    None of them is on its way to the primary. If hung calls keep writes in flight until the
+    deadline, the volume fails.
     """
     until_s: float | None = None
     while opened.in_flight:

@@ -6,21 +6,53 @@ Every function needs the tracker's lock.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from itertools import repeat
 
 from mirrorlog.producers.batches.batch import Batch, InFlightTuple, InFlightWrite, Outcomes
 from mirrorlog.producers.batches.hot_regions import HotRegion
+from mirrorlog.producers.forks.forked_volume import ForkedVolume
+from mirrorlog.producers.forks.forked_write import ForkedWrites
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
 
 def collect_ended(state: TrackerState, opened: OpenVolume) -> None:
-    """Add the lock-free writes that have ended to the open batch."""
+    """Add the lock-free writes that have ended to the open batch, or hand them to the secondaries.
+
+    Those of a forked volume join the batch when their outcomes are known.
+    """
     state.with_ended.pop(opened.name, None)
+    if opened.forks is not None:
+        _collect_to_fork(state, opened, opened.forks)
+        return
     since_s = opened.lock_free.ended_since_s
     ended = opened.lock_free.take_ended()
     if ended:
-        hot, size = opened.regions.hot, state.settings.region_bytes
-        regions = [hot[number] for number in {write[1] // size for write in ended}]
-        add_ended(state, opened, ended, regions, since_s=since_s)
+        add_ended(state, opened, ended, _hot_regions_of(state, opened, ended), since_s=since_s)
+
+
+def _collect_to_fork(state: TrackerState, opened: OpenVolume, forks: ForkedVolume) -> None:
+    """Hand lock-free writes that have ended to the secondaries. They stay in flight."""
+    writes, contents = opened.lock_free.take_to_fork()
+    fates: list[tuple[list[InFlightTuple], list[bytes | None] | None]] = []
+    if None in contents:  # the primary failed: all secondaries miss that write
+        for write, data in zip(writes, contents, strict=True):
+            fates.append(([write], None if data is None else [data]))
+    elif writes:
+        fates.append((writes, contents))
+    for together, data_of_each in fates:
+        regions = _hot_regions_of(state, opened, together)
+        for region in regions:
+            region.in_flight += 1
+        opened.in_flight.update((id(write), write) for write in together)
+        forks.writes_ended(together, regions, data_of_each)
+
+
+def _hot_regions_of(
+    state: TrackerState, opened: OpenVolume, writes: Collection[InFlightTuple]
+) -> list[HotRegion]:
+    """Return the regions of lock-free writes, each once."""
+    hot, size = opened.regions.hot, state.settings.region_bytes
+    return [hot[number] for number in {write[1] // size for write in writes}]
 
 
 def collect_all_ended(state: TrackerState) -> None:
@@ -36,36 +68,48 @@ def add_ended(
     regions: Collection[HotRegion],
     *,
     since_s: float | None = None,
+    outcomes: Outcomes | None = None,
 ) -> None:
     """Add writes that have ended to the open batch. They aren't in `in_flight`.
 
     regions: those that the writes lie in. since_s: when the first of them ended; None for now.
+    outcomes: of each, if the volume is forked.
     """
     start_s = state.clock.monotonic_s() if since_s is None else since_s
     state.timers.batch_since_s.setdefault(opened.name, start_s)
     opened.regions.finished += len(ended)
     opened.batch.writes.extend(ended)
+    if outcomes is not None:
+        opened.batch.outcomes.extend(repeat(outcomes, len(ended)))
     for region in regions:
         region.last_write = opened.regions.finished
         region.last_use = state.hot.next_use()
         opened.batch.keep_hot(region)
 
 
-def end_write(
-    state: TrackerState,
-    opened: OpenVolume,
-    write: InFlightWrite,
-    outcomes: Outcomes | None = None,
-) -> None:
-    """Move a write from `in_flight` to the open batch. outcomes: of a forked write."""
+def end_write(state: TrackerState, opened: OpenVolume, write: InFlightWrite) -> None:
+    """Move a write from `in_flight` to the open batch."""
     regions = opened.regions
     finished = regions.finished = regions.finished + 1
     for region in write.regions:
         region.in_flight -= 1
         region.last_write = finished
     state.timers.batch_since_s.setdefault(opened.name, state.clock.monotonic_s())
-    opened.batch.add(write, outcomes)
+    opened.batch.add(write)
     del opened.in_flight[id(write)]
+    if opened.closing:
+        state.write_ended.notify_all()
+
+
+def end_forked_writes(
+    state: TrackerState, opened: OpenVolume, forked: ForkedWrites, outcomes: Outcomes
+) -> None:
+    """Move forked writes, whose outcomes are known, from `in_flight` to the open batch."""
+    for region in forked.regions:
+        region.in_flight -= 1
+    for write in forked.writes:
+        del opened.in_flight[id(write)]
+    add_ended(state, opened, forked.writes, forked.regions, outcomes=outcomes)
     if opened.closing:
         state.write_ended.notify_all()
 

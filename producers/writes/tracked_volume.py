@@ -9,6 +9,7 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.closing import ClosesOnExit
 from mirrorlog.ports.devices import Data, check_range
+from mirrorlog.producers.batches.batch import InFlightTuple
 from mirrorlog.producers.open_options import OpenOptions
 from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.volume_file import VolumeFile
@@ -16,6 +17,11 @@ from mirrorlog.producers.writes.write_tracker import WriteTracker
 from mirrorlog.settings import Settings
 
 _WRITE: Final = ExtentKind.WRITE
+_FORKED_TOGETHER: Final = 32
+"""So many lock-free writes go to the secondaries together, unless a tick comes first: then their
+worker is woken once for all."""
+_LARGE_BYTES: Final = 256 << 10
+"""A write of this size goes to the secondaries at once: its data takes the host's memory."""
 
 
 class TrackedVolume(ClosesOnExit):
@@ -47,6 +53,7 @@ class TrackedVolume(ClosesOnExit):
         self._close: Final = close
         # What each write needs, looked up once.
         self._lock_free: Final = opened.lock_free
+        self._is_forked: Final = opened.forks is not None
         self._begin: Final = opened.lock_free.in_flight.append
         self._end: Final = opened.lock_free.ended.append
         self._ended: Final = opened.lock_free.ended
@@ -97,10 +104,10 @@ class TrackedVolume(ClosesOnExit):
     def pwrite(self, data: Data, offset: int, *, fua: bool = False) -> None:
         """Write all of `data`. The next flush() makes it durable on the primary.
 
-        The primary is written to without a lock if one hot region holds the range and the volume
-        has no fork (batches/lock_free_writes.py, W0 to W4). Then the first write of a batch calls
-        WriteTracker.note_ended(), which takes the lock. So does the one that fills the batch; it
-        also sends the batch. Any other write goes through _change().
+        The primary is written to without a lock if one hot region holds the range, and no fork
+        makes the writer wait (batches/lock_free_writes.py, W0 to W4). Then the first write of a
+        batch calls WriteTracker.note_ended(), which takes the lock. So does the one that fills the
+        batch; it also sends the batch. Any other write goes through _change().
         """
         view = data if data.__class__ is bytes else memoryview(data).cast("B")
         length, size = len(view), self._region_bytes
@@ -113,13 +120,21 @@ class TrackedVolume(ClosesOnExit):
         ):
             write = (_WRITE, offset, length, self._coarse_clock.now_us, ())
             self._begin(write)  # W1
-            if number in lock_free.writable:  # W2
-                try:
-                    self._write(offset, view)  # W3
-                finally:
-                    self._end(write)  # W4
-                    if lock_free.ended_since_s is None or len(self._ended) >= self._batch_extents:
-                        self._tracker.note_ended(self._opened)
+            if number in lock_free.writable and (  # W2
+                not self._is_forked or lock_free.enter(write)  # F1
+            ):
+                if self._is_forked:
+                    self._write_forked(write, view)
+                else:
+                    try:
+                        self._write(offset, view)  # W3
+                    finally:
+                        self._end(write)  # W4
+                        if (
+                            lock_free.ended_since_s is None
+                            or len(self._ended) >= self._batch_extents
+                        ):
+                            self._tracker.note_ended(self._opened)
                 if fua:
                     self.flush()
                 return
@@ -198,6 +213,22 @@ class TrackedVolume(ClosesOnExit):
             succeeded = True
         finally:
             self._tracker.end(self._opened, write, data, succeeded=succeeded)  # 4
+
+    def _write_forked(self, write: InFlightTuple, data: Data) -> None:
+        """Do W3, F2 and F3 of a lock-free write to a forked volume (batches/lock_free_writes.py).
+
+        The secondaries get the write at the next tick, or when _FORKED_TOGETHER writes wait for
+        that, or if the data is large.
+        """
+        lock_free, content = self._lock_free, None
+        try:
+            self._write(write[1], data)  # W3
+            content = bytes(data)  # the buffer is the caller's
+        finally:
+            lock_free.to_fork.append((write, content))  # F2
+            del lock_free.to_primary[id(write)]  # F3
+            if len(lock_free.to_fork) >= _FORKED_TOGETHER or write[2] >= _LARGE_BYTES:
+                self._tracker.collect_forked(self._opened)
 
     def _pieces(self, *, offset: int, length: int) -> Iterator[tuple[int, int]]:
         """Yield (offset, length) of the parts of the range that the activity log has room for.

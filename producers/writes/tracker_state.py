@@ -12,7 +12,7 @@ from mirrorlog.errors import BadInput, BadUse, DeviceFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.devices import BlockDevice
 from mirrorlog.ports.task_runner import TaskRunner
-from mirrorlog.producers.batches.batch import Batch, InFlightWrite
+from mirrorlog.producers.batches.batch import Batch, InFlightTuple
 from mirrorlog.producers.batches.hot_regions import HotRegion, HotRegions, VolumeRegions
 from mirrorlog.producers.batches.idle_regions import RecentUses
 from mirrorlog.producers.batches.lock_free_writes import CoarseClock, LockFreeWrites
@@ -28,14 +28,15 @@ class OpenVolume:
     """One volume between its SESSION_OPEN and its SESSION_CLOSE.
 
     lock_free: its writes that take no lock. in_flight: all other writes that have begun and not
-    ended, by identity, in the order in which they began.
+    ended, by identity, in the order in which they began. A forked write ends when its outcomes are
+    known.
     closing: no write may begin any more. failed: why none may: the primary can't be flushed, or
     the node refused a command.
     dirty_regions: regions that are only known to be dirty, because no command could be kept that
     names their writes. Until a command marks them dirty, all further writes of the volume go there.
     tracks_whole_volume: `dirty_regions` is the whole volume, and a write needs no region of its
     own. dirty_note: why the regions are dirty.
-    forks: the secondaries that its writes go to. With forks no write is lock-free.
+    forks: the secondaries that its writes go to. If a write waits for them, none is lock-free.
     collect_attached: takes what an attached writer has written (attached_writers.py).
     attached_batch_extents: with an attached writer, the batch is sent at this number of extents.
     """
@@ -45,7 +46,7 @@ class OpenVolume:
     regions: VolumeRegions
     batch: Batch = field(default_factory=Batch)
     lock_free: LockFreeWrites = field(default_factory=LockFreeWrites)
-    in_flight: dict[int, InFlightWrite] = field(default_factory=dict)
+    in_flight: dict[int, InFlightTuple] = field(default_factory=dict)
     closing: bool = False
     failed: DeviceFailed | BadInput | None = None
     dirty_regions: set[HotRegion] = field(default_factory=set)
@@ -117,7 +118,7 @@ class TrackerState:
             or opened.closing
             or opened.failed is not None
             or opened.tracks_whole_volume
-            or opened.forks is not None
+            or (opened.forks is not None and opened.forks.is_waited_for)
             or not self.outbox.accepts_writes
         )
         opened.lock_free.writable = {} if is_forbidden else opened.regions.hot

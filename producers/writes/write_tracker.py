@@ -205,6 +205,7 @@ class WriteTracker:
             if forks is None:
                 end_write(self._state, opened, write)
             else:
+                collect_ended(self._state, opened)
                 forked_write = forks.write_ended(write, data, succeeded=succeeded)
             if len(opened.batch.writes) >= self.batch_extents:
                 send_batch(self._state, opened)
@@ -221,6 +222,16 @@ class WriteTracker:
             opened.lock_free.ended_since_s = self._state.clock.monotonic_s()
             self._state.with_ended[opened.name] = opened
             if len(opened.lock_free.ended) >= self.batch_extents:
+                send_batch(self._state, opened)
+
+    def collect_forked(self, opened: OpenVolume) -> None:
+        """Hand lock-free writes of a forked volume that have ended to the secondaries.
+
+        A full batch is handed to send_batch() at once. Otherwise tick() does all that.
+        """
+        with self.lock:
+            collect_ended(self._state, opened)
+            if len(opened.batch.writes) >= self.batch_extents:
                 send_batch(self._state, opened)
 
     def back_out(self, opened: OpenVolume, write: InFlightTuple) -> None:
@@ -332,12 +343,12 @@ class WriteTracker:
             opened.closing = True
             state.update_writable(opened)
             collect_ended(state, opened)
-            if opened.forks is not None:
-                wait_until_forks_idle(state, opened, opened.forks)
-                return
-            while opened.in_flight or opened.lock_free.in_flight:
+            forks = opened.forks
+            while opened.lock_free.in_flight or (forks is None and opened.in_flight):
                 state.write_ended.wait(_LOCK_FREE_POLL_S if opened.lock_free.in_flight else None)
                 collect_ended(state, opened)
+            if forks is not None:
+                wait_until_forks_idle(state, opened, forks)
 
     def remove_volumes(self, names: Collection[str]) -> None:
         """Forget these volumes. Nothing of them may be in flight or unpublished.

@@ -188,11 +188,19 @@ class Worker:
         world.steps("before a call")
         if call.kind is CallKind.OPEN and world.clock.now_s < world.away_until_s[self.site]:
             return "away"
-        if call.kind is CallKind.WRITE and call.data is not None and not self.is_half:
-            assert call.forked_write is not None and call.device is not None
-            half = len(call.data) // 2
+        if call.kind is CallKind.WRITE and not self.is_half:
+            assert call.forked is not None and call.device is not None
+            # Some of the writes that have one fate, and half of the next one.
+            place = world.random.randrange(len(call.contents))
             try:
-                call.device.pwrite(call.forked_write.write.offset, call.data[:half])
+                for write, data in list(zip(call.forked.writes, call.contents, strict=True))[
+                    : place + 1
+                ]:
+                    if data is None:
+                        call.device.zero(offset=write[1], length=write[2])
+                    else:
+                        is_last = write is call.forked.writes[place]
+                        call.device.pwrite(write[1], data[: len(data) // 2] if is_last else data)
             except DeviceFailed as error:
                 return str(error)
             self.is_half = True
@@ -375,6 +383,7 @@ class World:
         self.in_flight: list[set[int]] = []
         self.writes = 0
         self.fails = False
+        self.hurries = False
         self.sessions = 0
         self.position = 0
         self.script = list(scripted(Random(seed), calm))
@@ -428,10 +437,18 @@ class World:
 
     def perform(self, what: str, first: int, count: int) -> None:
         assert self.volume is not None and self.host is not None
+        self.hurries = what == "burst"
         match what:
             case "write" | "fail":
                 self.fails = what == "fail"
                 self.write(first, count)
+            case "burst":
+                # Mostly without a lock, from the second on: these writes lie in one region.
+                for number in range(count + 2):
+                    self.write(first - first % 2 + number % 2, 1)
+                if count % 2:
+                    self.volume.zero(SECTOR, (first - first % 2) * SECTOR)
+                    self.write(first - first % 2 + 1, 1)
             case "zero":
                 self.volume.zero(count * SECTOR, first * SECTOR)
             case "trim":
@@ -451,6 +468,8 @@ class World:
 
     def meanwhile(self) -> None:
         """Let another thread write or tick, and the world go on, during a write to the primary."""
+        if self.hurries and self.random.random() < 0.7:
+            return
         sector = self.random.randrange(SECTORS)
         if (
             len(self.in_flight) == 1
@@ -646,9 +665,9 @@ def scripted(random: Random, calm: bool) -> Iterator[tuple[str, int, int]]:
     """Yield (what, first sector, sectors). For a tick, the first number is tenths of seconds."""
     if calm:
         yield from [("tick", 3, 0)] * 12
-    kinds = ("write", "fail", "zero", "trim", "flush", "tick")
+    kinds = ("write", "burst", "fail", "zero", "trim", "flush", "tick")
     for _ in range(40):
-        what = random.choices(kinds, (60, 0 if calm else 3, 4, 4, 6, 30))[0]
+        what = random.choices(kinds, (50, 10, 0 if calm else 3, 4, 4, 6, 30))[0]
         first = random.randrange(SECTORS - 1)
         yield (
             what,

@@ -381,6 +381,40 @@ def test_what_the_primary_failed_to_write_is_missed(rig: Rig) -> None:
     assert rig.published() == "writes 0+4 x:H y:H"
 
 
+def test_what_the_primary_failed_to_write_without_the_lock_is_missed(rig: Rig) -> None:
+    volume = rig.open("async")
+    volume.pwrite(b"abcd", 0)
+    rig.tick()
+    rig.published()
+    rig.disks["v"].hook = failing(2, "pwrite")
+    volume.pwrite(b"good", 10)
+    with pytest.raises(DeviceFailed):
+        volume.pwrite(b"lost", 20)
+    volume.pwrite(b"more", 30)
+    rig.tick()
+    rig.tick()
+    named = "writes 20+4 10+4 30+4 x:MOO y:MOO · writes 10+4 30+4 x:HH y:HH"
+    assert rig.published() == named
+    assert rig.read("x", 10, 24) == b"good" + bytes(16) + b"more"
+
+
+def test_lock_free_writes_reach_the_secondaries_with_the_next_tick_or_when_they_are_many(
+    rig: Rig,
+) -> None:
+    volume = rig.open("async", "x")
+    volume.pwrite(b"abcd", 0)
+    rig.tick()
+    queued = []
+    for number in range(40):
+        volume.pwrite(b"efgh", 4 * number)
+        queued.append(volume.tracker_and_volume[1].forks.secondaries[0].open_writes)  # type: ignore[union-attr]
+    assert queued == [0] * 31 + [32] * 9
+    rig.host.tick(rig.clock.now_s)
+    assert volume.tracker_and_volume[1].forks.secondaries[0].open_writes == 40  # type: ignore[union-attr]
+    rig.tick()
+    assert rig.read("x", 0, 160) == b"efgh" * 40
+
+
 def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_more(
     rig: Rig,
 ) -> None:
@@ -402,6 +436,24 @@ def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_
     assert rig.published() == "writes 0+4 y:H"
     rig.tick(1.0)
     assert rig.published() == "beat"
+
+
+def test_the_region_of_a_lock_free_write_stays_until_its_outcome_is_known(rig: Rig) -> None:
+    volume = rig.open("async", "x")
+    volume.pwrite(b"abcd", 0)
+    rig.tick()
+    rig.workers.hangs = of(CallKind.WRITE, "x", rig)
+    volume.pwrite(b"efgh", 10)
+    volume.pwrite(b"ijkl", 20)
+    for region in (1, 2, 3, 4, 5):
+        volume.pwrite(b"abcd", region * 10_000)
+        volume.flush()
+        rig.tick()
+    assert 0 in read_previous_log(rig.folder).regions["v"]
+    rig.workers.hangs = lambda _: False
+    rig.workers.return_hung()
+    rig.tick()
+    assert rig.read("x", 10, 14) == b"efgh" + bytes(6) + b"ijkl"
 
 
 def test_a_session_that_a_write_hangs_in_is_left_open(rig: Rig) -> None:
@@ -432,6 +484,7 @@ def test_a_queue_is_bounded(rig: Rig) -> None:
     volume.pwrite(bytes(100), 1000)
     assert rig.states() == "IN IN"
     volume.pwrite(bytes(1), 2000)
+    rig.host.tick(rig.clock.now_s)
     assert rig.states() == "OUT OUT"
     rig.tick()
     assert rig.published() == "writes 0+900 1000+100 2000+1"
@@ -571,7 +624,11 @@ def test_a_shared_volume_is_not_forked(rig: Rig) -> None:
         rig.open()
 
 
-def test_writes_that_overlap_go_to_the_primary_one_after_the_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize("second", ["pwrite", "zero"])
+def test_writes_that_overlap_go_to_the_primary_one_after_the_other(
+    tmp_path: Path, mode: str, second: str
+) -> None:
     """Real threads and files: the second write waits, and one beside it doesn't."""
     primary, secondary = (tmp_path / name for name in ("primary", "secondary"))
     for path in (primary, secondary):
@@ -590,7 +647,7 @@ def test_writes_that_overlap_go_to_the_primary_one_after_the_other(tmp_path: Pat
     forks = ForkPorts(marked(open_device), ThreadWorkers(), rig.reports)
     ports = HostPorts(rig.folder, rig.broker.publisher(), rig.clock, open_device, forks=forks)
     with Slow(primary, writable=True) as device, Host("h", ports, SETTINGS, {}) as host:
-        plan = ForkPlan({"x": str(secondary)}, ForkMode.parse("sync"))
+        plan = ForkPlan({"x": str(secondary)}, ForkMode.parse(mode))
         volume = host.open_all([OpenRequest(rig.volume, device, True, forks=plan)])["v"]
         opened = volume.tracker_and_volume[1].forks
         assert opened is not None
@@ -598,15 +655,18 @@ def test_writes_that_overlap_go_to_the_primary_one_after_the_other(tmp_path: Pat
             while not opened.secondaries[0].is_in:
                 host.tick(rig.clock.now_s)
                 opened.changed.wait(0.001)
+        volume.pwrite(b"a" * 300, 0)  # the region is hot from now on
         slow = Thread(target=volume.pwrite, args=(b"s" * 100, 0))
         slow.start()
         assert entered.wait(10)
-        quick = Thread(target=volume.pwrite, args=(b"q" * 100, 50))
+        arguments = (b"q" * 100, 50) if second == "pwrite" else (100, 50)
+        quick = Thread(target=getattr(volume, second), args=arguments)
         quick.start()
         volume.pwrite(b"b" * 100, 200)
-        assert primary.read_bytes()[50:150] == bytes(100)
+        assert primary.read_bytes()[50:150] == b"a" * 100
         go.set()
         slow.join()
         quick.join()
-    assert primary.read_bytes()[:300] == b"s" * 50 + b"q" * 100 + bytes(50) + b"b" * 100
+    written = (b"q" if second == "pwrite" else b"\0") * 100
+    assert primary.read_bytes()[:300] == b"s" * 50 + written + b"a" * 50 + b"b" * 100
     assert secondary.read_bytes() == primary.read_bytes()
