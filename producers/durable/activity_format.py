@@ -11,6 +11,8 @@ tear a slot, so a slot that fails its checksum is damage.
              entries, padding, CRC-32
     entry    operation u8, length of the name u8, the volume's name, then by operation:
              OPENED, LOST: a session (UUID); HOT, COOL: a region number u64;
+             HOT_SET, COOL_SET: how many regions u8, and their numbers in ascending order: the first
+             one, then what each adds to the one before, as unsigned LEB128;
              SPOOL: two record numbers u64; FOLLOWED: a partition u32;
              KNOWN: a position i64, a time i64 in microseconds since 1970 by the host's clock, and
              the id of the position's history (UUID, zeros if it isn't known);
@@ -18,14 +20,15 @@ tear a slot, so a slot that fails its checksum is damage.
              others: nothing
 
 All integers are little-endian. Each CRC-32 (zlib) covers the 508 bytes before it. Version 1 had the
-operations up to LOST, version 2 those up to SPOOL; this version reads them, too.
+operations up to LOST, version 2 those up to SPOOL, version 3 those up to PRIMARY. This version
+reads them, too. It writes HOT_SET and COOL_SET, and not HOT and COOL: fewer slots are fewer syncs.
 """
 
 from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Final
@@ -33,8 +36,10 @@ from uuid import UUID
 
 SLOT_BYTES: Final = 512
 MAGIC: Final = b"MLACTLOG"
-VERSION: Final = 3
-_READABLE: Final = (1, 2, 3)
+VERSION: Final = 4
+_READABLE: Final = (1, 2, 3, 4)
+SET_REGIONS: Final = 24
+"""The most regions of one HOT_SET or COOL_SET: such an entry fits in a slot, whatever its name."""
 
 _HEADER: Final = struct.Struct("<8sHHIQ16s")
 _SLOT: Final = struct.Struct("<Q16sH")
@@ -65,12 +70,18 @@ class ActivityOp(IntEnum):
     FOLLOWED = 11  # until SETTLED, REACHED of this partition counts for the volume
     REACHED = 12  # KNOWN of each volume that is followed in the partition
     PRIMARY = 13  # the session writes to the primary whose mark has this id
+    HOT_SET = 14  # HOT of several regions
+    COOL_SET = 15  # COOL of several regions
+
+
+_REGION_OPS: Final = (ActivityOp.HOT, ActivityOp.COOL, ActivityOp.HOT_SET, ActivityOp.COOL_SET)
 
 
 @dataclass(frozen=True, slots=True)
 class ActivityEntry:
     """One change of the log's state. Which fields count depends on `op`.
 
+    regions: of a HOT_SET or COOL_SET, in ascending order (region_entries).
     records: (first, last) of the spool records; none if first > last.
     partition, position: of the commands topic. at_us: the time when the position was noted.
     history: the id of the history in which the position counts; empty if it isn't known.
@@ -87,6 +98,19 @@ class ActivityEntry:
     at_us: int = 0
     history: str = ""
     primary_id: str = ""
+    regions: tuple[int, ...] = ()
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The regions of a HOT, COOL, HOT_SET or COOL_SET."""
+        return self.regions or (self.region,)
+
+
+def region_entries(op: ActivityOp, volume: str, numbers: Iterable[int]) -> Iterator[ActivityEntry]:
+    """Yield entries that say `op`, HOT_SET or COOL_SET, of these regions of the volume."""
+    ordered = sorted(numbers)
+    for start in range(0, len(ordered), SET_REGIONS):
+        yield ActivityEntry(op, volume, regions=tuple(ordered[start : start + SET_REGIONS]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +156,10 @@ class VolumeActivity:
         match entry.op:
             case ActivityOp.OPENED:
                 self.sessions.add(entry.session)
-            case ActivityOp.HOT:
-                self.regions.add(entry.region)
-            case ActivityOp.COOL:
-                self.regions.discard(entry.region)
+            case ActivityOp.HOT | ActivityOp.HOT_SET:
+                self.regions.update(entry.numbers)
+            case ActivityOp.COOL | ActivityOp.COOL_SET:
+                self.regions.difference_update(entry.numbers)
             case ActivityOp.WHOLE_VOLUME:
                 self.whole_volume = True
                 self.regions.clear()
@@ -227,10 +251,7 @@ class ActivityState:
                 yield ActivityEntry(ActivityOp.PRIMARY, name, primary_id=volume.primary_id)
             if volume.followed is not None:
                 yield ActivityEntry(ActivityOp.FOLLOWED, name, partition=volume.followed)
-            yield from (
-                ActivityEntry(ActivityOp.HOT, name, region=region)
-                for region in sorted(volume.regions)
-            )
+            yield from region_entries(ActivityOp.HOT_SET, name, volume.regions)
 
     def _spool(self, records: tuple[int, int]) -> None:
         self.spool = records
@@ -423,6 +444,8 @@ def _pack_entry(entry: ActivityEntry) -> bytes:
         return packed + UUID(entry.session).bytes
     if entry.op in (ActivityOp.HOT, ActivityOp.COOL):
         return packed + _REGION.pack(entry.region)
+    if entry.op in (ActivityOp.HOT_SET, ActivityOp.COOL_SET):
+        return packed + _packed_regions(entry.regions)
     if entry.op is ActivityOp.SPOOL:
         return packed + _RECORDS.pack(*entry.records)
     if entry.op in (ActivityOp.FOLLOWED, ActivityOp.REACHED):
@@ -433,6 +456,45 @@ def _pack_entry(entry: ActivityEntry) -> bytes:
     if entry.op is ActivityOp.PRIMARY:
         packed += UUID(entry.primary_id).bytes
     return packed
+
+
+def _packed_regions(regions: Sequence[int]) -> bytes:
+    """Return the regions of a HOT_SET or COOL_SET. They ascend, and there are 255 at most."""
+    packed = bytearray((len(regions),))
+    before = 0
+    for number in regions:
+        rest, before = number - before, number
+        while rest > 0x7F:
+            packed.append(rest & 0x7F | 0x80)
+            rest >>= 7
+        packed.append(rest)
+    return bytes(packed)
+
+
+def _read_regions(op: int, payload: bytes, at: int) -> tuple[tuple[int, ...], int]:
+    """Return (the regions of an entry of _REGION_OPS, where they end).
+
+    Raise ValueError for what _packed_regions() doesn't write, and ValueError or struct.error if
+    they are cut off.
+    """
+    if op in (ActivityOp.HOT, ActivityOp.COOL):
+        return _REGION.unpack_from(payload, at), at + _REGION.size
+    if at >= len(payload) or payload[at] == 0:
+        raise ValueError("an entry is cut off")
+    regions: list[int] = []
+    count, at, number = payload[at], at + 1, 0
+    for place in range(count):
+        shift, more, start = 0, 0x80, number
+        while more:
+            if at >= len(payload) or shift > 63:
+                raise ValueError("an entry is cut off")
+            more = payload[at] & 0x80
+            number += (payload[at] & 0x7F) << shift
+            shift, at = shift + 7, at + 1
+        if number >= 1 << 64 or (place and number == start):
+            raise ValueError("not the regions of an entry")
+        regions.append(number)
+    return tuple(regions), at
 
 
 def _known_position(entry: ActivityEntry) -> KnownPosition:
@@ -450,17 +512,16 @@ def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
             op, length = _ENTRY.unpack_from(payload, at)
             at += _ENTRY.size + length
             name = payload[at - length : at].decode()
-            session, region, records, partition, known = "", 0, (1, 0), 0, (0, 0, "")
-            primary_id = ""
+            session, records, partition, known = "", (1, 0), 0, (0, 0, "")
+            primary_id, regions = "", tuple[int, ...]()
             if op in (ActivityOp.OPENED, ActivityOp.LOST):
                 session = str(UUID(bytes=payload[at : at + 16]))
                 at += 16
             elif op == ActivityOp.PRIMARY:
                 primary_id = str(UUID(bytes=payload[at : at + 16]))
                 at += 16
-            elif op in (ActivityOp.HOT, ActivityOp.COOL):
-                (region,) = _REGION.unpack_from(payload, at)
-                at += _REGION.size
+            elif op in _REGION_OPS:
+                regions, at = _read_regions(op, payload, at)
             elif op == ActivityOp.SPOOL:
                 records = _RECORDS.unpack_from(payload, at)
                 at += _RECORDS.size
@@ -474,7 +535,16 @@ def _unpack_entries(payload: bytes) -> Iterator[ActivityEntry]:
             if at > len(payload):
                 raise ValueError("an entry is cut off")
             yield ActivityEntry(
-                ActivityOp(op), name, session, region, records, partition, *known, primary_id
+                ActivityOp(op),
+                name,
+                session,
+                records=records,
+                partition=partition,
+                position=known[0],
+                at_us=known[1],
+                history=known[2],
+                primary_id=primary_id,
+                regions=regions,
             )
     except struct.error as error:
         raise ValueError("an entry is cut off") from error

@@ -5,7 +5,7 @@ C1 to C3 and H1 are steps of the protocol in batches/lock_free_writes.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
@@ -18,7 +18,7 @@ from mirrorlog.producers.batches.hot_regions import (
     Leave,
     RoomPlan,
 )
-from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp, region_entries
 from mirrorlog.producers.writes.batch_sending import send_all_batches
 from mirrorlog.producers.writes.open_batch import collect_all_ended
 from mirrorlog.producers.writes.primary_flush import flush_primary
@@ -168,17 +168,26 @@ def _leave(state: TrackerState, plan: Leave) -> bool:
 
 def _append(state: TrackerState, plan: Leave, missing: Mapping[str, Collection[int]]) -> None:
     """Say in the activity log, durably, what leaves by the plan and what becomes hot."""
-    cool = [
-        ActivityEntry(ActivityOp.COOL, region.volume, region=region.number)
-        for region in plan.regions
-    ]
+    cool = cool_entries(plan.regions)
     hot = [
-        ActivityEntry(ActivityOp.HOT, name, region=number)
+        entry
         for name, numbers in missing.items()
-        for number in numbers
+        for entry in region_entries(ActivityOp.HOT_SET, name, numbers)
     ]
     left = {state.volumes[region.volume].volume.partition for region in plan.regions}
     state.log.append([*cool, *hot, *state.outbox.reached_entries(left)])  # C3, H1
+
+
+def cool_entries(regions: Iterable[HotRegion]) -> list[ActivityEntry]:
+    """Return entries that say that these regions are cool."""
+    numbers: dict[str, list[int]] = {}
+    for region in regions:
+        numbers.setdefault(region.volume, []).append(region.number)
+    return [
+        entry
+        for name, of_volume in numbers.items()
+        for entry in region_entries(ActivityOp.COOL_SET, name, of_volume)
+    ]
 
 
 def _make_room(

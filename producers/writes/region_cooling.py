@@ -33,8 +33,8 @@ from typing import Final
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.idle_regions import CoolingPlan, plan_cooling
-from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
 from mirrorlog.producers.writes.background_jobs import BackgroundJobs
+from mirrorlog.producers.writes.hot_region_admission import cool_entries
 from mirrorlog.producers.writes.open_batch import collect_all_ended
 from mirrorlog.producers.writes.primary_flush import flush_primary
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
@@ -131,10 +131,7 @@ def _cool(state: TrackerState, regions: Sequence[HotRegion]) -> None:
     """Make the activity log say that these regions are cool (K5). Call it with the lock held."""
     if not regions:
         return
-    cool = [
-        ActivityEntry(ActivityOp.COOL, region.volume, region=region.number) for region in regions
-    ]
     left = {state.volumes[region.volume].volume.partition for region in regions}
     # A failed append raises again in the next write that needs the activity log.
     with suppress(DeviceFailed):
-        state.log.append([*cool, *state.outbox.reached_entries(left)])  # C3
+        state.log.append([*cool_entries(regions), *state.outbox.reached_entries(left)])  # C3

@@ -19,7 +19,7 @@ from mirrorlog.domain.commands import CommandKind
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.batch import ClosedBatch, dirty_regions, whole_volume
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
-from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp
+from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp, region_entries
 from mirrorlog.producers.writes.open_batch import (
     collect_ended,
     keep_only_regions,
@@ -56,9 +56,9 @@ def fall_back_to_whole_volume(
         kept[opened.name] = _regions_that_stay(state, opened)
     whole = [ActivityEntry(ActivityOp.WHOLE_VOLUME, opened.name) for opened in volumes]
     hot = [
-        ActivityEntry(ActivityOp.HOT, name, region=number)
+        entry
         for name, regions in kept.items()
-        for number in regions
+        for entry in region_entries(ActivityOp.HOT_SET, name, regions)
     ]
     try:
         state.log.append([*whole, *hot])  # 2

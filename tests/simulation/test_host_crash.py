@@ -587,7 +587,7 @@ def test_a_region_that_is_not_noted_before_its_data_is_found_out(
     append = ActivityLog.append
 
     def append_others(self: ActivityLog, entries: Iterable[ActivityEntry]) -> None:
-        append(self, [entry for entry in entries if entry.op is not ActivityOp.HOT])
+        append(self, [entry for entry in entries if entry.op is not ActivityOp.HOT_SET])
 
     monkeypatch.setattr(ActivityLog, "append", append_others)
     with pytest.raises(AssertionError, match="isn't named"):

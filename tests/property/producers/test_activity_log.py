@@ -8,11 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mirrorlog.producers.durable.activity_format import (
+    SET_REGIONS,
     SLOT_BYTES,
     ActivityEntry,
     ActivityOp,
     ActivityState,
+    pack_slots,
     read_log,
+    region_entries,
 )
 from mirrorlog.producers.durable.activity_log import FILE_NAME, ActivityLog, carry_over
 from mirrorlog.simulation.memory_folder import MemoryFolder
@@ -33,6 +36,16 @@ ENTRIES = st.one_of(
         st.sampled_from((ActivityOp.HOT, ActivityOp.COOL)),
         NAMES,
         st.one_of(st.integers(0, 5), st.integers(0, (1 << 64) - 1)),
+    ),
+    st.builds(
+        lambda op, name, regions: ActivityEntry(op, name, regions=tuple(sorted(regions))),
+        st.sampled_from((ActivityOp.HOT_SET, ActivityOp.COOL_SET)),
+        NAMES,
+        st.sets(
+            st.one_of(st.integers(0, 5), st.integers(0, (1 << 64) - 1)),
+            min_size=1,
+            max_size=SET_REGIONS,
+        ),
     ),
     st.builds(lambda session: ActivityEntry(ActivityOp.LOST, session=session), SESSIONS),
     st.builds(
@@ -131,6 +144,23 @@ def test_a_damaged_log_still_names_the_volumes_of_its_valid_slots(
     assert all(log.state.volumes[name].sessions for name in named)
 
 
+@given(st.sets(st.integers((1 << 64) - (1 << 20), (1 << 64) - 1), max_size=200), NAMES)
+def test_no_set_of_regions_is_larger_than_a_slot(regions: set[int], name: str) -> None:
+    entries = list(region_entries(ActivityOp.HOT_SET, name, regions))
+    assert [number for entry in entries for number in entry.regions] == sorted(regions)
+    for entry in entries:
+        assert len(list(pack_slots([entry], SESSION, 1))) == 1
+        assert len(next(pack_slots([entry], SESSION, 1))) == SLOT_BYTES
+
+
+def test_neighbouring_regions_share_a_slot() -> None:
+    entries = [
+        *region_entries(ActivityOp.COOL_SET, "a-volume", range(100, 3000, 45)),
+        *region_entries(ActivityOp.HOT_SET, "a-volume", range(5000, 5033)),
+    ]
+    assert len(list(pack_slots(entries, SESSION, 1))) == 1
+
+
 @given(st.binary(max_size=3000))
 def test_other_bytes_are_read_as_a_damaged_log(data: bytes) -> None:
     assert read_log(data).damaged
@@ -147,7 +177,7 @@ def test_regions_of_another_size_cover_the_same_bytes(
     folder = MemoryFolder()
     entries = [
         ActivityEntry(ActivityOp.OPENED, "a", session=SESSION),
-        *(ActivityEntry(ActivityOp.HOT, "a", region=n) for n in regions),
+        *region_entries(ActivityOp.HOT_SET, "a", regions),
     ]
     ActivityLog(folder, SESSION, old_bytes, ActivityState(), 4).append(entries)
     carried = carry_over(read_log(folder.read(FILE_NAME)), new_bytes, {"a"}).volumes["a"].regions

@@ -357,8 +357,9 @@ def test_the_activity_log_keeps_the_position_that_it_knows_through_a_rewrite() -
     assert read.state.volumes["v"].known_through == known.known_through
 
 
-# Files as versions 1 and 2 wrote them, without their zeros: session 1 is open on volume "v", whose
-# region 5 is hot; version 2 spooled record 3, too.
+# Files as versions 1 to 3 wrote them, without their zeros: session 1 is open on volume "v", whose
+# region 5 is hot; version 2 spooled record 3, too. In version 3 region 6 was hot and is cool again,
+# and primary 9 has been met.
 OLD_LOGS = {
     1: (
         "4d4c4143544c4f4701000002020000000010000000000000" + "00" * 15 + "01",
@@ -371,6 +372,13 @@ OLD_LOGS = {
         "030176050000000000000008017609000300000000000000"
         "0300000000000000",
     ),
+    3: (
+        "4d4c4143544c4f4703000002020000000010000000000000" + "00" * 15 + "01",
+        "0100000000000000"
+        + "00" * 15
+        + "014a00010176020176000000000000000000000000000000010301760500"
+        "000000000000030176060000000000000004017606000000000000000d0176" + "00" * 15 + "09",
+    ),
 }
 
 
@@ -381,7 +389,11 @@ def test_logs_of_older_versions_are_read_and_know_no_position(version: int) -> N
     read = read_log(sealed + bytes(512))
     assert not read.damaged
     assert read.state.volumes["v"] == VolumeActivity(
-        True, {str(UUID(int=1))}, {5}, spooled=version == 2
+        True,
+        {str(UUID(int=1))},
+        {5},
+        spooled=version == 2,
+        primary_id=str(UUID(int=9)) if version == 3 else "",
     )
     assert read.state.spool == ((3, 3) if version == 2 else (1, 0))
 
