@@ -29,6 +29,7 @@ from mirrorlog.adapters.kafka import KafkaReader
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.block_sets import BitMap64
 from mirrorlog.ports.streams import Message
+from mirrorlog.processes.numpy_features import numpy_environment
 from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import Settings
 from mirrorlog.tracking_log.heads import Watermark
@@ -115,7 +116,11 @@ class LimitStep:
             "--save",
             str(saved),
         ]
-        environment = {"PYTHONUNBUFFERED": "1", **test_bed.settings.as_environment()}
+        environment = {
+            "PYTHONUNBUFFERED": "1",
+            **numpy_environment(),  # as the node has it
+            **test_bed.settings.as_environment(),
+        }
         with PinnedProcess(
             self.step, command, environment, folder / LOG_FILE, test_bed.core
         ) as program:
