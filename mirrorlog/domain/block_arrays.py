@@ -36,8 +36,44 @@ def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
 
     columns: extents inside the volume. block_size: bytes, a power of two.
     """
-    has_bytes = columns.lengths > 0
     offsets, lengths = columns.offsets, columns.lengths
+    if not len(offsets):
+        return offsets
+    blocks = _single_blocks(offsets, lengths, block_size)
+    if blocks is None:
+        blocks = _expanded_blocks(offsets, lengths, block_size)
+        if blocks is None or not len(blocks):
+            return blocks
+    blocks.sort()
+    is_new = np.empty(len(blocks), np.bool_)
+    is_new[0] = True
+    np.not_equal(blocks[1:], blocks[:-1], out=is_new[1:])
+    return blocks if is_new.all() else blocks[is_new]
+
+
+def _single_blocks(
+    offsets: npt.NDArray[np.uint64], lengths: npt.NDArray[np.uint64], block_size: int
+) -> Blocks | None:
+    """Return the block of each extent, None unless each begins and ends in one block.
+
+    It is enough to look at the extents together: most of them are whole blocks, from hosts whose
+    file systems have blocks of the same size. It takes half as many steps over all extents.
+    """
+    bits = int(np.bitwise_or.reduce(offsets))
+    if bits % block_size or not 0 < int(lengths.min()) <= int(lengths.max()) <= block_size:
+        return None
+    shift = block_size.bit_length() - 1
+    dtype = np.uint32 if bits >> shift < 1 << 32 else np.uint64
+    blocks: Blocks = np.empty(len(offsets), dtype)
+    np.right_shift(offsets, np.uint64(shift), out=blocks, casting="unsafe")
+    return blocks
+
+
+def _expanded_blocks(
+    offsets: npt.NDArray[np.uint64], lengths: npt.NDArray[np.uint64], block_size: int
+) -> Blocks | None:
+    """Return the blocks of each extent, in the order of the extents. None: see blocks_of."""
+    has_bytes = lengths > 0
     if not has_bytes.all():
         offsets, lengths = offsets[has_bytes], lengths[has_bytes]
     shift = np.uint64(block_size.bit_length() - 1)
@@ -57,11 +93,7 @@ def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
         if total > _MAX_BLOCKS:
             return None
         blocks = _expand(blocks, further.astype(np.int64) + 1, total)
-    blocks.sort()
-    is_new = np.empty(len(blocks), np.bool_)
-    is_new[0] = True
-    np.not_equal(blocks[1:], blocks[:-1], out=is_new[1:])
-    return blocks if is_new.all() else blocks[is_new]
+    return blocks
 
 
 def _expand(firsts: Blocks, counts: npt.NDArray[np.int64], total: int) -> Blocks:
@@ -103,16 +135,17 @@ def _array_containers(blocks: Blocks) -> tuple[npt.NDArray[np.int64], npt.NDArra
 
     Return None if a container of another kind, runs or a bitmap, would be smaller for any of them.
     """
-    keys = blocks >> np.uint32(_CONTAINER_BITS)
+    keys = np.empty(len(blocks), np.uint16)
+    np.right_shift(blocks, np.uint32(_CONTAINER_BITS), out=keys, casting="unsafe")
     starts = np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
     cardinalities = np.diff(starts, append=len(blocks))
     if int(cardinalities.max()) > _ARRAY_CONTAINER_MAX:
         return None
-    follows = np.zeros(len(blocks), np.int64)
-    follows[1:] = blocks[1:] - blocks[:-1] == 1
-    follows[starts] = 0
+    follows = np.zeros(len(blocks), np.bool_)
+    np.equal(blocks[1:] - blocks[:-1], 1, out=follows[1:])
+    follows[starts] = False
     if follows.any():
-        runs = cardinalities - np.add.reduceat(follows, starts)
+        runs = cardinalities - np.add.reduceat(follows, starts, dtype=np.int64)
         if (2 + 4 * runs < 2 + 2 * cardinalities).any():
             return None
     return starts, cardinalities

@@ -49,3 +49,24 @@ def test_any_density_packs_alike(count: int, spread: int, seed: int) -> None:
 
 def test_too_many_blocks_give_no_array() -> None:
     assert blocks_of(columns([(0, (1 << 24) * BLOCK)]), BLOCK) is None
+
+
+@given(
+    st.lists(st.integers(0, 70_000) | st.integers(0, (1 << 34) - 1), min_size=1, max_size=60),
+    st.sampled_from([(BLOCK, BLOCK), (1, BLOCK), (1, BLOCK + 1), (0, BLOCK)]),
+    st.sampled_from([0, 0, 1]),
+    st.data(),
+)
+@example([0, 1 << 32], (1, BLOCK), 0, None)
+def test_extents_of_a_block_each_are_those_blocks(
+    numbers: list[int], length: tuple[int, int], shift: int, data: st.DataObject | None
+) -> None:
+    """Nearly all, that is: each kind of an extent that isn't is among them."""
+    lengths = [length[0] if data is None else data.draw(st.sampled_from(length)) for _ in numbers]
+    extents = [(number * BLOCK, bytes_) for number, bytes_ in zip(numbers, lengths, strict=True)]
+    extents[-1] = (extents[-1][0] + shift, extents[-1][1])
+    expected = touched(columns(extents), BLOCK)
+    blocks = blocks_of(columns(extents), BLOCK)
+    assert blocks is not None
+    assert blocks.tolist() == list(expected)
+    assert pack_blocks(blocks) == pack(expected)
