@@ -1,6 +1,7 @@
 """Writes the tables of docs/performance.md from the results in docs/measured.
 
-A table goes between `<!-- NAME -->` and `<!-- /NAME -->`.
+A table goes between `<!-- NAME -->` and `<!-- /NAME -->`. Results that have a page of their own
+(soak_report.py) are left out.
 
     python benchmarks/report.py [RESULT.json]    with a file, print its table on stdout instead
 """
@@ -457,7 +458,8 @@ def main() -> None:
     page = PAGE.read_text("utf-8")
     for path in sorted(RESULTS_DIR.glob("*.json")):
         result = json.loads(path.read_text("utf-8"))
-        page = rewritten(page, result["bench"], TABLES[result["bench"]](result))
+        if result["bench"] in TABLES:
+            page = rewritten(page, result["bench"], TABLES[result["bench"]](result))
     PAGE.write_text(page, "utf-8")
 
 
