@@ -1,12 +1,14 @@
 """Measures how fast a worker recovers after it lost its disk, by reading the whole changelog.
 
     python benchmarks/bench_recovery.py [--extents 10M,40M,160M] [--repeat 5] [--short]
+        [--beside FOLDER]
 
 For each size a node folds that many random writes. Then it is started repeatedly without its disk,
 on one core, with nothing to fold. Starting, joining the group and opening the tables takes time for
 every size. Therefore a tiny state is recovered too, and what the others take beyond that is their
 recovery. After each recovery the table is compared with the changelog, key by key, and a difference
-fails the benchmark. The last line of stdout is one JSON object.
+fails the benchmark. With --beside, the worker of another version's source recovers the same log in
+turn. The last line of stdout is one JSON object.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,6 +66,7 @@ class FoldedLog:
     """A log of some size, and the starts of the worker that has it.
 
     with_disk, without_disk: the starts with and without the worker's disk.
+    beside: the starts of the other version without its disk.
     """
 
     settings: Settings
@@ -72,11 +76,12 @@ class FoldedLog:
     changelog_bytes: int
     with_disk: list[WorkerStart] = field(default_factory=list)
     without_disk: list[WorkerStart] = field(default_factory=list)
+    beside: list[WorkerStart] = field(default_factory=list)
 
 
-def start(log: FoldedLog, core: int) -> WorkerStart:
-    """Start the node, and stop it when it is ready."""
-    with start_node(log.settings, log.folder / LOG_FILE, core) as program:
+def start(log: FoldedLog, core: int, source: Path | None = None) -> WorkerStart:
+    """Start the node, and stop it when it is ready. source: of another version."""
+    with start_node(log.settings, log.folder / LOG_FILE, core, source) as program:
         ready = program.wait_for_line("ready", _RECOVER_S)
         _, peak_bytes = program.resident_bytes()
         return WorkerStart(ready.at_s - program.started_at_s, program.cpu_s(ready.at_s), peak_bytes)
@@ -128,17 +133,34 @@ def fold(cluster: Cluster, extents: int, core: int) -> FoldedLog:
     return FoldedLog(settings, folder, workload.extents, rows, size_bytes)
 
 
-def recover(log: FoldedLog, core: int) -> None:
-    """Start the node with its disk and without. Raise ProgramFailed if its table is wrong then."""
+def recover(log: FoldedLog, core: int, beside: Path | None) -> None:
+    """Start the node with its disk and without. Raise ProgramFailed if its table is wrong then.
+
+    beside: the source of another version, which recovers first.
+    """
     log.with_disk.append(start(log, core))
+    if beside is not None:
+        shutil.rmtree(log.settings.state_dir)
+        log.beside.append(start(log, core, beside))
+        _told(log, "the other version", log.beside[-1])
+        _check_table(log)
     shutil.rmtree(log.settings.state_dir)
     log.without_disk.append(start(log, core))
-    kept, lost = log.with_disk[-1], log.without_disk[-1]
+    _told(log, "this version", log.without_disk[-1])
+    _check_table(log)
+
+
+def _told(log: FoldedLog, version: str, lost: WorkerStart) -> None:
+    """Print one recovery."""
     log_line(
-        f"{log.extents:,} extents: ready after {kept.ready_s:.2f} s with its disk, "
-        f"{lost.ready_s:.2f} s without; CPU {lost.cpu_s:.2f} s, "
+        f"{log.extents:,} extents, {version}: ready after {lost.ready_s:.2f} s without its disk, "
+        f"{log.with_disk[-1].ready_s:.2f} s with it; CPU {lost.cpu_s:.2f} s, "
         f"at most {lost.peak_bytes / 1e6:.0f} MB resident"
     )
+
+
+def _check_table(log: FoldedLog) -> None:
+    """Raise ProgramFailed if the node's table differs from the changelog."""
     if (rows := rows_of_table(log.settings)) != log.rows:
         differing = {key for key in {*rows, *log.rows} if rows.get(key) != log.rows.get(key)}
         raise ProgramFailed(
@@ -148,20 +170,33 @@ def recover(log: FoldedLog, core: int) -> None:
 
 def figures(log: FoldedLog, baseline: FoldedLog) -> dict[str, Any]:
     """Return the figures of recovery, less those of a start with a tiny log (`baseline`)."""
-    base_s = median(start.ready_s for start in baseline.without_disk)
-    base_cpu_s = median(start.cpu_s for start in baseline.without_disk)
-    runs_s = [start.ready_s - base_s for start in log.without_disk]
     return {
         "extents": log.extents,
         "changelog_bytes": log.changelog_bytes,
         "keys": len(log.rows),
         "ready_with_disk_s": round(median(start.ready_s for start in log.with_disk), 3),
-        "ready_without_disk_s": round(median(start.ready_s for start in log.without_disk), 3),
+        "peak_with_disk_bytes": max(start.peak_bytes for start in log.with_disk),
+        **_recovery(log.changelog_bytes, log.without_disk, baseline.without_disk),
+        "beside": _recovery(log.changelog_bytes, log.beside, baseline.beside),
+    }
+
+
+def _recovery(
+    changelog_bytes: int, starts: Sequence[WorkerStart], tiny: Sequence[WorkerStart]
+) -> dict[str, Any]:
+    """Return the figures of starts without a disk, less those of a tiny log."""
+    if not starts:
+        return {}
+    base_s = median(start.ready_s for start in tiny)
+    runs_s = [start.ready_s - base_s for start in starts]
+    cpu_s = median(start.cpu_s for start in starts) - median(start.cpu_s for start in tiny)
+    return {
+        "ready_without_disk_s": round(median(start.ready_s for start in starts), 3),
         "recovery_s": round(median(runs_s), 3),
         "recovery_runs_s": [round(seconds, 3) for seconds in runs_s],
-        "recovery_mb_s": round(log.changelog_bytes / 1e6 / median(runs_s), 1),
-        "recovery_cpu_s": round(median(start.cpu_s for start in log.without_disk) - base_cpu_s, 3),
-        "peak_bytes": max(start.peak_bytes for start in log.without_disk),
+        "recovery_mb_s": round(changelog_bytes / 1e6 / median(runs_s), 1),
+        "recovery_cpu_s": round(cpu_s, 3),
+        "peak_bytes": max(start.peak_bytes for start in starts),
     }
 
 
@@ -179,6 +214,7 @@ def main() -> int:
         type=Path,
         help="create the folder for the broker's data here; it is removed afterwards",
     )
+    parser.add_argument("--beside", type=Path, help="another version's source, run in turn")
     parser.add_argument("--short", action="store_true", help="run once, with 4M extents")
     parser.add_argument(
         "--save",
@@ -204,7 +240,7 @@ def main() -> int:
         for _ in range(arguments.repeat or (1 if arguments.short else 5)):
             for log in logs:
                 try:
-                    recover(log, core)
+                    recover(log, core, arguments.beside)
                 except (ProgramFailed, TimeoutError) as error:
                     log_line(f"FAILED {log.extents}: {error}")
                     failures.append(f"{log.extents}: {error}")

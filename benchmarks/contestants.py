@@ -177,13 +177,16 @@ def group_of(settings: Settings) -> str:
     return f"{settings.topic_prefix}node"
 
 
-def start_node(settings: Settings, log_file: Path, core: int) -> PinnedProcess:
-    """Start a node, which prints a line of type `ready`."""
+def start_node(
+    settings: Settings, log_file: Path, core: int, source: Path | None = None
+) -> PinnedProcess:
+    """Start a node, which prints a line of type `ready`. source: another version's folder."""
     settings.state_dir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mirrorlog", "--json", "node"]
-    return PinnedProcess(
-        "node", command, {"PYTHONUNBUFFERED": "1", **settings.as_environment()}, log_file, core
-    )
+    environment = {"PYTHONUNBUFFERED": "1", **settings.as_environment()}
+    if source is not None:  # safe: the working folder isn't looked at before PYTHONPATH
+        environment |= {"PYTHONPATH": str(source), "PYTHONSAFEPATH": "1"}
+    return PinnedProcess("node", command, environment, log_file, core)
 
 
 def wait_recorded(
