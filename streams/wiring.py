@@ -91,6 +91,8 @@ OnRecovery: TypeAlias = Callable[[RecoveryProgress], None]
 OnFailure: TypeAlias = Callable[[BaseException], None]
 """Takes the error for which the process is about to end."""
 
+_CHANGELOG_QUEUE_BYTES: Final = 8 << 20
+"""How much of the changelog is fetched while the tables take what came before it."""
 _QUERY_PATIENCE_S: Final = 5.0
 """How long a question over HTTP waits for a broker that is away. The client asks again."""
 
@@ -463,7 +465,7 @@ def _changelog_source(settings: Settings, admin: KafkaAdmin) -> ChangelogSource:
     topic = settings.topics.changelog
     return ChangelogSource(
         topic,
-        partial(KafkaReader, settings.kafka_client()),
+        partial(KafkaReader, settings.kafka_client(), queue_bytes=_CHANGELOG_QUEUE_BYTES),
         partial(admin.bounds, topic),
         partial(admin.identity, topic),
     )

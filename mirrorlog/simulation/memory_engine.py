@@ -88,6 +88,10 @@ class MemoryStore:
         self._positions.pop(partition, None)
         self._identities[partition] = changelog_identity
 
+    def empty_write_buffer(self, partition: int) -> None:
+        """Do nothing: there are no files (FollowedStore.empty_write_buffer)."""
+        del partition
+
     def discarded(self, partition: int) -> dict[bytes, bytes]:
         """Return what `reset` kept."""
         return dict(self._discarded.get(partition, {}))

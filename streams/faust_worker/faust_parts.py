@@ -179,6 +179,7 @@ aiokafka.structs:RecordMetadata.offset
 rocksdict:Options.set_keep_log_file_num
 rocksdict:Options.set_max_log_file_size
 rocksdict:Rdict.delete
+rocksdict:Rdict.flush
 rocksdict:Rdict.iter
 rocksdict:Rdict.property_int_value
 rocksdict:Rdict.put

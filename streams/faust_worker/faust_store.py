@@ -142,6 +142,10 @@ class FaustStore:
             new.put(_DISCARDED_PREFIX + key, value)
         new.put(_IDENTITY_KEY, changelog_identity.encode())
 
+    def empty_write_buffer(self, partition: int) -> None:
+        """Return when the rows that the table gathers in memory are in a file (FollowedStore)."""
+        self.table.data._db_for_partition(partition).flush(wait=True)
+
     def discarded(self, partition: int) -> dict[bytes, bytes]:
         """Return what `reset` kept of the tables that it replaced, by key."""
         keys = self.keys(partition, _DISCARDED_PREFIX, above_prefix(_DISCARDED_PREFIX))

@@ -35,6 +35,8 @@ _POLL_S: Final = 0.5
 PROGRESS_S: Final = 10.0
 """How often catch_up() tells how far it is."""
 _RETRY_S: Final = 5.0
+_GATHERED_BYTES: Final = 32 << 20
+"""How much the tables that are read into gather in memory, all together."""
 Result = TypeVar("Result")
 
 
@@ -111,6 +113,30 @@ def _ignore_progress(progress: RecoveryProgress) -> None:
     del progress
 
 
+class GatheredRows:
+    """What tables gather in memory while they are read into, so that all together is bounded.
+
+    RocksDB bounds it for each table alone, and lets several full buffers of each wait for the disk
+    while rows arrive faster than they go there.
+    """
+
+    def __init__(self, limit_bytes: int = _GATHERED_BYTES) -> None:
+        self._limit_bytes = limit_bytes
+        self._bytes: dict[int, int] = defaultdict(int)
+
+    def add(self, partition: int, rows: Sequence[Row]) -> int | None:
+        """Note rows that were written. Return the partition whose table goes to a file now.
+
+        It is the one that gathers the most; None while all tables together have room.
+        """
+        self._bytes[partition] += sum(len(key) + len(value or b"") for key, value in rows)
+        if sum(self._bytes.values()) < self._limit_bytes:
+            return None
+        fullest = max(self._bytes, key=self._bytes.__getitem__)
+        del self._bytes[fullest]
+        return fullest
+
+
 class ChangelogFollower:
     """Copies the changelog into the tables. Make one call at a time for a partition.
 
@@ -138,11 +164,11 @@ class ChangelogFollower:
     async def _read_to_end(self, partitions: Sequence[int], reading: _ChangelogReading) -> None:
         """Read what is missing, and tell how far the reading is."""
         now_s = asyncio.get_running_loop().time
-        total, told_s = reading.missing(), now_s()
+        total, told_s, gathered = reading.missing(), now_s(), GatheredRows()
         if total:
             self._on_progress(RecoveryProgress(tuple(partitions), 0, total))
         while not reading.is_complete():
-            self._write(await reading.poll())
+            self._write(await reading.poll(), gathered)
             if now_s() - told_s >= PROGRESS_S:
                 told_s, read = now_s(), total - reading.missing()
                 self._on_progress(RecoveryProgress(tuple(partitions), read, total))
@@ -160,8 +186,9 @@ class ChangelogFollower:
         while True:
             try:
                 async with self._open(partitions) as reading:
+                    gathered = GatheredRows()
                     while True:
-                        self._write(await reading.poll())
+                        self._write(await reading.poll(), gathered)
                         if text := reports.worked(doing, now_s=now_s()):
                             log.warning("%s %s", doing, text)
             except _TableReset:
@@ -241,7 +268,7 @@ class ChangelogFollower:
             self._reset(partition, self._store.changelog_identity(partition) or "", reason)
             raise _TableReset
 
-    def _write(self, messages: Sequence[Message]) -> None:
+    def _write(self, messages: Sequence[Message], gathered: GatheredRows) -> None:
         """Write the rows to their tables, in order. _TableReset if a table was emptied instead."""
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for message in messages:
@@ -255,3 +282,5 @@ class ChangelogFollower:
                     rows.append((message.key, message.value))
                     positions.append(message.position)
             self._store.write(partition, rows, positions)
+            if (fullest := gathered.add(partition, rows)) is not None:
+                self._store.empty_write_buffer(fullest)

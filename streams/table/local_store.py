@@ -71,6 +71,13 @@ class FollowedStore(RowStore, Protocol):
         stays too, unless this table has the key; of two watermarks the later one stays.
         """
 
+    def empty_write_buffer(self, partition: int) -> None:
+        """Return when the rows that the table gathers in memory are in a file.
+
+        It frees memory. Durability doesn't depend on it: a crash takes the table back to an earlier
+        position at the most, and reading goes on from there.
+        """
+
 
 def rows_to_keep(
     store: RowStore, partition: int, before: Mapping[bytes, bytes]

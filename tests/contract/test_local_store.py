@@ -13,7 +13,7 @@ from mirrorlog.streams.faust_worker.faust_store import FaustStore
 from mirrorlog.streams.table.local_store import LocalStore
 
 
-def in_rocksdb(folder: Path) -> LocalStore:
+def in_rocksdb(folder: Path) -> FaustStore:
     app = faust.App("contract", store="rocksdb://", datadir=folder, autodiscover=False)
     return FaustStore(app, "changelog", {"block_cache_size": 1 << 20})
 
@@ -43,3 +43,14 @@ def test_rows_by_key(make: Callable[[Path], LocalStore], tmp_path: Path) -> None
     assert store.keys(0, names[2], names[5]) == there[2:4]
     assert store.keys(0, names[2] + b"\0", names[5], 1) == [names[4]]
     assert store.keys(0, b"\x01x", b"\x01y") == []
+
+
+def test_rows_that_rocksdb_gathered_in_memory_go_to_a_file(tmp_path: Path) -> None:
+    store = in_rocksdb(tmp_path)
+    store.write(0, [(b"%d" % number, bytes(1 << 20)) for number in range(4)], range(4))
+    table = store.table.data._db_for_partition(0)
+    assert table.property_int_value("rocksdb.cur-size-all-mem-tables") > 4 << 20
+    store.empty_write_buffer(0)
+    assert table.property_int_value("rocksdb.cur-size-all-mem-tables") < 1 << 20
+    assert table.property_int_value("rocksdb.total-sst-files-size") > 0
+    assert (store.changelog_position(0), store.get(0, b"3")) == (3, bytes(1 << 20))

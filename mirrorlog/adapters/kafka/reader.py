@@ -31,6 +31,10 @@ log = logging.getLogger("mirrorlog.kafka")
 
 SILENCE_S: Final = 30.0
 """The time without a message after which a reader assigns its partitions again."""
+QUEUE_BYTES: Final = 64 << 20
+"""How much a reader fetches ahead of poll()."""
+_FETCH_BYTES: Final = 52_428_800
+"""How much librdkafka asks for at once: the default of its fetch.max.bytes."""
 
 
 class KafkaReader:
@@ -49,8 +53,14 @@ class KafkaReader:
         *,
         silence_s: float = SILENCE_S,
         with_headers: bool = False,
+        queue_bytes: int = QUEUE_BYTES,
     ) -> None:
-        """Create the reader. with_headers: messages have their headers, which takes time."""
+        """Create the reader.
+
+        with_headers: messages have their headers, which takes time.
+        queue_bytes: how much is fetched ahead of poll(). One fetch may go beyond that, by as much
+            again: poll() returns up to twice as much at once.
+        """
         self._with_headers = with_headers
         self._patience_s, self._silence_s = patience_s, silence_s
         self._heard_s = monotonic()
@@ -61,7 +71,8 @@ class KafkaReader:
                 "group.id": f"{CLIENT_GROUPS}reader",
                 "fetch.wait.max.ms": 50,
                 "fetch.message.max.bytes": QUARANTINE_MAX_BYTES,
-                "queued.max.messages.kbytes": 65536,
+                "fetch.max.bytes": min(queue_bytes, _FETCH_BYTES),
+                "queued.max.messages.kbytes": queue_bytes >> 10,
                 # The pause after that queue was full. The default is a second without any fetch.
                 "fetch.queue.backoff.ms": 10,
                 **settings,

@@ -278,6 +278,10 @@ class NodeModel:
         self.rows, self._changelog_position = {}, None
         self._changelog_identity = changelog_identity
 
+    def empty_write_buffer(self, partition: int) -> None:
+        """Do nothing: there are no files (FollowedStore.empty_write_buffer)."""
+        del partition
+
     def discarded(self, partition: int) -> dict[bytes, bytes]:
         """Return what `reset` kept."""
         del partition

@@ -12,7 +12,11 @@ from deadlines import DEADLINE_S
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.simulation.memory_broker import MemoryBroker
-from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
+from mirrorlog.streams.table.changelog_follower import (
+    ChangelogFollower,
+    ChangelogSource,
+    GatheredRows,
+)
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.topics import TopicSpec
 
@@ -25,6 +29,7 @@ class Store:
         self.positions: dict[int, int] = {}
         self.origins: dict[int, str] = {}
         self.resets: list[int] = []
+        self.emptied: list[int] = []
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows[partition].get(key)
@@ -47,6 +52,9 @@ class Store:
             if value is not None:
                 self.rows[partition][key] = value
         self.positions[partition] = positions[-1]
+
+    def empty_write_buffer(self, partition: int) -> None:
+        self.emptied.append(partition)
 
 
 class World:
@@ -93,6 +101,37 @@ def test_a_table_takes_the_rows_that_exist_and_later_the_new_ones() -> None:
     world.append("e5")
     world.catch_up(0)
     assert (world.table(), world.store.resets) == ("c3 d4 e5", [0, 1])
+
+
+def test_of_what_tables_gather_in_memory_the_fullest_goes_to_a_file_when_all_have_no_room() -> None:
+    gathered = GatheredRows(limit_bytes=9)
+    key = b"k"
+    assert gathered.add(0, [(key, b"four"), (key, None)]) is None
+    assert gathered.add(1, [(key, b"")]) is None
+    assert gathered.add(1, [(key, b"2")]) == 0  # 6 and 3 bytes
+    assert gathered.add(0, [(key, b"")]) is None
+    assert gathered.add(2, [(key, bytes(50))]) == 2
+    assert gathered.add(0, [(key, b"three")]) == 0
+
+
+@pytest.mark.parametrize("stands_by", [False, True], ids=["catches up", "stands by"])
+def test_a_table_that_is_read_into_keeps_little_in_memory(
+    stands_by: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mirrorlog.streams.table.changelog_follower._ROWS_AT_ONCE", 1)
+    world = World()
+    for number in range(80):
+        world.broker.append("log", 0, b"k%d" % number, bytes(1 << 20))
+
+    async def follow() -> None:
+        task = asyncio.create_task(world.follower.stand_by([0]))
+        async with asyncio.timeout(DEADLINE_S):
+            while len(world.store.rows.get(0, {})) < 80:
+                await asyncio.sleep(0)
+        task.cancel()
+
+    asyncio.run(follow() if stands_by else world.follower.catch_up([0]))
+    assert world.store.emptied == [0, 0]  # each 32 MiB
 
 
 # what happens to the changelog `a1 b2 c3` after a table has taken all of it
