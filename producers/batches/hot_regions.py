@@ -150,6 +150,11 @@ class HotRegions:
         """Return those of `numbers` that aren't hot."""
         return [number for number in numbers if number not in volume.hot]
 
+    @property
+    def room(self) -> int:
+        """How many more regions are known to have room; below 0 if there are too many."""
+        return self._room
+
     def has_room(self, missing: int) -> bool:
         """Return whether `missing` more regions are known to have room."""
         return missing <= self._room

@@ -145,9 +145,30 @@ def _exchange(
     if not _leave(state, plan):
         return None
     missing = state.hot.missing(opened.regions, numbers)
+    ahead: list[int] = []
     if missing:
-        _append(state, plan, {opened.name: missing})
-    return state.hot.begin(opened.regions, numbers)
+        ahead = _ahead(state, opened, missing)
+        _append(state, plan, {opened.name: [*missing, *ahead]})
+    begun = state.hot.begin(opened.regions, numbers)
+    state.hot.add(opened.regions, ahead)  # last, because they leave last
+    return begun
+
+
+def _ahead(state: TrackerState, opened: OpenVolume, missing: Sequence[int]) -> list[int]:
+    """Return regions that become hot with the `missing` ones, because a writer goes towards them.
+
+    There is room for them without waiting, and Kafka takes commands, so that room can be made
+    again. Call it with the lock held, when the regions of a plan have left.
+    """
+    if not state.outbox.can_publish_now:
+        return []
+    most = min(state.hot.limit // _AHEAD_PART, state.hot.room - len(missing))
+    end = -(-opened.volume.size_bytes // state.settings.region_bytes)
+    return [
+        number
+        for number in opened.look_ahead.extend(missing, most=max(most, 0))
+        if number < end and number not in opened.regions.hot and number not in missing
+    ]
 
 
 def _leave(state: TrackerState, plan: Leave) -> bool:

@@ -16,6 +16,7 @@ from mirrorlog.producers.batches.batch import Batch, InFlightTuple
 from mirrorlog.producers.batches.hot_regions import HotRegion, HotRegions, VolumeRegions
 from mirrorlog.producers.batches.idle_regions import RecentUses
 from mirrorlog.producers.batches.lock_free_writes import CoarseClock, LockFreeWrites
+from mirrorlog.producers.batches.look_ahead import RegionLookAhead
 from mirrorlog.producers.durable.activity_log import ActivityLog
 from mirrorlog.producers.forks.forked_volume import ForkedVolume
 from mirrorlog.producers.publishing.outbox import Outbox
@@ -27,6 +28,7 @@ from mirrorlog.settings import Settings
 class OpenVolume:
     """One volume between its SESSION_OPEN and its SESSION_CLOSE.
 
+    look_ahead: which regions become hot ahead of its writes.
     lock_free: its writes that take no lock. in_flight: all other writes that have begun and not
     ended, by identity, in the order in which they began. A forked write ends when its outcomes are
     known.
@@ -45,6 +47,7 @@ class OpenVolume:
     device: BlockDevice
     regions: VolumeRegions
     batch: Batch = field(default_factory=Batch)
+    look_ahead: RegionLookAhead = field(default_factory=RegionLookAhead)
     lock_free: LockFreeWrites = field(default_factory=LockFreeWrites)
     in_flight: dict[int, InFlightTuple] = field(default_factory=dict)
     closing: bool = False

@@ -58,6 +58,8 @@ SETTINGS = Settings(
     host_region_idle_s=0,
 )
 COOLING = {"host_region_idle_s": 0.25}
+AHEAD = {"hot_regions": 16}
+"""Room for two regions ahead of a run."""
 OUTAGES = {"host_away_s": 0.5, "host_queue_bytes": 400}
 TOPIC = SETTINGS.topics.commands
 VOLUMES = {
@@ -210,9 +212,9 @@ class Publisher:
 
 
 class World:
-    def __init__(self, seed: int, outages: bool = False) -> None:
+    def __init__(self, seed: int, outages: bool = False, settings: Settings = SETTINGS) -> None:
         self.random = Random(seed)
-        self.settings = SETTINGS.model_copy(update=COOLING if seed else {})
+        self.settings = settings.model_copy(update=COOLING if seed else {})
         self.back_at_s = 0.0
         self.fallbacks: set[str] = set()
         if outages:
@@ -594,14 +596,22 @@ def test_a_region_that_is_not_noted_before_its_data_is_found_out(
         crash_everywhere(0, mode, outages=False)
 
 
-def crash_everywhere(seed: int, mode: str, *, outages: bool, every: int = 1) -> set[str]:
+@pytest.mark.parametrize("mode", ["kill", "power"])
+def test_no_write_is_forgotten_in_a_region_that_was_hot_ahead(mode: str) -> None:
+    settings = SETTINGS.model_copy(update=AHEAD)
+    crash_everywhere(2, mode, outages=False, every=5, settings=settings)
+
+
+def crash_everywhere(
+    seed: int, mode: str, *, outages: bool, every: int = 1, settings: Settings = SETTINGS
+) -> set[str]:
     """Crash at each step in turn, or at every `every`th. Return the fallbacks that were taken."""
-    undisturbed = World(seed, outages)
+    undisturbed = World(seed, outages, settings)
     steps = undisturbed.session(None)
     undisturbed.check_end()
     fallbacks = set(undisturbed.fallbacks)
     for crash_at in range(1, steps + 1, every):
-        world = World(seed, outages)
+        world = World(seed, outages, settings)
         try:
             world.session(crash_at, mode)
             if world.steps.dead:

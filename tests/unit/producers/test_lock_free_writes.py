@@ -252,8 +252,8 @@ def with_hot_regions(limit: int) -> Settings:
     return SETTINGS.model_copy(update={"hot_regions": limit})
 
 
-def test_expected_writes_need_no_append_of_their_own() -> None:
-    rig = Rig(settings=with_hot_regions(16))
+def count_appended(rig: Rig) -> list[int]:
+    """Return a list that grows by the number of regions of each append to the activity log."""
     appended: list[int] = []
     append = rig.host._log.append
 
@@ -263,6 +263,59 @@ def test_expected_writes_need_no_append_of_their_own() -> None:
         append(pending)
 
     rig.host._log.append = counted  # type: ignore[method-assign]
+    return appended
+
+
+def test_regions_ahead_of_a_run_are_durable_with_it_before_any_data() -> None:
+    rig = Rig(settings=with_hot_regions(256))
+    appended = count_appended(rig)
+    rig.write(1)
+    durable: list[set[int]] = []
+    rig.during("pwrite", lambda: durable.append({*read_previous_log(rig.folder).regions["a"]}))
+    rig.write(2)
+    assert durable == [{1, 2, 3, 4}]
+    assert {*rig.opened.lock_free.writable} == {1, 2, 3, 4}
+    rig.write(3, 4)  # without the lock
+    assert appended == [1, 3]
+    rig.write(5)  # the volume ends with region 9
+    assert appended == [1, 3, 5]
+    rig.write(6, 7, 8, 9)
+    assert appended == [1, 3, 5]
+
+
+def test_no_region_is_ahead_where_there_is_no_room_for_it() -> None:
+    rig = Rig(settings=with_hot_regions(16))  # an eighth may be ahead
+    appended = count_appended(rig)
+    rig.write(0, 1)
+    assert appended == [1, 3]
+    rig.write(2, 3, 4)
+    assert appended == [1, 3, 3]
+    rig = Rig(settings=with_hot_regions(8))
+    rig.write(9, 8, 7, 6, 5, 4, 3)
+    appended = count_appended(rig)
+    rig.write(2)  # the last that has room
+    assert appended == [1]
+    rig.host.drain()
+    rig.volume.flush()
+    rig.write(0, 1)
+    assert len(read_previous_log(rig.folder).regions["a"]) <= 8
+
+
+def test_a_region_that_is_hot_ahead_leaves_like_any_other() -> None:
+    rig = Rig(settings=with_hot_regions(8))
+    rig.write(0, 1)
+    assert read_previous_log(rig.folder).regions["a"] == {0, 1, 2}
+    rig.host.drain()
+    rig.volume.flush()
+    rig.write(9, 8, 7, 6, 5, 4, 3)
+    assert read_previous_log(rig.folder).regions["a"] == {2, *range(3, 10)}
+    rig.volume.close()
+    assert not read_previous_log(rig.folder).volumes
+
+
+def test_expected_writes_need_no_append_of_their_own() -> None:
+    rig = Rig(settings=with_hot_regions(16))
+    appended = count_appended(rig)
     rig.host.expect_writes([("a", 0, 10), ("a", 10, 10), ("a", REGION, 10), ("gone", 0, 10)])
     assert appended == [2]
     assert read_previous_log(rig.folder).regions == {"a": {0, 1}}  # before any data

@@ -320,7 +320,7 @@ def test_a_volume_that_was_dirty_as_a_whole_returns_to_regions_without_a_flush_o
 def test_nothing_leaves_while_kafka_answers_but_the_spool_has_the_only_note_of_a_command() -> None:
     rig = Rig()
     rig.publisher.poll = lambda _timeout_s: None  # type: ignore[method-assign]
-    for number in (3, 4):
+    for number in (3, 6):
         rig.write(number)
         rig.wait(1)
     rig.wait(20)
@@ -335,7 +335,7 @@ def test_nothing_leaves_while_kafka_answers_but_the_spool_has_the_only_note_of_a
     assert rig.host._outbox.can_publish_now
     rig.publisher.poll = lambda _timeout_s: None  # type: ignore[method-assign]
     rig.wait(1.5)
-    assert rig.hot == {3, 4}
+    assert rig.hot == {3, 6}
     del rig.publisher.poll
     rig.wait(20)
     assert rig.hot == set()
