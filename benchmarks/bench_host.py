@@ -14,6 +14,8 @@
   while a site reads snapshots. Each snapshot is read for a second, a block at a time, and then a
   new one is taken; so most writes are the first to their block. The ratio is of times: with
   snapshots over without.
+- nbd_4k_fork: the writes of nbd_4k, and each of them is forked to another file of this machine,
+  which stays in the fork: through the filter and through the Python plugin, in both modes.
 - pwrite_SIZE_ORDER[_fsync]: TrackedVolume.pwrite beside os.pwrite (pwrite_cases.py). The ratio is
   of times: tracked over plain.
 
@@ -36,7 +38,14 @@ from typing import Any, Final, TypeAlias
 import pwrite_cases
 from bench_node import log_line
 from cluster import Cluster
-from nbd_exports import exports, mirrorlog, reading_snapshots, requests_per_s, sparse_exports
+from nbd_exports import (
+    exports,
+    forked_exports,
+    mirrorlog,
+    reading_snapshots,
+    requests_per_s,
+    sparse_exports,
+)
 from pinned import ProgramFailed
 from results import machine, report_result
 
@@ -91,6 +100,26 @@ def nbd_4k(bench: Bench) -> None:
     bench.ratios["nbd_4k"] = bench.ratios.pop("nbd_4k_mirrorlog")
 
 
+def nbd_4k_fork(bench: Bench) -> None:
+    """Run the case nbd_4k_fork (see the module's docstring)."""
+    if not _has_tools(bench, "nbd_4k_fork"):
+        return
+    contestants = forked_exports(bench.cluster, bench.folder, NBD_BYTES)
+    options = {"-d": 16, "-s": 4096}
+    sweep = NBD_BYTES // 4096
+    for _ in range(bench.repeat):
+        for name, open_export in contestants.items():
+            is_slow = name.startswith("plugin")
+            count = sweep // 8 if is_slow or bench.short else 2 * sweep
+            with open_export() as uri:
+                requests_per_s(uri, count if is_slow else sweep, options)
+                bench.note(f"nbd_4k_fork_{name}", "requests/s", requests_per_s(uri, count, options))
+    plain = bench.median("nbd_4k_fork_file")
+    for contestant in contestants.keys() - {"file"}:
+        name = f"nbd_4k_fork_{contestant}"
+        bench.ratios[name] = round(bench.median(name) / plain, 3)
+
+
 def nbd_4k_regions(bench: Bench) -> None:
     """Run the case nbd_4k_regions (see the module's docstring)."""
     if not _has_tools(bench, "nbd_4k_regions"):
@@ -137,6 +166,7 @@ def _has_tools(bench: Bench, case: str) -> bool:
 
 CASES: Final[Mapping[str, Case]] = {
     "nbd_4k": nbd_4k,
+    "nbd_4k_fork": nbd_4k_fork,
     "nbd_4k_regions": nbd_4k_regions,
     "nbd_4k_snapshot": nbd_4k_snapshot,
     **pwrite_cases.CASES,

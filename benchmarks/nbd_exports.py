@@ -18,6 +18,7 @@ from typing import Final, TypeAlias
 from uuid import uuid4
 
 from cluster import Cluster
+from forked_exports import SITE, publish_stand_in
 from pinned import ProgramFailed
 
 from mirrorlog.adapters.kafka import KafkaPublisher
@@ -76,6 +77,23 @@ def exports(
     }, skipped
 
 
+def forked_exports(cluster: Cluster, folder: Path, size_bytes: int) -> dict[str, ExportFactory]:
+    """Return exports of the file plugin, and of mirrorlog with a fork to a file of this machine."""
+    image = folder / "image"
+    make_image(image, size_bytes)
+
+    def forked(through: str, mode: str) -> ExportFactory:
+        return lambda: mirrorlog(cluster, folder, size_bytes, through, fork_mode=mode)
+
+    return {
+        "file": lambda: nbdkit(folder, "file", str(image)),
+        "async": forked("filter", "async"),
+        "sync": forked("filter", "sync"),
+        "plugin_async": forked("plugin", "async"),
+        "plugin_sync": forked("plugin", "sync"),
+    }
+
+
 def sparse_exports(cluster: Cluster, folder: Path, size_bytes: int) -> dict[str, ExportFactory]:
     """Return exports of the file plugin and of mirrorlog, on files of one hole."""
     image = folder / "sparse"
@@ -96,10 +114,20 @@ def make_image(path: Path, size_bytes: int, *, sparse: bool = False) -> None:
 
 @contextmanager
 def mirrorlog(
-    cluster: Cluster, folder: Path, size_bytes: int, through: str, *, sparse: bool = False
+    cluster: Cluster,
+    folder: Path,
+    size_bytes: int,
+    through: str,
+    *,
+    sparse: bool = False,
+    fork_mode: str = "",
 ) -> Iterator[str]:
-    """Run `mirrorlog host serve`, which publishes to the broker."""
-    name = f"{through}-sparse" if sparse else through
+    """Run `mirrorlog host serve`, which publishes to the broker.
+
+    fork_mode: fork the writes to another file, in this mode.
+    """
+    name = f"{through}-sparse" if sparse else f"{through}-{fork_mode}" if fork_mode else through
+    secondary = folder / f"{name}.secondary.img"
     settings = cluster.settings("nbd.", folder / "state", 4)
     cluster.make_topics(settings)
     primary = folder / f"{name}.img"
@@ -107,33 +135,48 @@ def mirrorlog(
         make_image(primary, size_bytes, sparse=sparse)
         ends = [cluster.ends(settings.topics.commands)[number] for number in range(4)]
         publisher = KafkaPublisher(settings.kafka_client())
-        publish_volume(
-            publisher,
-            settings.topics,
-            new_volume(
-                name,
-                size_bytes=size_bytes,
-                block_size=4096,
-                primary=primary.as_uri(),
-                ends=ends,
-                now_us=1,
-            ),
+        volume = new_volume(
+            name,
+            size_bytes=size_bytes,
+            block_size=4096,
+            primary=primary.as_uri(),
+            ends=ends,
+            now_us=1,
         )
+        publish_volume(publisher, settings.topics, volume)
         publisher.flush(START_S)
         publisher.close()
+        if fork_mode:
+            make_image(secondary, size_bytes)
+            publish_stand_in(settings, volume, secondary)
     messages: queue.SimpleQueue[ChildMessage] = queue.SimpleQueue()
     command = ["host", "serve", name, "--through", through, "--socket", str(folder / "m.sock")]
+    if fork_mode:
+        command += ["--fork", f"{SITE}={secondary.as_uri()}", "--fork-mode", fork_mode]
     environment = {**inherited_environment(), **settings.as_environment()}
     part = ChildProcess("host", command, environment, folder / f"{name}.log", messages)
     part.start()
     try:
         while (message := messages.get(timeout=START_S)).message_type != "ready":
             part.check()
-        yield str(message.fields["uri"])
+        uri = str(message.fields["uri"])
+        while fork_mode and message.fields.get("state") != "IN":
+            message = messages.get(timeout=START_S)
+            part.check()
+        yield uri
         part.check()
+        _check_stays_in(messages)
     finally:
         part.signal(signal.SIGTERM)
         part.wait()
+
+
+def _check_stays_in(messages: queue.SimpleQueue[ChildMessage]) -> None:
+    """Raise ProgramFailed if a secondary has left the fork."""
+    while not messages.empty():
+        message = messages.get()
+        if message.message_type == "fork":
+            raise ProgramFailed(f"the secondary is {message.fields['state']}: {message.fields}")
 
 
 @contextmanager

@@ -138,6 +138,11 @@ _HOST_ROWS: Final = {
     "nbd_4k_qemu_storage_bitmap": "qemu-storage-daemon, a raw file with a dirty bitmap in memory",
     "nbd_4k_qemu_raw": "qemu-nbd, a raw file",
     "nbd_4k_qemu_bitmap": "qemu-nbd, qcow2 with a dirty bitmap",
+    "nbd_4k_fork_file": "with forks: nbdkit's file plugin",
+    "nbd_4k_fork_async": "a fork to another file, `async`: mirrorlog",
+    "nbd_4k_fork_sync": "a fork to another file, `sync`: mirrorlog",
+    "nbd_4k_fork_plugin_async": "the same without a compiler, `async`",
+    "nbd_4k_fork_plugin_sync": "the same without a compiler, `sync`",
     "nbd_4k_regions_file": "each write in another region: nbdkit's file plugin",
     "nbd_4k_regions_mirrorlog": "each write in another region: mirrorlog",
     "nbd_4k_snapshot_none": "for comparison: mirrorlog, nobody reads",
@@ -155,7 +160,8 @@ def host(result: Result) -> str:
         if name.startswith("nbd_4k_snapshot"):
             plain = result["cases"]["nbd_4k_snapshot_none"]
         else:
-            plain = result["cases"]["nbd_4k_regions_file" if "regions" in name else "nbd_4k_file"]
+            of_case = next((part for part in ("regions_", "fork_") if part in name), "")
+            plain = result["cases"][f"nbd_4k_{of_case}file"]
         spread = f"{min(case['runs']):,} – {max(case['runs']):,}"
         rows.append(
             [label, f"{case['median']:,}", spread, f"{case['median'] / plain['median']:.2f}"]

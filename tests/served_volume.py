@@ -27,11 +27,14 @@ from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.processes.nbd_server import NbdAddress
+from mirrorlog.producers.forks.fork_calls import ForkPorts
+from mirrorlog.producers.forks.fork_plans import ForkPlan
 from mirrorlog.producers.nbd.export import FilterExport
 from mirrorlog.producers.nbd.native import NativeLibraries, build_libraries
 from mirrorlog.producers.nbd.nbdkit_process import NbdkitProcess, TlsOptions
 from mirrorlog.producers.session.host import Host
 from mirrorlog.producers.session.host_ports import HostPorts
+from mirrorlog.producers.session.opening import OpenRequest
 from mirrorlog.settings import Settings
 from mirrorlog.simulation.memory_folder import MemoryFolder
 
@@ -105,6 +108,7 @@ class ServedVolume:
 
     kept: the bytes that snapshots may keep in memory and in the file.
     is_slow: each write of nbdkit and each command take some milliseconds.
+    forks: how the volume is forked, and through which ports.
     """
 
     def __init__(
@@ -116,6 +120,7 @@ class ServedVolume:
         kept: tuple[int, int] = (1 << 20, 64 << 20),
         is_slow: bool = False,
         name: str = "v",
+        forks: tuple[ForkPlan, ForkPorts] | None = None,
         **settings: object,
     ) -> None:
         self.volume = Volume(
@@ -132,6 +137,7 @@ class ServedVolume:
         self.image = folder / "primary"
         self._folder, self._native = folder, native
         self._is_slow = is_slow
+        self._plan, self._fork_ports = forks or (None, None)
         self._settings = Settings(
             host_linger_s=0.01,
             host_heartbeat_s=0.05,
@@ -149,9 +155,11 @@ class ServedVolume:
             self.commands,  # type: ignore[arg-type]
             SystemClock(),
             lambda _address, *, writable: FileDevice(self.image, writable=writable),
+            forks=self._fork_ports,
         )
         self.host = Host("host", ports, self._settings, {self.volume.volume: self.volume})
-        self._tracked = self.host.open(self.volume, device, newly_created=True)
+        request = OpenRequest(self.volume, device, newly_created=True, forks=self._plan)
+        self._tracked = self.host.open_all([request])[self.volume.volume]
         lock_fd = os.open(self._folder, os.O_RDONLY)
         self._export = FilterExport(
             self._native, self._tracked, self.image, lock_fd, self._folder, self._settings, print

@@ -9,5 +9,8 @@ In reading order:
 - forked_write: writes with one fate, and what became of them at each secondary
 - missed_writes: what a secondary has missed, and when it may join the fork again
 - marked_secondary: a secondary that is opened only if its site has marked it
+- fork_links: another process that forks the writes (nbd/ring_forks.py)
+- fork_spans: what became of its writes at a secondary, from their numbers
+- linked_writes: its writes, until their outcomes are known
 - fork_calls: calls to a secondary, the threads that make them, and the ports of this package
 """

@@ -11,6 +11,7 @@ from typing import Final
 from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.producers.batches.batch import Outcomes
 from mirrorlog.producers.forks.fork_calls import (
@@ -20,6 +21,8 @@ from mirrorlog.producers.forks.fork_calls import (
     ForkPorts,
     SecondaryAddress,
 )
+from mirrorlog.producers.forks.fork_links import LinkedSecondary, SecondaryLink
+from mirrorlog.producers.forks.fork_spans import ForkSpans
 from mirrorlog.producers.forks.fork_states import (
     TRANSITIONS,
     ForkEvent,
@@ -30,6 +33,7 @@ from mirrorlog.producers.forks.forked_write import ForkedWrites
 from mirrorlog.producers.forks.missed_writes import (
     MissedWrites,
     is_other_secondary,
+    knows_held_back,
     may_join,
     site_started_over_since,
     site_starts_over,
@@ -97,6 +101,27 @@ class ForkedSecondary:
         self._joined: SiteProgress | None = None
         self._failures = RetryReports()
         self._was_in = False
+        self.link: SecondaryLink | None = None
+        self.spans: Final = ForkSpans()
+        self._on_spans: Callable[[ForkedSecondary], None] = lambda _: None
+
+    def attach_writer(
+        self, link: SecondaryLink, on_spans: Callable[[ForkedSecondary], None]
+    ) -> None:
+        """Let another process write to the secondary from now on. Nothing was written to it yet.
+
+        on_spans: called when `spans` has changed, so that outcomes of its writes may be known.
+        """
+        self.link, self._on_spans = link, on_spans
+        if self.state is ForkState.IN:
+            self.leave_fork("nbdkit writes to it from now on")
+        elif self.state is ForkState.JOINING:
+            self._link_device()
+
+    @property
+    def address(self) -> str:
+        """The address of the secondary."""
+        return self._address.address
 
     @property
     def is_in(self) -> bool:
@@ -137,9 +162,11 @@ class ForkedSecondary:
         Return the number of the flush that covers everything enqueued so far, for is_flushed().
         """
         last = self._queue[-1] if self._queue else self._current
-        if last is not None and last.kind is CallKind.FLUSH:
+        # Another process may have written since the running flush began.
+        covers_all = self.link is None or last is not self._current
+        if last is not None and last.kind is CallKind.FLUSH and covers_all:
             return last.number
-        if last is not None or self._unflushed:
+        if last is not None or self._unflushed or self._is_link_unflushed():
             self._flushes_requested += 1
             now_s = self._context.clock.monotonic_s()
             self._enqueue(Call(CallKind.FLUSH, now_s, number=self._flushes_requested))
@@ -185,6 +212,8 @@ class ForkedSecondary:
         match call.kind:
             case CallKind.OPEN:
                 self._change_state(ForkEvent.OPENED)
+                if self.link is not None:
+                    self._link_device()
             case CallKind.WRITE:
                 assert call.forked is not None
                 self._queued_bytes -= size_of(call.contents)
@@ -198,6 +227,33 @@ class ForkedSecondary:
                     self._open_writes -= len(forked.writes)
                     forked.note_flushed(self.site)
                     self._on_outcome(forked)
+                if self.link is not None and isinstance(call.device, LinkedSecondary):
+                    self.spans.note_flushed(call.device.covered)
+                    self.link.note_flushed(call.device.covered)
+                    self._on_spans(self)
+
+    def _link_device(self) -> None:
+        """Let the other process open the secondary, which is open here."""
+        assert self._device is not None and self.link is not None
+        try:
+            self._device = LinkedSecondary(self._device, self.link)
+        except DeviceFailed as error:
+            self.leave_fork(str(error))
+
+    def _is_link_unflushed(self) -> bool:
+        """Return whether another process has forked writes to it since its last flush."""
+        return self.link is not None and self.is_in and self.spans.unflushed(self.link.look().next)
+
+    def look_at_link(self) -> None:
+        """Take what another process says of the secondary: it has left, or a call has returned."""
+        if self.link is None:
+            return
+        state = self.link.look()
+        if self.is_in and state.failure is not None:
+            self.leave_fork(state.failure)
+        if self.spans.is_hung and (self.link.is_gone or not state.busy):
+            self.spans.note_returned()
+            self._on_spans(self)
 
     def _returned_late(self, call: Call) -> None:
         """Take a call that returns after the secondary left. Its writes are named once more."""
@@ -218,9 +274,15 @@ class ForkedSecondary:
         retry_s = self._context.settings.host_fork_retry_s
         self._retry_at_s = self._context.clock.monotonic_s() + retry_s
         self._miss_all(failed)
+        self.work.notify()
 
     def _miss_all(self, failed: ForkedWrites | None = None) -> None:
         """Count the writes with an unknown outcome as missed. Nobody waits for a flush any more."""
+        if self.link is not None:
+            self.link.leave()
+            state = self.link.look()
+            self.spans.leave(state.left, range(0) if self.link.is_gone else state.busy)
+            self._on_spans(self)
         self.missed.stop_holding_back()
         self._flushes_done = self._flushes_requested
         call = self._current
@@ -264,8 +326,11 @@ class ForkedSecondary:
         """Take a new description of the volume. What its site reports of an old one is void."""
         self._volume = volume
 
-    def advance(self, now_s: float, report: SiteProgress | None) -> None:
-        """Take the next step that its state allows. report: the last one of its site."""
+    def advance(self, now_s: float, report: SiteProgress | None, ends: int | None = None) -> None:
+        """Take the next step that its state allows. report: the last one of its site.
+
+        ends: with another process that forks, see SecondaryLink.join().
+        """
         match self.state:
             case ForkState.OUT if now_s >= self._retry_at_s and self._device is None:
                 self._change_state(ForkEvent.RETRIED, self.reason)
@@ -277,7 +342,7 @@ class ForkedSecondary:
                 self._volume.generation,
                 report,
                 secondary_id=self._secondary_id,
-            ):
+            ) and self._join_link(report, ends):
                 self._joined = report
                 self.missed.join()
                 self._change_state(ForkEvent.SITE_KNOWS)
@@ -289,6 +354,20 @@ class ForkedSecondary:
                 ):
                     self.leave_fork("its site has begun to copy it from nothing")
                 self._joined = report
+
+    def _join_link(self, report: SiteProgress | None, ends: int | None) -> bool:
+        """Let another process send its writes to the secondary, too. Return whether it does.
+
+        Only while the site knows of the held-back block may the secondary miss writes that nobody
+        has collected yet.
+        """
+        if self.link is None:
+            return True
+        held_back = report is not None and knows_held_back(self.missed, report)
+        if not self.link.join(None if held_back else ends):
+            return False
+        self.spans.join(self.link.look().joined)
+        return True
 
     def close(self) -> None:
         """End its calls, except for the one that closes the device. A second call does nothing."""

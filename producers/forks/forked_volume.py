@@ -20,13 +20,16 @@ If the mode makes no writer wait (`async`), a write inside one hot region takes 
 (batches/lock_free_writes.py, F1 to F3). Those that have ended are collected before anything else is
 done with the lock that needs their order, or changes a state (step 4). They then have one fate.
 
+With an attached writer (nbdkit's filter), another process does steps 1 and 3 to 5 (fork_links.py).
+The host collects its writes with their numbers, and does steps 6 and 7 (linked_writes.py).
+
 fork_states.py has the states of a secondary and their rules, missed_writes.py the rule by which it
 joins again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from threading import Condition
 from typing import Final
 
@@ -39,7 +42,9 @@ from mirrorlog.ports.devices import Data
 from mirrorlog.producers.batches.batch import Batch, ClosedBatch, InFlightTuple, InFlightWrite
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites
-from mirrorlog.producers.forks.fork_plans import ForkPlan
+from mirrorlog.producers.forks.fork_links import SecondaryLink
+from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
+from mirrorlog.producers.forks.fork_spans import WriteFate, WriteNumbers
 from mirrorlog.producers.forks.forked_secondary import (
     ForkContext,
     ForkedSecondary,
@@ -51,6 +56,7 @@ from mirrorlog.producers.forks.forked_write import (
     is_queue_full,
     outcomes_of,
 )
+from mirrorlog.producers.forks.linked_writes import KnownWrites, LinkedWrites
 from mirrorlog.producers.forks.missed_writes import report_of
 
 _WAIT_S: Final = 0.05
@@ -104,6 +110,11 @@ class ForkedVolume:
         self._is_batch_due = False
         self._polled_s = float("-inf")
         self._poll_reports = RetryReports()
+        self._linked: LinkedWrites | None = None
+        self._link: SecondaryLink | None = None
+        self._collect_linked: Callable[[], None] = lambda: None
+        self._on_known: Callable[[KnownWrites], None] = lambda _: None
+        self._linked_extents = 0
         for secondary in self.secondaries:
             context.ports.workers.serve(secondary)
 
@@ -177,7 +188,7 @@ class ForkedVolume:
                 secondary.missed.add(writes[-1])
         self._outcome_changed(forked)
         if forked.open:
-            self._request_flush_when_full(len(writes))
+            self._request_flush_when_full(len(writes), self._context.settings.host_batch_extents)
         return forked
 
     def _make_room(self, secondary: ForkedSecondary, size_bytes: int) -> None:
@@ -191,6 +202,79 @@ class ForkedVolume:
             limit_bytes=limit_bytes,
         ):
             secondary.leave_fork(f"more than {limit_bytes} bytes, or too many writes, wait for it")
+
+    @property
+    def mode(self) -> ForkMode:
+        """The mode of the fork."""
+        return self._mode
+
+    def attach_writer(
+        self,
+        links: Mapping[str, SecondaryLink],
+        collect: Callable[[], None],
+        on_known: Callable[[KnownWrites], None],
+        *,
+        batch_extents: int,
+    ) -> None:
+        """Let another process fork the writes from now on. Nothing may have been written yet.
+
+        links: one for each secondary, by site. collect: calls add_linked() with all writes that
+        have ended. on_known: takes writes whose outcomes are known. batch_extents: a flush is
+        requested when so many writes aren't flushed.
+        """
+        for secondary in self.secondaries:
+            secondary.attach_writer(links[secondary.site], self._spans_changed)
+        self._link = next(iter(links.values()), None)
+        self._collect_linked, self._on_known, self._linked_extents = (
+            collect,
+            on_known,
+            batch_extents,
+        )
+        self._linked = LinkedWrites(
+            {secondary.site: secondary.spans for secondary in self.secondaries}, self._take_known
+        )
+
+    @property
+    def is_linked(self) -> bool:
+        """Return whether another process forks the writes."""
+        return self._linked is not None
+
+    def add_linked(
+        self, writes: list[InFlightWrite], numbers: WriteNumbers, regions: Collection[HotRegion]
+    ) -> None:
+        """Add writes of the other process that have ended on the primary.
+
+        They are in flight until on_known() takes them. regions: those that they lie in, or more.
+        """
+        assert self._linked is not None
+        fates = self._linked.add(writes, numbers, regions)
+        for secondary in self.secondaries:
+            of_site = fates[secondary.site]
+            is_missed = (of_site == WriteFate.MISSED) | (of_site == WriteFate.HUNG)
+            if is_missed.any():
+                secondary.missed.add(writes[int(is_missed.nonzero()[0][-1])])
+        opened = max(int((of_site == WriteFate.OPEN).sum()) for of_site in fates.values())
+        self._linked.resolve()
+        if opened:
+            self._request_flush_when_full(opened, self._linked_extents)
+
+    def _spans_changed(self, secondary: ForkedSecondary) -> None:
+        """Take what became known of linked writes: some are flushed, missed, or hang no more."""
+        assert self._linked is not None
+        write = self._linked.missed_at(secondary.site, since=secondary.spans.flushed)
+        if write is not None and not secondary.is_in:
+            secondary.missed.add(write)
+        self._linked.resolve()
+        self.changed.notify_all()
+
+    def _take_known(self, known: KnownWrites) -> None:
+        self._is_batch_due = self._is_batch_due or any(known.outcomes)
+        self._on_known(known)
+
+    def _look_at_links(self) -> None:
+        """Take what the other process says of the secondaries."""
+        for secondary in self.secondaries:
+            secondary.look_at_link()
 
     @property
     def is_waited_for(self) -> bool:
@@ -229,16 +313,28 @@ class ForkedVolume:
         now_s = self._context.clock.monotonic_s()
         for secondary in self.secondaries:
             secondary.expire(now_s)
+        self._look_at_links()
 
     def settle(self) -> None:
         """Wait until each write that ended before has known outcomes; hung calls are left out."""
+        self._collect_linked()
         writes = list(self._writes.values())
+        below = 0 if self._link is None else self._link.look().next
         self.request_flush()
         while any(write.open for write in writes):
+            self.wait()
+        while self._linked is not None and self._linked.has_open(below):
             self.wait()
 
     def are_hung(self, writes: Collection[InFlightTuple]) -> bool:
         """Return True if only hung calls keep these writes in flight."""
+        if self._linked is not None:
+            known = self._linked.outcomes()
+            outcomes = [known.get(id(write)) for write in writes]
+            return all(
+                of_sites is not None and ForkOutcome.OPEN not in of_sites.values()
+                for of_sites in outcomes
+            )
         forked_writes = [self._writes.get(id(write)) for write in writes]
         return all(forked is not None and not forked.open for forked in forked_writes)
 
@@ -255,7 +351,11 @@ class ForkedVolume:
         at_us: the time of the held-back blocks.
         """
         sites_in = [secondary.site for secondary in self.secondaries if secondary.is_in]
-        outcomes = [outcomes_of(write, self._writes, sites_in) for write in in_flight]
+        if self._linked is None:
+            outcomes = [outcomes_of(write, self._writes, sites_in) for write in in_flight]
+        else:
+            known, on_primary = self._linked.outcomes(), dict.fromkeys(sites_in, ForkOutcome.OPEN)
+            outcomes = [known.get(id(write), on_primary) for write in in_flight]
         holding = [
             (secondary.site, secondary.missed.held_back)
             for secondary in self.secondaries
@@ -304,10 +404,13 @@ class ForkedVolume:
         command's number.
         """
         reports = self._context.ports.reports.of(self._volume.volume)
+        ends = None if self._link is None else self._link.ends()
+        self._collect_linked()
         for secondary in self.secondaries:
             secondary.missed.acknowledged(position, is_acknowledged)
             secondary.expire(now_s)
-            secondary.advance(now_s, report_of(secondary.site, reports))
+            secondary.advance(now_s, report_of(secondary.site, reports), ends)
+        self._look_at_links()
         linger_s = self._context.settings.host_linger_s
         if self._unflushed_since_s is not None and now_s - self._unflushed_since_s >= linger_s:
             self.request_flush()
@@ -322,12 +425,12 @@ class ForkedVolume:
         for secondary in self.secondaries:
             secondary.close()
 
-    def _request_flush_when_full(self, count: int) -> None:
+    def _request_flush_when_full(self, count: int, batch_extents: int) -> None:
         """Count more unflushed writes. Request a flush once they fill a batch."""
         self._unflushed_writes += count
         if self._unflushed_since_s is None:
             self._unflushed_since_s = self._context.clock.monotonic_s()
-        if self._unflushed_writes >= self._context.settings.host_batch_extents:
+        if self._unflushed_writes >= batch_extents:
             self.request_flush()
 
     def _outcome_changed(self, forked: ForkedWrites) -> None:

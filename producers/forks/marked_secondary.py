@@ -57,6 +57,10 @@ class MarkedSecondary:
         """The size when it was opened."""
         return self._device.size_bytes
 
+    def fileno(self) -> int:
+        """Return the descriptor, which has the locks."""
+        return self._device.fileno()
+
     def pwrite(self, offset: int, data: Data) -> None:
         """Write all of `data`."""
         self._device.pwrite(offset, data)

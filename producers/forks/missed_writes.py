@@ -134,12 +134,18 @@ def may_join(
         and watermark >= missed.known_position
     ):
         return True
+    return knows_held_back(missed, report)
+
+
+def knows_held_back(missed: MissedWrites, report: SiteProgress) -> bool:
+    """Return True if the site knows of the held-back block, and claims no position."""
     if (
         missed.held_back_position is None
-        or watermark < missed.held_back_position
+        or (report.watermark or 0) < missed.held_back_position
         or report.consistent_position is not None
     ):
         return False
+    applied = report.applied_position or 0
     return report.state is SiteState.SYNCING or applied >= missed.held_back_position
 
 

@@ -14,15 +14,18 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Final, Protocol, TypeAlias
 
+from mirrorlog.adapters.addresses import parse_file_address
 from mirrorlog.domain.snapshots import HoldExport, LiveExport, describe
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.devices import BlockDevice
+from mirrorlog.producers.forks.forked_volume import ForkedVolume
 from mirrorlog.producers.nbd.grant_server import GrantServer
 from mirrorlog.producers.nbd.native import NativeLibraries
 from mirrorlog.producers.nbd.nbdkit_process import INSTALL_HINT, nbdkit_path
 from mirrorlog.producers.nbd.region_grants import RegionGrants
 from mirrorlog.producers.nbd.relay import Relay
 from mirrorlog.producers.nbd.ring import SLOTS, Ring, RingGeometry
+from mirrorlog.producers.nbd.ring_forks import MOST_FORKS, RingForks
 from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 from mirrorlog.settings import Settings
 
@@ -175,12 +178,26 @@ class FilterExport:
         self._filter: Final = native.filter
         self._primary: Final = primary.absolute()
         self._lock_fd: Final = lock_fd
+        if opened.forks is not None:
+            check_forks(opened.forks)
         self._ring: Final = Ring(native.ring, geometry)
         host_end, self._nbdkit_end = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._grants: Final = RegionGrants(tracker, opened, self._ring, settings.hot_regions)
+        self._forks: Final = (
+            None
+            if opened.forks is None
+            else RingForks(self._ring, host_end, opened.forks, settings.host_fork_queue_bytes)
+        )
+        self._grants: Final = RegionGrants(
+            tracker,
+            opened,
+            self._ring,
+            settings.hot_regions,
+            None if self._forks is None else self._forks.links,
+        )
         writers = tracker.attached_writers
         of_session = {"volume": opened.name, "session": writers.session}
-        self._about: Final = describe(LiveExport(**of_session))
+        # A site takes snapshots of an export that is described so. A forked volume has none.
+        self._about: Final = "" if opened.forks else describe(LiveExport(**of_session))
         self._about_hold: Final = describe(HoldExport(**of_session))
         self._kept: Final = TemporaryFile(dir=folder, prefix="snapshots-")  # noqa: SIM115
         self._kept_limits: Final = (
@@ -191,6 +208,7 @@ class FilterExport:
             self._grants,
             partial(writers.collect, opened),
             partial(writers.close_batch, opened),
+            partial(tracker.flush_forks, opened),
             host_end,
             report,
         )
@@ -229,10 +247,25 @@ class FilterExport:
 
     def close(self) -> None:
         self._nbdkit_end.close()
+        if self._forks is not None:
+            self._forks.note_gone()
         self._server.close()
         self._grants.close()
         self._ring.close()
         self._kept.close()
+
+
+def check_forks(forks: ForkedVolume) -> None:
+    """Raise BadUse if the native filter can't send writes to these secondaries."""
+    if len(forks.secondaries) > MOST_FORKS:
+        raise BadUse(f"the native filter forks to {MOST_FORKS} secondaries at most")
+    for secondary in forks.secondaries:
+        if parse_file_address(secondary.address).direct:
+            raise BadUse(
+                "the native filter can't fork past the page cache",
+                where=secondary.address,
+                next="Leave ?direct=1 out to be faster.",
+            )
 
 
 def require_python_plugin() -> None:

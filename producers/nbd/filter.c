@@ -22,6 +22,7 @@
 #define NBDKIT_API_VERSION 2
 #include <nbdkit-filter.h>
 
+#include "forked_writes.h"
 #include "host_link.h"
 #include "ring.h"
 #include "snapshot_exports.h"
@@ -30,6 +31,9 @@ static int ring_fd = -1, control_fd = -1, kept_fd = -1;
 static int64_t kept_memory, kept_file;
 static const char *about = "", *about_hold = "";
 static struct ml_ring *ring;
+static _Atomic uint64_t flushes;  /* How many flushes of secondaries the host was asked for. */
+
+#define DRAIN_MS 3000  /* How long secondaries get for what is queued when nbdkit ends. */
 
 /* Its address is the handle of each connection that reads and writes the primary itself.
  * (NBDKIT_HANDLE_NOT_NEEDED is another address in each thread.)
@@ -117,17 +121,27 @@ static int
 tracked_after_fork (nbdkit_backend *backend)
 {
   struct ml_store *store = ml_store_new (ring->size_bytes, kept_memory, kept_fd, kept_file);
-  int code = ml_link_start (control_fd);
+  int code = ml_forked_start (ring);
 
   (void) backend;
+  if (code == 0)
+    code = ml_link_start (control_fd);
   /* nbdkit asks for SIGTERM when its parent dies, and then waits for its clients to leave. */
   prctl (PR_SET_PDEATHSIG, SIGKILL);
   ml_snapshots_start (ring, store);
   if (code) {
-    nbdkit_error ("starting the thread that receives the host's answers: %s", strerror (code));
+    nbdkit_error ("starting the filter's threads: %s", strerror (code));
     return -1;
   }
   return 0;
+}
+
+/* All clients have left: let the secondaries have what was acknowledged. */
+static void
+tracked_cleanup (nbdkit_backend *backend)
+{
+  (void) backend;
+  ml_forked_drain (DRAIN_MS);
 }
 
 static void *
@@ -144,6 +158,10 @@ tracked_open (nbdkit_next_open *next, nbdkit_context *context, int readonly,
     return NULL;
   if (!token)
     return &live;
+  if (ring->forks.count) {
+    nbdkit_error ("there are no snapshots of a volume with forked writes");
+    return NULL;
+  }
   reader = malloc (sizeof *reader);
   if (reader) {
     reader->is_hold = hold != NULL;
@@ -331,15 +349,31 @@ static int
 tracked_flush (nbdkit_next *next, void *handle, uint32_t flags, int *err)
 {
   struct reader *reader = reader_of (handle);
-  int failed;
+  struct ml_waiter self = { 0 };
+  int failed, asked = 0;
 
   if (reader) {
     *err = reader->is_hold ? ml_snapshot_release (reader->snapshot) : 0;
     return *err ? -1 : 0;
   }
+  if (ml_forked_flushes ()) {
+    self.position = ML_FLUSH_POSITION | atomic_fetch_add (&flushes, 1);
+    ml_waiter_add (&self);
+    asked = ml_send (ML_FLUSH_FORKS, self.position, 0, 0) == 0;
+    if (!asked)
+      ml_waiter_remove (&self);
+  }
   failed = next->flush (next, flags, err);
   if (failed)
     atomic_store (&ring->failed, EIO);  /* Writes may be lost: let no further one begin. */
+  /* Nothing that happens to a secondary fails the writer, but without its host nothing is known. */
+  if (ml_forked_flushes ()) {
+    int code = asked ? ml_waiter_wait (&self, 0) : EIO;
+    if (code && !failed) {
+      *err = code;
+      failed = -1;
+    }
+  }
   return failed;
 }
 
@@ -405,11 +439,20 @@ tracked_pwrite (nbdkit_next *next, void *handle, const void *buf, uint32_t count
   int failed = 0;
 
   for (uint32_t length; !failed && offset < end; offset += length, data += length) {
+    struct ml_range range = { offset, 0, NULL };
+    uint64_t number;
     length = piece_length (offset, end);
-    if ((*err = begin (next, ML_WRITE, offset, length, &position)))
+    range.end = offset + length;
+    ml_range_enter (&range);
+    *err = begin (next, ML_WRITE, offset, length, &position);
+    if (*err) {
+      ml_range_leave (&range);
       return -1;
+    }
     failed = next->pwrite (next, data, length, offset, flags & ~NBDKIT_FLAG_FUA, err);  /* W4 */
-    ml_end (ring, position, ML_ENDED, ML_WRITE);
+    number = ml_forked_end (position, ML_WRITE, failed, offset, length, data);
+    ml_range_leave (&range);
+    ml_forked_wait (number);
   }
   return failed || !(flags & NBDKIT_FLAG_FUA) ? failed : tracked_flush (next, handle, 0, err);
 }
@@ -423,11 +466,20 @@ zero_pieces (nbdkit_next *next, uint32_t kind, uint32_t count, uint64_t offset, 
   int failed = 0;
 
   for (uint32_t length; !failed && offset < end; offset += length) {
+    struct ml_range range = { offset, 0, NULL };
+    uint64_t number;
     length = piece_length (offset, end);
-    if ((*err = begin (next, kind, offset, length, &position)))
+    range.end = offset + length;
+    ml_range_enter (&range);
+    *err = begin (next, kind, offset, length, &position);
+    if (*err) {
+      ml_range_leave (&range);
       return -1;
+    }
     failed = next->zero (next, length, offset, flags & ~NBDKIT_FLAG_FUA, err);  /* W4 */
-    ml_end (ring, position, ML_ENDED, failed ? ML_WRITE : kind);
+    number = ml_forked_end (position, failed ? ML_WRITE : kind, failed, offset, length, NULL);
+    ml_range_leave (&range);
+    ml_forked_wait (number);
   }
   return failed || !(flags & NBDKIT_FLAG_FUA) ? failed : tracked_flush (next, NULL, 0, err);
 }
@@ -461,6 +513,7 @@ static struct nbdkit_filter filter = {
   .config_complete = tracked_config_complete,
   .config_help = "ring=FD control=FD …   `mirrorlog host serve` sets all parameters",
   .after_fork = tracked_after_fork,
+  .cleanup = tracked_cleanup,
   .open = tracked_open,
   .close = tracked_close,
   .export_description = tracked_export_description,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import queue
 import socket
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.snapshots import SnapshotExport, describe
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.nbd.region_grants import RegionGrants
-from mirrorlog.producers.nbd.ring import CLOSE_BATCH, GRANT_REQUEST, MESSAGE
+from mirrorlog.producers.nbd.ring import CLOSE_BATCH, FLUSH_FORKS, GRANT_REQUEST, MESSAGE
 
 _Message = tuple[int, int, int, int]
 """The fields of MESSAGE: kind, position, offset, length."""
@@ -33,6 +34,7 @@ class GrantServer:
         grants: RegionGrants,
         collect: Callable[[], None],
         close_batch: CloseBatch,
+        flush_forks: Callable[[], None],
         control: socket.socket,
         report: Callable[[str], None],
     ) -> None:
@@ -40,24 +42,31 @@ class GrantServer:
 
         collect: sends a batch if enough writes have ended; it is called after each message.
         close_batch: see CloseBatch; it raises MirrorlogError.
+        flush_forks: flushes the secondaries that the fork mode waits for.
         control: the host's end of the socket, which the server closes.
         report: takes the text of an error that makes a write fail.
         """
         self._grants: Final = grants
         self._collect: Final = collect
         self._close_batch: Final = close_batch
+        self._flush_forks: Final = flush_forks
+        self._flushes: Final[queue.SimpleQueue[int | None]] = queue.SimpleQueue()
         self._control: Final = control
         self._report: Final = report
         self._failures: Final = RetryReports()
         self.error: BaseException | None = None
         self._thread: Final = Thread(target=self._run, name="nbd grants", daemon=True)
         self._thread.start()
+        self._flusher: Final = Thread(target=self._flush, name="nbd fork flushes", daemon=True)
+        self._flusher.start()
 
     def close(self) -> None:
         """End the thread, and wait until it has ended."""
         with suppress(OSError):
             self._control.shutdown(socket.SHUT_RDWR)
         self._thread.join()
+        self._flushes.put(None)
+        self._flusher.join()
         self._control.close()
 
     def _run(self) -> None:
@@ -67,6 +76,8 @@ class GrantServer:
                 for what, position, _, _ in messages:
                     if what == CLOSE_BATCH:
                         self._begin_snapshot(position)
+                    elif what == FLUSH_FORKS:
+                        self._flushes.put(position)
                 self._collect()
         except BaseException as error:  # noqa: BLE001 - the host's own thread raises it
             self.error = error
@@ -86,6 +97,19 @@ class GrantServer:
                 messages.append(MESSAGE.unpack(packet))
                 flags = socket.MSG_DONTWAIT
         return messages
+
+    def _flush(self) -> None:
+        """Flush secondaries for nbdkit. Requests that wait at once share a flush."""
+        while (first := self._flushes.get()) is not None:
+            positions = [first]
+            while not self._flushes.empty():
+                if (position := self._flushes.get()) is None:
+                    return
+                positions.append(position)
+            self._flush_forks()
+            for position in positions:
+                with suppress(OSError):  # nbdkit has ended
+                    self._control.send(MESSAGE.pack(0, position, 0, 0))
 
     def _begin_snapshot(self, position: int) -> None:
         """Close the batch for a snapshot, and answer when it is on its way and when it is there."""

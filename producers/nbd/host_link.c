@@ -5,7 +5,9 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <time.h>
+#include <unistd.h>
 
+#include "forked_writes.h"
 #include "host_link.h"
 
 static int link_fd = -1;
@@ -28,6 +30,26 @@ deliver (struct ml_waiter *waiter, const struct ml_message *answer, const char *
   waiter->answered = 1;
 }
 
+/* Receive one packet of at most `size` bytes, and the descriptor that came with it, or -1. */
+static ssize_t
+receive (char *packet, size_t size, int *fd)
+{
+  union { struct cmsghdr head; char bytes[CMSG_SPACE (sizeof (int))]; } control;
+  struct iovec part = { packet, size };
+  struct msghdr message = {
+    .msg_iov = &part, .msg_iovlen = 1,
+    .msg_control = control.bytes, .msg_controllen = sizeof control.bytes,
+  };
+  ssize_t got = recvmsg (link_fd, &message, MSG_CMSG_CLOEXEC);
+  struct cmsghdr *head = got < 0 ? NULL : CMSG_FIRSTHDR (&message);
+
+  *fd = -1;
+  if (head && head->cmsg_level == SOL_SOCKET && head->cmsg_type == SCM_RIGHTS
+      && head->cmsg_len == CMSG_LEN (sizeof (int)))
+    memcpy (fd, CMSG_DATA (head), sizeof *fd);
+  return got;
+}
+
 /* Receive the host's answers until the host closes its end of the socket or dies. Then fail those
  * that wait.
  */
@@ -37,21 +59,29 @@ receive_answers (void *unused)
   char packet[sizeof (struct ml_message) + ML_TEXT_BYTES];
   struct ml_message answer;
   ssize_t got;
+  int fd;
 
   (void) unused;
   for (;;) {
-    got = recv (link_fd, packet, sizeof packet, 0);
+    got = receive (packet, sizeof packet, &fd);
     if (got < 0 && errno == EINTR)
       continue;
+    if (got >= (ssize_t) sizeof answer) {
+      memcpy (&answer, packet, sizeof answer);
+      if (answer.position < ML_FLUSH_POSITION && answer.position & ML_FILE_POSITION) {
+        ml_forked_file (answer.position & ~ML_FILE_POSITION, answer.offset, fd);
+        continue;
+      }
+    }
+    if (fd >= 0)
+      close (fd);  /* No other message has one. */
     pthread_mutex_lock (&lock);
     if (got < (ssize_t) sizeof answer)
       atomic_store (&host_gone, 1);
-    else {
-      memcpy (&answer, packet, sizeof answer);
+    else
       for (struct ml_waiter *waiter = waiters; waiter; waiter = waiter->next)
         if (waiter->position == answer.position)
           deliver (waiter, &answer, packet + sizeof answer, got - sizeof answer);
-    }
     pthread_cond_broadcast (&answered);
     pthread_mutex_unlock (&lock);
     if (got < (ssize_t) sizeof answer)

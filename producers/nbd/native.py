@@ -21,6 +21,7 @@ from mirrorlog.errors import BadUse
 from mirrorlog.producers.nbd.nbdkit_process import INSTALL_HINT, nbdkit_path
 
 SOURCES: Final = (
+    "fork_state.h",
     "ring.h",
     "ring.c",
     "snapshot_store.h",
@@ -30,11 +31,19 @@ SOURCES: Final = (
     "snapshot_exports.c",
     "host_link.h",
     "host_link.c",
+    "forked_writes.h",
+    "forked_writes.c",
     "filter.c",
 )
 _PARTS: Final = {
     "ring": ("ring.c",),
-    "filter": ("filter.c", "host_link.c", "snapshot_exports.c", "snapshot_store.c"),
+    "filter": (
+        "filter.c",
+        "forked_writes.c",
+        "host_link.c",
+        "snapshot_exports.c",
+        "snapshot_store.c",
+    ),
     "snapshot_store": ("snapshot_store.c",),
 }
 """By library, the files that are compiled."""

@@ -16,6 +16,7 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.batch import InFlightWrite
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
+from mirrorlog.producers.forks.fork_links import SecondaryLink
 from mirrorlog.producers.nbd.ring import Ring, RingExtents, regions_touched
 from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.write_tracker import WriteTracker
@@ -47,8 +48,18 @@ class RegionGrants:
     its writes have ended.
     """
 
-    def __init__(self, tracker: WriteTracker, opened: OpenVolume, ring: Ring, limit: int) -> None:
-        """Attach nbdkit's writes to the tracker, which then calls collect_writes()."""
+    def __init__(
+        self,
+        tracker: WriteTracker,
+        opened: OpenVolume,
+        ring: Ring,
+        limit: int,
+        links: Mapping[str, SecondaryLink] | None = None,
+    ) -> None:
+        """Attach nbdkit's writes to the tracker, which then calls collect_writes().
+
+        links: by site, how nbdkit forks the writes; needed if the volume is forked.
+        """
         self._tracker: Final = tracker
         self._writers: Final = tracker.attached_writers
         self._opened: Final = opened
@@ -57,7 +68,7 @@ class RegionGrants:
         self._granted: Final[OrderedDict[int, HotRegion]] = OrderedDict()
         self._revoked: Final[deque[_RevokedRegions]] = deque()
         self._in_flight: dict[int, InFlightWrite] = {}
-        self._writers.attach_writer(opened, self.collect_writes)
+        self._writers.attach_writer(opened, self.collect_writes, links)
 
     def grant(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Grant the regions of these ranges, which are (offset, length) in bytes (G1 and G2).
@@ -91,11 +102,12 @@ class RegionGrants:
         ended, in_flight = self._ring.collect(orphaned=orphaned)
         if len(ended):
             regions = self._regions_of(ended)
-            self._writers.add_ended(self._opened, _in_flight_writes(ended, tuple(regions)), regions)
+            writes = _in_flight_writes(ended, tuple(regions))
+            self._writers.add_ended(self._opened, writes, regions, ended["forked"])
         regions = self._regions_of(in_flight)
-        writes = {id(write): write for write in _in_flight_writes(in_flight, tuple(regions))}
-        self._writers.replace_in_flight(self._opened, self._in_flight, writes)
-        self._in_flight = writes
+        begun = {id(write): write for write in _in_flight_writes(in_flight, tuple(regions))}
+        self._writers.replace_in_flight(self._opened, self._in_flight, begun)
+        self._in_flight = begun
         self._release_regions()
 
     def close(self) -> None:

@@ -1,4 +1,7 @@
-/* The functions that ring.py calls: the host's side of ring.h, and the writer's side for tests. */
+/* The functions that ring.py and ring_forks.py call: the host's side of ring.h and fork_state.h,
+ * and the writer's side of ring.h for tests.
+ */
+#define _GNU_SOURCE
 #include "ring.h"
 
 /* The writer's side. See ring.h. */
@@ -71,7 +74,7 @@ ml_ring_has_writes (struct ml_ring *ring)
 static struct ml_extent
 extent_of (const struct ml_slot *slot, uint64_t kind)
 {
-  return (struct ml_extent){ slot->offset, slot->length, slot->at_us, kind };
+  return (struct ml_extent){ slot->offset, slot->length, slot->at_us, kind, slot->forked };
 }
 
 /* B1. Take the ended slots into `ended` and copy the slots in flight into `in_flight`. Both arrays
@@ -108,4 +111,100 @@ ml_ring_collect (struct ml_ring *ring, int orphaned, struct ml_extent *ended, ui
     }
   }
   atomic_store_explicit (&ring->tail, tail, memory_order_release);
+}
+
+/* Return the size of the segment's header: where the slots begin. */
+uint64_t
+ml_ring_header_bytes (void)
+{
+  return sizeof (struct ml_ring);
+}
+
+/* Prepare the forks of a new ring, before nbdkit starts. The arguments are fields of ml_forks.
+ * Return 0 or an errno.
+ */
+int
+ml_ring_fork (struct ml_ring *ring, uint64_t count, uint64_t waits_for, uint64_t waits_for_all,
+              uint64_t limit_bytes, uint64_t most_writes)
+{
+  struct ml_forks *forks = &ring->forks;
+  pthread_mutexattr_t attributes;
+  int code;
+
+  if (count > ML_MOST_FORKS)
+    return EINVAL;
+  pthread_mutexattr_init (&attributes);
+  pthread_mutexattr_setpshared (&attributes, PTHREAD_PROCESS_SHARED);
+  pthread_mutexattr_setrobust (&attributes, PTHREAD_MUTEX_ROBUST);
+  code = pthread_mutex_init (&forks->lock, &attributes);
+  pthread_mutexattr_destroy (&attributes);
+  forks->waits_for = waits_for;
+  forks->waits_for_all = waits_for_all;
+  forks->limit_bytes = limit_bytes;
+  forks->most_writes = most_writes;
+  forks->next = 1;
+  forks->count = count;
+  return code;
+}
+
+/* Return how many writes have ended (F2). A collect after it takes all of these. */
+uint64_t
+ml_forks_ends (struct ml_ring *ring)
+{
+  uint64_t ends;
+
+  ml_forks_lock (&ring->forks);
+  ends = ring->forks.ends;
+  ml_forks_unlock (&ring->forks);
+  return ends;
+}
+
+/* Copy the state of a secondary, and set *next. */
+void
+ml_forks_look (struct ml_ring *ring, uint64_t index, struct ml_fork *copy, uint64_t *next)
+{
+  ml_forks_lock (&ring->forks);
+  *copy = ring->forks.fork[index];
+  *next = ring->forks.next;
+  ml_forks_unlock (&ring->forks);
+}
+
+/* Let a secondary into the fork. ends: no more writes than these may have ended; UINT64_MAX for any
+ * number. Return 1, or 0 if it can't join now: more have ended, or it has no file, or is busy.
+ */
+int
+ml_forks_join (struct ml_ring *ring, uint64_t index, uint64_t ends)
+{
+  struct ml_forks *forks = &ring->forks;
+  struct ml_fork *fork = &forks->fork[index];
+  int may;
+
+  ml_forks_lock (forks);
+  may = fork->file && fork->is_idle && !atomic_load (&fork->is_in)
+        && (ends == UINT64_MAX || ends == forks->ends);
+  if (may) {
+    fork->error = 0;
+    fork->joined = fork->reached = fork->flushed = forks->next;
+    atomic_store (&fork->is_in, 1);
+  }
+  ml_forks_unlock (forks);
+  return may;
+}
+
+/* Put a secondary out of the fork, if it is in. */
+void
+ml_forks_leave (struct ml_ring *ring, uint64_t index)
+{
+  ml_forks_lock (&ring->forks);
+  ml_fork_leave (&ring->forks, &ring->forks.fork[index], 0);
+  ml_forks_unlock (&ring->forks);
+}
+
+/* Note that a secondary has all its writes below `number` durably. */
+void
+ml_forks_flushed (struct ml_ring *ring, uint64_t index, uint64_t number)
+{
+  ml_forks_lock (&ring->forks);
+  ring->forks.fork[index].flushed = number;
+  ml_forks_unlock (&ring->forks);
 }

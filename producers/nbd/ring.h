@@ -63,7 +63,9 @@
 #include <stdatomic.h>
 #include <stdint.h>
 
-#define ML_MAGIC UINT64_C(0x31474e49524c4d)  /* "MLRING1" */
+#include "fork_state.h"
+
+#define ML_MAGIC UINT64_C(0x32474e49524c4d)  /* "MLRING2" */
 
 /* The values of mirrorlog.domain.extents.ExtentKind. */
 enum ml_kind { ML_WRITE = 0, ML_ZERO = 1, ML_DISCARD = 2 };
@@ -73,7 +75,8 @@ struct ml_slot {
   _Atomic uint32_t state;
   uint32_t kind;
   uint64_t offset, length, at_us;
-  uint64_t unused[4];  /* Pad the slot to one cache line. */
+  uint64_t forked;     /* Its number among the forked writes (fork_state.h); 0: it has none. */
+  uint64_t unused[3];  /* Pad the slot to one cache line. */
 };
 
 struct ml_ring {
@@ -81,12 +84,13 @@ struct ml_ring {
   _Alignas (64) _Atomic uint64_t head;    /* Writers have claimed all positions below. */
   _Alignas (64) _Atomic uint64_t tail;    /* The host has freed all positions below. */
   _Alignas (64) _Atomic uint32_t failed;  /* An errno if the volume has failed: no write begins. */
+  _Alignas (64) struct ml_forks forks;    /* `count` is 0 if the volume has no forks. */
   _Alignas (64) struct ml_slot slot[];    /* `slots` of them, a power of two. One byte for each
                                              region follows: 1 if the region is granted. */
 };
 
 struct ml_extent {
-  uint64_t offset, length, at_us, kind;
+  uint64_t offset, length, at_us, kind, forked;
 };
 
 /* A message from nbdkit to the host, or the host's answer, over a SOCK_SEQPACKET socket.
@@ -96,10 +100,19 @@ struct ml_extent {
  * (snapshot_exports.c). Its position isn't one of the ring: it is ML_SNAPSHOT_POSITION and twice a
  * number. It has an answer with that position when the batch is on its way, and one with the next
  * position when Kafka has it. The second one is followed by a text of less than ML_TEXT_BYTES.
+ * ML_FLUSH_FORKS asks the host to flush the secondaries that the mode waits for. Its position is
+ * ML_FLUSH_POSITION and a number; the answer, with that position, comes when they are flushed.
+ * The host sends one message by itself: at ML_FILE_POSITION and the index of a secondary, with a
+ * descriptor, `offset` is the number of the file that nbdkit shall write to. Without a descriptor,
+ * nbdkit closes the file that it has.
  */
 #define ML_SNAPSHOT_POSITION (UINT64_C (1) << 63)
+#define ML_FLUSH_POSITION (UINT64_C (1) << 62)
+#define ML_FILE_POSITION (UINT64_C (1) << 61)
 #define ML_TEXT_BYTES 1024
-enum ml_message_kind { ML_NOTIFY = 0, ML_REQUEST_GRANT = 1, ML_CLOSE_BATCH = 2 };
+enum ml_message_kind {
+  ML_NOTIFY = 0, ML_REQUEST_GRANT = 1, ML_CLOSE_BATCH = 2, ML_FLUSH_FORKS = 3
+};
 struct ml_message {
   uint32_t what;   /* An ml_message_kind; in an answer, 0 or an errno. */
   uint32_t unused;
@@ -141,6 +154,7 @@ ml_begin (struct ml_ring *ring, uint32_t kind, uint64_t offset, uint64_t length,
   slot->offset = offset;
   slot->length = length;
   slot->at_us = at_us;
+  slot->forked = 0;
   atomic_store_explicit (&slot->state, ML_IN_FLIGHT, memory_order_release);
   atomic_thread_fence (memory_order_seq_cst);
   *position = head;

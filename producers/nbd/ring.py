@@ -20,13 +20,14 @@ import numpy.typing as npt
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import BadUse
 
-MAGIC: Final = 0x31474E49524C4D
+MAGIC: Final = 0x32474E49524C4D
 """ML_MAGIC of ring.h."""
-HEADER_BYTES: Final = 256
 SLOT_BYTES: Final = 64
 SLOTS: Final = 16_384
 MOST_REGIONS: Final = 1 << 30
-EXTENT: Final = np.dtype([("offset", "<u8"), ("length", "<u8"), ("at_us", "<u8"), ("kind", "<u8")])
+EXTENT: Final = np.dtype(
+    [(name, "<u8") for name in ("offset", "length", "at_us", "kind", "forked")]
+)
 """struct ml_extent of ring.h."""
 MESSAGE: Final = struct.Struct("<I4xQQQ")
 """struct ml_message of ring.h: what, position, offset, length."""
@@ -34,6 +35,8 @@ GRANT_REQUEST: Final = 1
 """ML_REQUEST_GRANT of ring.h."""
 CLOSE_BATCH: Final = 2
 """ML_CLOSE_BATCH of ring.h."""
+FLUSH_FORKS: Final = 3
+"""ML_FLUSH_FORKS of ring.h."""
 
 RingExtents = npt.NDArray[Any]
 """A one-dimensional array of dtype EXTENT."""
@@ -87,8 +90,11 @@ class Ring:
         self.geometry: Final = geometry
         self._library: Final = ctypes.CDLL(str(library))
         self._library.ml_ring_revoke.restype = self._library.ml_ring_tail.restype = ctypes.c_uint64
+        self._library.ml_ring_header_bytes.restype = ctypes.c_uint64
+        self._library.ml_forks_ends.restype = ctypes.c_uint64
         self.fd: Final = os.memfd_create("mirrorlog-ring")
-        size = HEADER_BYTES + SLOT_BYTES * geometry.slots + geometry.region_count
+        header_bytes = int(self._library.ml_ring_header_bytes())
+        size = header_bytes + SLOT_BYTES * geometry.slots + geometry.region_count
         os.ftruncate(self.fd, size)
         self._memory: Final = mmap.mmap(self.fd, size)
         self._memory[:64] = struct.pack(
@@ -107,6 +113,11 @@ class Ring:
         self._ended: Final = np.zeros(geometry.slots, EXTENT)
         self._in_flight: Final = np.zeros(geometry.slots, EXTENT)
         self._counts: Final = (ctypes.c_uint64(), ctypes.c_uint64())
+
+    @property
+    def address_and_library(self) -> tuple[ctypes.c_void_p, ctypes.CDLL]:
+        """The segment, NULL once the ring is closed, and the library, for ring_forks.py."""
+        return self._at, self._library
 
     def grant(self, regions: Iterable[int]) -> None:
         """Let writes begin in these regions (G2). They must be durable in the activity log."""

@@ -7,11 +7,15 @@ in shared memory what it has written.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
 from mirrorlog.domain.snapshots import SnapshotExport
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.batches.batch import InFlightTuple, InFlightWrite
+from mirrorlog.producers.batches.batch import InFlightWrite
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
+from mirrorlog.producers.forks.fork_links import SecondaryLink
+from mirrorlog.producers.forks.fork_spans import WriteNumbers
+from mirrorlog.producers.forks.linked_writes import KnownWrites
 from mirrorlog.producers.writes.batch_sending import send_batch
 from mirrorlog.producers.writes.hot_region_admission import make_hot
 from mirrorlog.producers.writes.open_batch import add_ended
@@ -38,18 +42,35 @@ class AttachedWriters:
         """
         return self._state.outbox.accepts_writes
 
-    def attach_writer(self, opened: OpenVolume, collect: Callable[[], None]) -> None:
+    def attach_writer(
+        self,
+        opened: OpenVolume,
+        collect: Callable[[], None],
+        links: Mapping[str, SecondaryLink] | None = None,
+    ) -> None:
         """Account for the writes of another process to the primary from now on.
 
         collect: called with the lock held; it calls add_ended() and replace_in_flight().
-        Raise BadUse if the volume is forked: nobody would send those writes to its secondaries.
+        links: if the volume is forked, how the process forks, by site. Raise BadUse if there are
+        none: nobody would send those writes to its secondaries.
         """
-        if opened.forks is not None:
+        if opened.forks is not None and not links:
             raise BadUse(
                 "a forked volume is written to by its host alone", where=f"volume {opened.name}"
             )
         opened.attached_batch_extents = self._state.settings.host_nbd_batch_extents
+
+        def collect_now() -> None:
+            opened.collect_attached()
+
         with self._state.lock:
+            if opened.forks is not None and links:
+                opened.forks.attach_writer(
+                    links,
+                    collect_now,
+                    partial(self._end_forked, opened),
+                    batch_extents=opened.attached_batch_extents,
+                )
             opened.collect_attached = collect
             self._state.attached[opened.name] = opened
 
@@ -86,10 +107,33 @@ class AttachedWriters:
         return region.number != WHOLE_VOLUME and self._state.recent_uses.is_idle(region)
 
     def add_ended(
-        self, opened: OpenVolume, ended: Sequence[InFlightTuple], regions: Collection[HotRegion]
+        self,
+        opened: OpenVolume,
+        ended: list[InFlightWrite],
+        regions: Collection[HotRegion],
+        numbers: WriteNumbers,
     ) -> None:
-        """Add ended writes, which lie in these regions, to the open batch. With the lock held."""
-        add_ended(self._state, opened, ended, regions)
+        """Add ended writes, which lie in these regions, to the open batch. With the lock held.
+
+        numbers: of the writes, if the volume is forked. They are then in flight, and keep their
+        regions, until it is known what became of them at the secondaries.
+        """
+        if opened.forks is None:
+            add_ended(self._state, opened, ended, regions)
+            return
+        for region in regions:
+            region.in_flight += 1
+        opened.in_flight.update((id(write), write) for write in ended)
+        opened.forks.add_linked(ended, numbers, regions)
+
+    def _end_forked(self, opened: OpenVolume, known: KnownWrites) -> None:
+        """Move forked writes from `in_flight` to the open batch."""
+        for write in known.writes:
+            del opened.in_flight[id(write)]
+        add_ended(self._state, opened, known.writes, known.regions, outcomes=known.outcomes)
+        if known.is_last:
+            for region in known.regions:
+                region.in_flight -= 1
 
     def replace_in_flight(
         self,

@@ -5,7 +5,7 @@ Every function needs the tracker's lock.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
 
 from mirrorlog.producers.batches.batch import Batch, InFlightTuple, InFlightWrite, Outcomes
@@ -68,19 +68,18 @@ def add_ended(
     regions: Collection[HotRegion],
     *,
     since_s: float | None = None,
-    outcomes: Outcomes | None = None,
+    outcomes: Iterable[Outcomes] = (),
 ) -> None:
     """Add writes that have ended to the open batch. They aren't in `in_flight`.
 
     regions: those that the writes lie in. since_s: when the first of them ended; None for now.
-    outcomes: of each, if the volume is forked.
+    outcomes: one for each write, if the volume is forked.
     """
     start_s = state.clock.monotonic_s() if since_s is None else since_s
     state.timers.batch_since_s.setdefault(opened.name, start_s)
     opened.regions.finished += len(ended)
     opened.batch.writes.extend(ended)
-    if outcomes is not None:
-        opened.batch.outcomes.extend(repeat(outcomes, len(ended)))
+    opened.batch.outcomes.extend(outcomes)
     for region in regions:
         region.last_write = opened.regions.finished
         region.last_use = state.hot.next_use()
@@ -109,7 +108,9 @@ def end_forked_writes(
         region.in_flight -= 1
     for write in forked.writes:
         del opened.in_flight[id(write)]
-    add_ended(state, opened, forked.writes, forked.regions, outcomes=outcomes)
+    add_ended(
+        state, opened, forked.writes, forked.regions, outcomes=repeat(outcomes, len(forked.writes))
+    )
     if opened.closing:
         state.write_ended.notify_all()
 

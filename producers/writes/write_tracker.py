@@ -255,6 +255,12 @@ class WriteTracker:
         with self.lock:
             forks.wait_for_flushes(requested)
 
+    def flush_forks(self, opened: OpenVolume) -> None:
+        """Flush as many secondaries in the fork as the fork mode requires, and wait for them."""
+        if opened.forks is not None:
+            with self.lock:
+                opened.forks.wait_for_flushes(opened.forks.request_flush())
+
     def fail(self, opened: OpenVolume, error: DeviceFailed | BadInput) -> None:
         """Let no write of the volume begin any more. See TrackerState.fail()."""
         self._state.fail(opened, error)

@@ -9,6 +9,8 @@ Secondaries fail half-way through a write, hang and let a write take effect long
 come back, and lose power. Sites follow the rules of docs/decisions/forked-writes.md, one sector a
 step, while the host writes. Each call through a port counts as one step or more, and the run is
 repeated with a crash at each step in turn.
+
+In half of the runs another process forks the writes, as nbdkit's filter does (linked_forks.py).
 """
 
 from __future__ import annotations
@@ -23,13 +25,16 @@ from uuid import UUID
 import pytest
 from clocks import CountingClock, Crashed, Steps
 from forking import Reports, marked, report
+from linked_forks import FilterModel, ModelLink
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import CommandKind, ForkOutcome, TrackingCommand
+from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.domain.site_progress import SiteState
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.forks.fork_calls import Call, CallKind, ForkPorts, SecondaryCalls
+from mirrorlog.producers.forks.fork_links import LinkedSecondary
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
 from mirrorlog.producers.replay.contents import fill
 from mirrorlog.producers.session.host import Host
@@ -166,7 +171,8 @@ class Worker:
             return self.call is not None
         if world.clock.now_s < self.stuck_until_s:
             return False
-        if world.is_calm or world.random.random() > 0.03:
+        must_close = call.kind is CallKind.CLOSE and isinstance(call.device, LinkedSecondary)
+        if world.is_calm or must_close or world.random.random() > 0.03:
             failure = self.go_on(call)
         elif world.random.random() < 0.5:
             self.stuck_until_s = world.clock.now_s + world.random.randint(1, 30) / 10
@@ -205,9 +211,23 @@ class Worker:
                 return str(error)
             self.is_half = True
             return ""
+        if isinstance(call.device, LinkedSecondary) and not self.is_linked_ready(call.kind):
+            return ""
         failure = call.perform()
         world.steps("after a call")
         return failure
+
+    def is_linked_ready(self, kind: CallKind) -> bool:
+        """Return whether the call can be made without a wait for the process that forks."""
+        assert self.world.filter is not None
+        link = self.world.filter.links[self.site]
+        if link.is_gone:
+            return True
+        return (
+            link.is_idle
+            if kind is CallKind.CLOSE or not link.is_in
+            else (link.reached >= self.world.filter.next)
+        )
 
     def die(self) -> None:
         """Finish the running write or not, as a kernel may after the process has died."""
@@ -224,7 +244,7 @@ class Workers:
 
     def __init__(self, world: World) -> None:
         self.world = world
-        self.all: list[Worker] = []
+        self.all: list[Worker | ModelLink] = []
 
     def serve(self, calls: SecondaryCalls) -> None:
         self.all.append(Worker(self.world, calls, calls.site))  # type: ignore[attr-defined]
@@ -356,8 +376,10 @@ class Site:
 
 
 class World:
-    def __init__(self, seed: int, mode: str, *, calm: bool = False) -> None:
+    def __init__(self, seed: int, mode: str, *, calm: bool = False, linked: bool = False) -> None:
         self.random = Random(seed)
+        self.is_linked = linked
+        self.filter: FilterModel | None = None
         self.mode = ForkMode.parse(mode)
         self.is_calm = calm
         patient = {"host_fork_queue_bytes": 1 << 20, "host_fork_timeout_s": 1000.0}
@@ -420,10 +442,14 @@ class World:
             )
             self.volume = host.open_all([request])["v"]
             self.host = host
+            if self.is_linked:
+                self.start_filter(self.volume)
             while self.position < len(self.script):
                 self.position += 1
                 self.perform(*self.script[self.position - 1])
                 self.others()
+            if self.filter is not None:
+                self.filter.stop(self.tick)
             host.close()
         except Crashed:
             self.crash(publisher, mode)
@@ -432,8 +458,48 @@ class World:
             assert "hasn't returned" in str(error)
             self.steps.dead = True
             self.crash(publisher, "kill")
-        self.host = self.volume = None
+        self.host = self.volume = self.filter = None
         return self.steps.count
+
+    def start_filter(self, volume: TrackedVolume) -> None:
+        """Let another process write from now on, and fork its writes."""
+        self.filter = FilterModel(
+            volume,
+            self.mode,
+            random=self.random,
+            clock=self.clock,
+            limit_bytes=self.settings.host_fork_queue_bytes,
+            is_calm=self.is_calm,
+            write_at_once=self.write_at_once,
+            steps=lambda name: self.steps(name),  # noqa: PLW0108 - each session has its own
+            wait=self.tick,
+        )
+        self.workers.all.extend(self.filter.links.values())
+
+    def write_at_once(self, offset: int, data: bytes) -> None:
+        """Write to the primary, while nobody else does anything."""
+        self.primary.reopen().pwrite(offset, data)
+        self.ended(set(range(offset // SECTOR, (offset + len(data)) // SECTOR)))
+
+    def tick(self) -> None:
+        """Let the host's own thread tick, and the world go on."""
+        assert self.host is not None
+        self.clock.now_s += 0.05
+        self.host.tick(self.clock.now_s)
+        self.others()
+
+    def change(self, kind: ExtentKind, data: bytes | None, first: int, count: int) -> None:
+        """Write through the host, or through the process that forks."""
+        assert self.volume is not None
+        offset, length = first * SECTOR, count * SECTOR
+        if self.filter is not None:
+            self.filter.write(kind, offset=offset, length=length, data=data)
+        elif data is not None:
+            self.volume.pwrite(data, offset)
+        elif kind is ExtentKind.ZERO:
+            self.volume.zero(length, offset)
+        else:
+            self.volume.trim(length, offset)
 
     def perform(self, what: str, first: int, count: int) -> None:
         assert self.volume is not None and self.host is not None
@@ -447,12 +513,12 @@ class World:
                 for number in range(count + 2):
                     self.write(first - first % 2 + number % 2, 1)
                 if count % 2:
-                    self.volume.zero(SECTOR, (first - first % 2) * SECTOR)
+                    self.change(ExtentKind.ZERO, None, first - first % 2, 1)
                     self.write(first - first % 2 + 1, 1)
             case "zero":
-                self.volume.zero(count * SECTOR, first * SECTOR)
+                self.change(ExtentKind.ZERO, None, first, count)
             case "trim":
-                self.volume.trim(count * SECTOR, first * SECTOR)
+                self.change(ExtentKind.DISCARD, None, first, count)
             case "flush":
                 self.volume.flush()
             case "tick":
@@ -460,11 +526,15 @@ class World:
                 self.host.tick(self.clock.now_s)
 
     def write(self, first: int, count: int) -> None:
-        assert self.volume is not None
         self.writes += 1
         data = fill("v", offset=first * SECTOR, length=count * SECTOR, version=self.writes)
         with suppress(DeviceFailed):
-            self.volume.pwrite(data, first * SECTOR)
+            self.change(ExtentKind.WRITE, data, first, count)
+        if self.filter is not None and self.random.random() < 0.2 and not self.in_flight:
+            self.writes += 1
+            sector = self.random.randrange(SECTORS)
+            data = fill("v", offset=sector * SECTOR, length=SECTOR, version=self.writes)
+            self.filter.park(offset=sector * SECTOR, data=data)
 
     def meanwhile(self) -> None:
         """Let another thread write or tick, and the world go on, during a write to the primary."""
@@ -544,6 +614,7 @@ class World:
             self.append(value)
         for worker in self.workers.all:
             worker.die()
+        self.filter = None
         self.wild |= {sector for touched in self.in_flight for sector in touched}
         self.in_flight = []
         if mode == "kill":
@@ -676,20 +747,32 @@ def scripted(random: Random, calm: bool) -> Iterator[tuple[str, int, int]]:
         )
 
 
+@pytest.fixture(autouse=True)
+def no_real_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no call wait by the real clock: a worker here makes only calls that needn't."""
+
+    def refuse(seconds: float) -> None:
+        raise AssertionError("a call waits")
+
+    monkeypatch.setattr("time.sleep", refuse)
+
+
+@pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
-def test_what_is_forked_is_never_copied(mode: str) -> None:
-    world = World(1, mode, calm=True)
+def test_what_is_forked_is_never_copied(mode: str, linked: bool) -> None:
+    world = World(1, mode, calm=True, linked=linked)
     world.session(None)
     world.check_end()
     assert world.joined == 2
     assert [site.copied_sectors for site in world.sites] == [0, 0]
 
 
+@pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
-def test_secondaries_that_fail_hang_and_come_back(mode: str) -> None:
+def test_secondaries_that_fail_hang_and_come_back(mode: str, linked: bool) -> None:
     joined = 0
     for seed in range(100, 125):
-        world = World(seed, mode)
+        world = World(seed, mode, linked=linked)
         try:
             world.session(None)
             while world.steps.dead:  # a write hung until the end
@@ -701,27 +784,31 @@ def test_secondaries_that_fail_hang_and_come_back(mode: str) -> None:
     assert joined > 2 * 25  # some have come back
 
 
+@pytest.mark.parametrize("linked", [False, True])
 @pytest.mark.parametrize("crash", ["kill", "power", "all"])
 @pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
-def test_the_log_names_everything_that_is_missed(mode: str, crash: str) -> None:
-    crash_everywhere(3, mode, crash, every=4)
+def test_the_log_names_everything_that_is_missed(mode: str, crash: str, linked: bool) -> None:
+    crash_everywhere(3, mode, crash, every=8 if linked else 4, linked=linked)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("crash", ["kill", "power", "all"])
 @pytest.mark.parametrize("mode", ["sync", "async", "quorum 1"])
 @pytest.mark.parametrize("seed", range(4, 8))
+@pytest.mark.parametrize("linked", [False, True])
 def test_the_log_names_everything_that_is_missed_at_length(
-    seed: int, mode: str, crash: str
+    seed: int, mode: str, crash: str, linked: bool
 ) -> None:
-    crash_everywhere(seed, mode, crash)
+    crash_everywhere(seed, mode, crash, linked=linked)
 
 
-def crash_everywhere(seed: int, mode: str, crash: str, *, every: int = 1) -> None:
+def crash_everywhere(
+    seed: int, mode: str, crash: str, *, every: int = 1, linked: bool = False
+) -> None:
     """Crash at each step in turn, or at every `every`th step."""
-    steps = World(seed, mode).session(None)
+    steps = World(seed, mode, linked=linked).session(None)
     for crash_at in range(1, steps + 1, every):
-        world = World(seed, mode)
+        world = World(seed, mode, linked=linked)
         try:
             world.session(crash_at, crash)
             if world.steps.dead:

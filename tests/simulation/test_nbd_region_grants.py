@@ -502,7 +502,7 @@ def test_real_threads_on_a_real_ring(tmp_path: Path) -> None:
     ring_stress.c says how.
     """
     source = files("mirrorlog.producers.nbd")
-    for name in ("ring.h", "ring.c"):
+    for name in ("fork_state.h", "ring.h", "ring.c"):
         (tmp_path / name).write_bytes((source / name).read_bytes())
     shutil.copy(Path(__file__).parents[1] / "ring_stress.c", tmp_path)
     compiler = next(filter(None, map(shutil.which, ("cc", "gcc", "clang"))))

@@ -146,18 +146,13 @@ def serve(
     with closing(load_catalog(call.settings)) as catalog:
         volume, volumes = catalog.volume_named(name), dict(catalog)
     plans = fork_plans(fork or (), fork_mode, [volume])
-    if plans and through is DataPath.FILTER:
-        raise BadUse(
-            "the native filter writes by itself, and sends nothing to secondaries",
-            next="Leave --through out, or --fork: without it the sites copy what the log names.",
-        )
     options = ServeOptions(
         volume=volume,
         primary=primary or volume.primary,
         host=host or default_host_name(name),
         listen=listen,
         tls=TlsOptions(tls, tls_certificates, tls_psk, tls_verify_peer),
-        through=DataPath.PLUGIN if plans else through,
+        through=through,
         read_only=read_only,
         threads=threads,
         take_over=take_over or (),
