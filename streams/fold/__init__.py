@@ -1,14 +1,15 @@
 """The fold: one batch of tracking commands becomes log records, heads and a watermark.
 
-Everything here is pure except `fold_batch`, which reads the table and the catalog and executes the
-plan. A batch passes three stages. *Response* checks each command and answers it. *Extraction*
-(`mirrorlog/domain/extraction.py`, called by the response) turns its extents into addresses inside
-the volume. *Log* plans the records and writes them.
+Everything here is pure except `fold_batch`, which executes the plan, and `batch_plan`, which reads
+the table and the catalog. A batch passes three stages. *Response* checks each command and answers
+it. *Extraction* (`mirrorlog/domain/extraction.py`, called by the response) turns its extents into
+addresses inside the volume. *Log* plans the records and writes them.
 
 Files in reading order:
 
 - `batch`: EventBatch, the events of one partition by column.
 - `fold_batch`: BatchFolder.record, the way of a batch from its events to the durable log.
+- `batch_plan`: BatchPlanner, the plan of a batch's flush, also ahead of its turn.
 - `response`: what the node does with one event, and what it answers.
 - `known_positions`: which positions that a command names belong to the partition's history.
 - `session_order`: whether a command continues its session, and whether commands before it are lost.

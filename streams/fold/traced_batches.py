@@ -7,6 +7,7 @@ from typing import Final
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.tracing import Tracer, latest_ids
 from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.fold.batch_plan import PlannedFlush
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 
 
@@ -30,10 +31,13 @@ class TracedFolder:
     async def maintain(self, partition: int) -> float:
         return await self._folder.maintain(partition)
 
-    async def record(self, batch: EventBatch) -> None:
+    def plan_ahead(self, batch: EventBatch) -> PlannedFlush | None:
+        return self._folder.plan_ahead(batch)
+
+    async def record(self, batch: EventBatch, ahead: PlannedFlush | None = None) -> None:
         """Fold the batch, and record its span when the changelog has acknowledged it."""
         began_us = self._clock.now_us()
-        await self._folder.record(batch)
+        await self._folder.record(batch, ahead)
         self._tracer.record(
             "node batch",
             began_us=began_us,

@@ -1,20 +1,23 @@
 """One loop for each partition of this worker: fetched batches become flushes, one after the other.
 
-Partitions do not wait for each other: while one waits for its acknowledgements, another folds. A
-budget bounds the bytes that are fetched and not yet recorded, for all partitions together: nothing
-more is fetched while it is used up.
+Partitions do not wait for each other: while one waits for its acknowledgements, another folds. Nor
+does a partition with much to do: while a flush waits for its acknowledgements, the next one is
+planned if it is full already. It is written when the one before is durable. A budget bounds the
+bytes that are fetched and not yet recorded, for all partitions together: nothing more is fetched
+while it is used up.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Protocol, TypeAlias
 
 from mirrorlog.streams.engine import AbortProcess, FetchedBatch
 from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.fold.batch_plan import PlannedFlush
 
 _LOOK_S: Final = 1.0
 """How often the loops look for partitions whose end moved on without a command."""
@@ -49,7 +52,8 @@ class FetchBudget:
 class BatchProcessor(Protocol):
     """The part of BatchFolder that the loops need (streams/fold/fold_batch.py).
 
-    The coroutines never run at the same time for one partition.
+    The coroutines never run at the same time for one partition. `plan_ahead` is called while
+    `record` runs.
     """
 
     def recorded_end(self, partition: int) -> int:
@@ -58,8 +62,11 @@ class BatchProcessor(Protocol):
     async def pass_empty(self, partition: int, end: int) -> None:
         """Let the log be complete up to `end`, unless a command lies between."""
 
-    async def record(self, batch: EventBatch) -> None:
-        """Make the batch's commands durable in the log."""
+    def plan_ahead(self, batch: EventBatch) -> PlannedFlush | None:
+        """Plan the flush of the batch behind the one that is recorded, None if that can't be."""
+
+    async def record(self, batch: EventBatch, ahead: PlannedFlush | None = None) -> None:
+        """Make the batch's commands durable in the log. ahead: what plan_ahead returned for it."""
 
     async def maintain(self, partition: int) -> float:
         """Do a little work on the partition's log; return after how many seconds at most to call
@@ -75,11 +82,108 @@ class FlushLimits:
     size_bytes: int
 
 
+class _WaitingBatches:
+    """The fetched batches of one partition that no flush has yet, the oldest first."""
+
+    def __init__(self, limits: FlushLimits) -> None:
+        self._limits = limits
+        self._batches: deque[FetchedBatch] = deque()
+        self._news = asyncio.Event()
+        self._is_woken = False
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def append(self, fetched: FetchedBatch) -> None:
+        """Add the newest batch."""
+        self._batches.append(fetched)
+        self._news.set()
+
+    def wake(self) -> None:
+        """Let the next flush begin without more batches, or without any."""
+        self._is_woken = True
+        self._news.set()
+
+    def note(self) -> None:
+        """Let `wait` return."""
+        self._news.set()
+
+    async def wait(self, wait_s: float | None = None) -> bool:
+        """Return True when something was added or noted since the last call, False after `wait_s`.
+
+        Other tasks run at least once in between, unless there is something new.
+        """
+        try:
+            # Not wait_for: before Python 3.12 it swallows a cancellation that comes with the
+            # result.
+            async with asyncio.timeout(None if wait_s is None else max(wait_s, 0.0)):
+                await self._news.wait()
+        except TimeoutError:
+            return False
+        self._news.clear()
+        return True
+
+    async def begin(self, wait_s: float) -> bool:
+        """Return whether there is a batch: True at once, False after `wait_s` or when woken."""
+        deadline_s = _now_s() + wait_s
+        while not self._batches and not self._is_woken:
+            if not await self.wait(deadline_s - _now_s()):
+                break
+        return bool(self._batches)
+
+    async def fill(self) -> None:
+        """Return when a flush of these batches is full, when it is old enough, or when woken."""
+        deadline_s = _now_s() + self._limits.age_s
+        while not self._is_woken and not self.full():
+            if not await self.wait(deadline_s - _now_s()):
+                break
+
+    def full(self) -> list[FetchedBatch]:
+        """Return the batches of the next flush if no more fit into it, otherwise none."""
+        first, is_full = self._first_flush()
+        return first if is_full else []
+
+    def take(self) -> list[FetchedBatch]:
+        """Remove the batches of the next flush, and return them."""
+        self._is_woken = False
+        first, _ = self._first_flush()
+        for _ in first:
+            self._batches.popleft()
+        return first
+
+    def drop(self) -> int:
+        """Remove all batches; return their bytes."""
+        size_bytes = sum(fetched.size_bytes for fetched in self._batches)
+        self._batches.clear()
+        return size_bytes
+
+    def _first_flush(self) -> tuple[list[FetchedBatch], bool]:
+        """Return the batches of the next flush, and whether it has reached a limit."""
+        first: list[FetchedBatch] = []
+        commands = size_bytes = 0
+        for fetched in self._batches:
+            first.append(fetched)
+            commands += len(fetched.batch.positions)
+            size_bytes += fetched.size_bytes
+            if commands >= self._limits.commands or size_bytes >= self._limits.size_bytes:
+                return first, True
+        return first, False
+
+
+@dataclass(frozen=True, slots=True)
+class _PlannedAhead:
+    """A flush that was planned before its turn. planned: of `batches`, joined."""
+
+    batches: Sequence[FetchedBatch]
+    planned: PlannedFlush
+
+
 @dataclass(slots=True)
 class _PartitionLoop:
     """The batches fetched of one partition, and the task that records them: None before `start`.
 
-    queue: None wakes the task.
+    recording: makes the batches that the task has taken durable. None: it hasn't begun yet.
+    ahead: the next flush, if it is planned.
     is_idle: the task waits for a batch, and holds none.
     empty_end: no command seems to lie between the log and this position; None if there is no such
         position.
@@ -87,11 +191,19 @@ class _PartitionLoop:
         oldest first; None for what isn't known.
     """
 
-    queue: asyncio.Queue[FetchedBatch | None] = field(default_factory=asyncio.Queue)
+    waiting: _WaitingBatches
     task: asyncio.Task[None] | None = None
+    recording: asyncio.Task[None] | None = None
+    ahead: _PlannedAhead | None = None
     is_idle: bool = False
     empty_end: int | None = None
     waiting_us: deque[int | None] = field(default_factory=deque)
+
+    def cancel(self) -> None:
+        """Cancel what runs, at once: no step of it may come after this."""
+        for task in (self.recording, self.task):
+            if task is not None:
+                task.cancel()
 
 
 class PartitionLoops:
@@ -136,7 +248,7 @@ class PartitionLoops:
         if self._watch is None:
             self._watch = asyncio.create_task(self._watch_ends(), name="mirrorlog-ends")
         for partition in assigned:
-            loop = self._loops.setdefault(partition, _PartitionLoop())
+            loop = self._loop_of(partition)
             if loop.task is None:
                 loop.task = asyncio.create_task(
                     self._run(partition, loop), name=f"mirrorlog-partition-{partition}"
@@ -154,15 +266,15 @@ class PartitionLoops:
         its table may not be complete.
         """
         self._fetch_budget.reserve(fetched.size_bytes)
-        loop = self._loops.setdefault(fetched.batch.partition, _PartitionLoop())
+        loop = self._loop_of(fetched.batch.partition)
         loop.waiting_us.append(fetched.batch.appended_us)
-        loop.queue.put_nowait(fetched)
+        loop.waiting.append(fetched)
 
     def wake(self, partition: int) -> None:
         """Let the loop of a partition look for work soon; do nothing if this worker hasn't it."""
         loop = self._loops.get(partition)
         if loop is not None and loop.task is not None:
-            loop.queue.put_nowait(None)
+            loop.waiting.wake()
 
     def stop(self, partitions: Iterable[int] | None = None) -> None:
         """Cancel the loops of `partitions` (None: all) and drop what they hold.
@@ -176,11 +288,14 @@ class PartitionLoops:
             loop = self._loops.pop(partition, None)
             if loop is None:
                 continue
-            if loop.task is not None:
-                loop.task.cancel()
-            while not loop.queue.empty():
-                if (fetched := loop.queue.get_nowait()) is not None:
-                    self._fetch_budget.release(fetched.size_bytes)
+            loop.cancel()
+            self._fetch_budget.release(loop.waiting.drop())
+
+    def _loop_of(self, partition: int) -> _PartitionLoop:
+        loop = self._loops.get(partition)
+        if loop is None:
+            loop = self._loops[partition] = _PartitionLoop(_WaitingBatches(self._limits))
+        return loop
 
     async def _watch_ends(self) -> None:
         """Wake the loops of partitions whose end moved on although no command came, for ever.
@@ -199,13 +314,13 @@ class PartitionLoops:
                 if before.get(partition) == seen:
                     loop = self._loops[partition]
                     loop.empty_end = seen[1]
-                    loop.queue.put_nowait(None)
+                    loop.waiting.wake()
             before = ahead
 
     def _ends_ahead(self) -> Iterator[tuple[int, tuple[int, int]]]:
         """Yield the idle partitions whose end lies above the log, each with (log's end, end)."""
         for partition, loop in self._loops.items():
-            if loop.is_idle and loop.queue.empty():
+            if loop.is_idle and not loop.waiting:
                 recorded = self._processor.recorded_end(partition)
                 end = self._seen_end(partition)
                 if end is not None and end > recorded:
@@ -214,9 +329,7 @@ class PartitionLoops:
     async def _run(self, partition: int, loop: _PartitionLoop) -> None:
         """Record the partition's batches, and maintain its log between two flushes, for ever.
 
-        BatchFolder.record (streams/fold/fold_batch.py) is the next step of a batch.
-
-        Batches are acknowledged only after they are recorded. Their bytes are released in any case.
+        Their bytes are released when they are recorded, and if they never are.
         """
         processor = self._processor
         try:
@@ -225,11 +338,7 @@ class PartitionLoops:
                 batches = await self._next_batches(loop, wait_s)
                 try:
                     if batches:
-                        await processor.record(
-                            EventBatch.join([fetched.batch for fetched in batches])
-                        )
-                        for fetched in batches:
-                            await fetched.acknowledge()
+                        await self._record(loop, batches)
                 finally:
                     self._fetch_budget.release(sum(fetched.size_bytes for fetched in batches))
                 for _ in batches:
@@ -248,38 +357,50 @@ class PartitionLoops:
 
         Return an empty list if none arrives within `wait_s`, or if the loop is woken.
         """
-        queue = loop.queue
         loop.is_idle = True
-        first = await _next_batch(queue, wait_s)
+        has_some = await loop.waiting.begin(wait_s)
         loop.is_idle = False
-        if first is None:
-            return []
-        batches, limits = [first], self._limits
-        commands, size_bytes = len(first.batch.positions), first.size_bytes
-        deadline_s = asyncio.get_running_loop().time() + limits.age_s
+        if has_some:
+            await loop.waiting.fill()
+        return loop.waiting.take()
+
+    async def _record(self, loop: _PartitionLoop, batches: list[FetchedBatch]) -> None:
+        """Make batches durable in the log, and plan the next flush meanwhile.
+
+        They are acknowledged only after they are recorded. BatchFolder.record
+        (streams/fold/fold_batch.py) is the next step of a batch.
+        """
+        ahead, loop.ahead = loop.ahead, None
+        planned = ahead.planned if ahead is not None and ahead.batches == batches else None
+        batch = _joined(batches) if planned is None else planned.batch
+        loop.recording = asyncio.create_task(self._processor.record(batch, planned))
         try:
-            while commands < limits.commands and size_bytes < limits.size_bytes:
-                following = await _next_batch(queue, deadline_s - asyncio.get_running_loop().time())
-                if following is None:
-                    break
-                batches.append(following)
-                commands += len(following.batch.positions)
-                size_bytes += following.size_bytes
-        except asyncio.CancelledError:
-            self._fetch_budget.release(size_bytes)  # the batches are dropped
-            raise
-        return batches
+            await self._plan_next(loop, loop.recording)
+            await loop.recording
+        finally:
+            loop.recording.cancel()
+        for fetched in batches:
+            await fetched.acknowledge()
+
+    async def _plan_next(self, loop: _PartitionLoop, recording: asyncio.Task[None]) -> None:
+        """Plan the next flush if it gets full while batches are recorded. Return when either ends.
+
+        A flush that isn't full takes what arrives until its turn. Planned now it would be smaller,
+        and what arrives later would wait for two flushes.
+        """
+        recording.add_done_callback(lambda _: loop.waiting.note())
+        await asyncio.sleep(0)  # It plans its own flush first, and then waits for the changelog.
+        while not recording.done():
+            if batches := loop.waiting.full():
+                planned = self._processor.plan_ahead(_joined(batches))
+                loop.ahead = None if planned is None else _PlannedAhead(batches, planned)
+                return
+            await loop.waiting.wait()
 
 
-async def _next_batch(
-    queue: asyncio.Queue[FetchedBatch | None], wait_s: float
-) -> FetchedBatch | None:
-    """Return the next entry of the queue; None, too, if none arrives within `wait_s`."""
-    if not queue.empty():
-        return queue.get_nowait()
-    try:
-        # Not wait_for: before Python 3.12 it swallows a cancellation that comes with the result.
-        async with asyncio.timeout(max(wait_s, 0.0)):
-            return await queue.get()
-    except TimeoutError:
-        return None
+def _joined(batches: Iterable[FetchedBatch]) -> EventBatch:
+    return EventBatch.join([fetched.batch for fetched in batches])
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()

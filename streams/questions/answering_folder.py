@@ -14,6 +14,7 @@ from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.clock import Clock
 from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.fold.batch_plan import PlannedFlush
 from mirrorlog.streams.partitions.partition_loops import BatchProcessor
 from mirrorlog.streams.questions.open_questions import OpenQuestion, OpenQuestions
 from mirrorlog.streams.questions.table_census import TableCensus
@@ -82,9 +83,13 @@ class AnsweringFolder:
         """Let the log be complete up to `end`, unless a command lies between."""
         await self._inner.pass_empty(partition, end)
 
-    async def record(self, batch: EventBatch) -> None:
-        """Make the batch's commands durable in the log."""
-        await self._inner.record(batch)
+    def plan_ahead(self, batch: EventBatch) -> PlannedFlush | None:
+        """Plan the flush of a batch while the one before it is recorded (BatchFolder)."""
+        return self._inner.plan_ahead(batch)
+
+    async def record(self, batch: EventBatch, ahead: PlannedFlush | None = None) -> None:
+        """Make the batch's commands durable in the log (BatchFolder)."""
+        await self._inner.record(batch, ahead)
 
     async def maintain(self, partition: int) -> float:
         """Answer the questions that wait, then do a little work on the partition's log.

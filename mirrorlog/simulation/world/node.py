@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from copy import copy
 from random import Random
+from typing import Any, TypeVar
 
+from mirrorlog.codec.events import encode
 from mirrorlog.ports.streams import Message
 from mirrorlog.ports.tracing import Tracer
 from mirrorlog.reading.catalog import Catalog
@@ -19,7 +21,9 @@ from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.world.crashes import Fuse
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.fold.batch import EventBatch
+from mirrorlog.streams.fold.batch_plan import BatchPlanner, PlannedFlush
 from mirrorlog.streams.fold.commit_gate import CommitGate
+from mirrorlog.streams.fold.flush_plan import FlushPlan
 from mirrorlog.streams.fold.fold_batch import BatchFolder
 from mirrorlog.streams.fold.traced_batches import TracedFolder
 from mirrorlog.streams.history.partition_histories import PartitionHistories
@@ -31,13 +35,18 @@ from mirrorlog.streams.questions.question_reader import read_question
 from mirrorlog.streams.questions.table_census import TableCensus
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
 from mirrorlog.streams.table.local_store import Row, rows_to_keep
-from mirrorlog.streams.table.log_table import LogTable
+from mirrorlog.streams.table.log_table import LogTable, changelog_rows
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.breaks import CommandsNow
+
+T = TypeVar("T")
 
 _RECORD_MAX_BYTES = 400
 _CLOCK_STEP_S = 0.3
 _COMMANDS_AT_ONCE = 20
+_AHEAD_SHARE = 0.5
+"""The share of sends during which the next batch is planned, until it is."""
+_AHEAD_COMMANDS = 6
 
 
 class _Source:
@@ -72,10 +81,31 @@ class _Source:
         return None if is_empty else "were lost"
 
 
+class _WatchedTable(LogTable):
+    """A table that calls `before_flush` with each plan before anything of it is sent."""
+
+    before_flush: Callable[[FlushPlan], None]
+
+    async def flush(self, plan: FlushPlan) -> None:
+        """Execute a plan."""
+        self.before_flush(plan)
+        await super().flush(plan)
+
+    def written(self, plan: FlushPlan) -> list[object]:
+        """Return everything that a flush writes and sends."""
+        rows = [*changelog_rows(plan), encode(plan.watermark)]
+        return [plan.flush_range, *self._messages_aside(plan), *rows, *self._replies(plan)]
+
+
 class NodeModel:
     """One worker with partition 0. It is the store of its own table (`rows`).
 
     After a crash the table is there, or it is lost and read again from the changelog.
+
+    While it sends what it records, it plans the next batch now and then, as PartitionLoops does.
+    Each such plan that is used is compared with what would be planned in its turn.
+
+    planned_ahead: how many plans were used that were made ahead. dropped_plans: how many weren't.
     """
 
     def __init__(
@@ -88,6 +118,10 @@ class NodeModel:
     ) -> None:
         self._tracer, self._coroutines = tracer, CoroutineRunner()
         self._broker, self._settings, self._fuse, self._random = broker, settings, fuse, random
+        # Draws of its own: other draws of the world don't depend on when the node sends.
+        self._ahead_random = Random()
+        self._ahead_random.setstate(random.getstate())
+        self.planned_ahead = self.dropped_plans = 0
         self._committed = 0
         self._clock = ManualClock(look_s=_CLOCK_STEP_S)
         self.rows: dict[bytes, bytes] = {}
@@ -147,9 +181,13 @@ class NodeModel:
 
     def _build(self) -> None:
         topics = self._settings.topics
+        self._ahead: PlannedFlush | None = None
+        self._using: PlannedFlush | None = None
+        self._recorded_end = 0
         self._gate = CommitGate(topics.commands)
         census = TableCensus(self)
-        self._table = table = LogTable(self.send, self, topics, self._gate, census.note_rows)
+        self._table = table = _WatchedTable(self.send, self, topics, self._gate, census.note_rows)
+        table.before_flush = self._check_ahead
         self._catalog = catalog = Catalog(
             self._broker.reader(), self._broker, topics, ManualClock(look_s=_CLOCK_STEP_S)
         )
@@ -186,7 +224,7 @@ class NodeModel:
             message
             for message in self._broker.messages(self._settings.topics.commands)
             if message.position >= self._position
-        ][:max_messages]
+        ]
         if not messages:
             end = self._broker.end_position(self._settings.topics.commands, 0)
             self._coroutines.run(self._folder.pass_empty(0, end))
@@ -194,9 +232,48 @@ class NodeModel:
         folder: BatchFolder | TracedFolder = self._folder
         if self._tracer is not None:
             folder = TracedFolder(self._folder, self._tracer, self._clock)
-        self._coroutines.run(folder.record(EventBatch.from_messages(messages)))
-        self._position = messages[-1].position + 1
+        ahead, self._ahead = self._ahead, None
+        if ahead is None or not _begins_with(messages, ahead.batch):
+            ahead, batch = None, EventBatch.from_messages(messages[:max_messages])
+        else:
+            batch = ahead.batch
+        self._using = ahead
+        self._recorded_end = batch.positions[-1] + 1
+        self._coroutines.run(folder.record(batch, ahead))
+        if self._using is not None:
+            self.dropped_plans += 1
+        self._position = self._recorded_end
         return True
+
+    def _plan_ahead(self) -> None:
+        """Plan the batch behind the one that is recorded, if there is one."""
+        messages = [
+            message
+            for message in self._broker.messages(self._settings.topics.commands)
+            if message.position >= self._recorded_end
+        ][: self._ahead_random.randint(1, _AHEAD_COMMANDS)]
+        if messages:
+            self._ahead = self._folder.plan_ahead(EventBatch.from_messages(messages))
+
+    def _check_ahead(self, plan: FlushPlan) -> None:
+        """Compare a plan that was made ahead, and is about to be written, with one made now."""
+        ahead = self._using
+        if ahead is None or ahead.plan is not plan:
+            return
+        self._using = None
+        self.planned_ahead += 1
+        planner = BatchPlanner(
+            self._table,
+            self._catalog,
+            ManualClock(now_s=(plan.watermark.at_us + 0.5) / 1e6),  # when it was made
+            record_max_bytes=_RECORD_MAX_BYTES,
+        )
+        in_turn = _result_at_once(planner.plan(ahead.batch, self._table.watermark(0)))
+        assert isinstance(in_turn, PlannedFlush), in_turn
+        assert self._table.written(plan) == self._table.written(in_turn.plan), (
+            "what was planned ahead isn't what would be planned now"
+        )
+        assert ahead.delays == in_turn.delays
 
     @property
     def history_id(self) -> str | None:
@@ -232,6 +309,8 @@ class NodeModel:
     async def send(self, messages: Sequence[Outgoing]) -> list[int]:
         """Append the messages; return their positions. Each is a step of the fuse."""
         positions = []
+        if self._ahead is None and self._ahead_random.random() < _AHEAD_SHARE:
+            self._plan_ahead()
         for message in messages:
             self._fuse.step()
             positions.append(
@@ -297,3 +376,19 @@ class NodeModel:
             self.rows.pop(key, None)
         else:
             self.rows[key] = value
+
+
+def _begins_with(messages: Sequence[Message], batch: EventBatch) -> bool:
+    first = messages[: len(batch.positions)]
+    return [(message.position, message.key, message.value) for message in first] == list(
+        zip(batch.positions, batch.keys, batch.values, strict=True)
+    )
+
+
+def _result_at_once(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine that waits for nothing; AssertionError if it waits."""
+    try:
+        coroutine.send(None)
+    except StopIteration as ended:
+        return ended.value  # type: ignore[no-any-return]
+    raise AssertionError("it waits")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,17 +25,29 @@ class Processor:
 
     def __init__(self) -> None:
         self.recorded: list[tuple[int, list[int]]] = []
+        self.planned: list[list[int]] = []
+        self.used: list[object] = []
+        self.plans = True
         self.maintained: list[int] = []
         self.passed: list[tuple[int, int]] = []
         self.ends: dict[int, int] = {}
         self.held: set[int] = set()
         self.error: Exception | None = None
+        self.late_error: Exception | None = None
+        self.pause_s = 60.0
 
-    async def record(self, batch: EventBatch) -> None:
+    def plan_ahead(self, batch: EventBatch) -> Any:
+        self.planned.append(list(batch.positions))
+        return SimpleNamespace(batch=batch) if self.plans else None
+
+    async def record(self, batch: EventBatch, ahead: Any = None) -> None:
         if self.error:
             raise self.error
+        self.used.append(ahead is not None and ahead.batch is batch)
         while batch.partition in self.held:
             await asyncio.sleep(0)
+            if self.late_error:
+                raise self.late_error
         self.recorded.append((batch.partition, list(batch.positions)))
 
     def recorded_end(self, partition: int) -> int:
@@ -46,7 +59,7 @@ class Processor:
 
     async def maintain(self, partition: int) -> float:
         self.maintained.append(partition)
-        return 60.0
+        return self.pause_s
 
 
 class World:
@@ -230,6 +243,97 @@ def test_an_end_that_stays_ahead_of_the_log_without_a_command_is_passed(
         for _ in range(50):
             await asyncio.sleep(0)
         assert world.processor.passed == ([] if records else [(0, 8)])
+        world.loops.stop()
+
+    run(test)
+
+
+@pytest.mark.parametrize("plans", [True, False])
+def test_a_full_flush_is_planned_while_the_one_before_is_recorded_and_recorded_after_it(
+    plans: bool,
+) -> None:
+    async def test() -> None:
+        world = World(commands=2)
+        world.processor.plans = plans
+        world.processor.held = {0}
+        world.loops.start([0])
+        world.put(0, 1, 2)
+        world.put(0, 3)
+        world.put(0, 4)
+        world.put(0, 5)
+        await until(lambda: world.processor.planned == [[3, 4]])
+        assert (world.processor.recorded, world.acknowledged) == ([], [])
+        world.processor.held = set()
+        await until(lambda: world.acknowledged == [2, 3, 4, 5])
+        assert world.processor.recorded == [(0, [1, 2]), (0, [3, 4]), (0, [5])]
+        assert world.processor.used == [False, plans, False]
+        assert world.processor.planned == [[3, 4]]
+        world.loops.stop()
+
+    run(test)
+
+
+def test_a_flush_that_is_not_full_takes_what_arrives_until_its_turn() -> None:
+    async def test() -> None:
+        world = World(commands=3)
+        world.processor.held = {0}
+        world.loops.start([0])
+        world.put(0, 1, 2, 3)
+        world.put(0, 4)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert world.processor.planned == []
+        world.put(0, 5)
+        world.processor.held = set()
+        await until(lambda: world.acknowledged == [3, 4, 5])
+        assert world.processor.recorded == [(0, [1, 2, 3]), (0, [4, 5])]
+        world.loops.stop()
+
+    run(test)
+
+
+def test_a_partition_that_is_taken_away_drops_what_is_planned() -> None:
+    async def test() -> None:
+        world = World(commands=1)
+        world.processor.held = {0}
+        world.loops.start([0])
+        world.put(0, 1, size_bytes=50)
+        world.put(0, 2, size_bytes=50)
+        await until(lambda: world.processor.planned == [[2]])
+        assert not world.loops.has_room.is_set()
+        world.loops.stop([0])
+        world.processor.held = set()
+        await until(lambda: world.fetch_budget._used_bytes == 0)
+        assert asyncio.all_tasks() == {asyncio.current_task(), world.loops._watch}
+        assert (world.processor.recorded, world.acknowledged) == ([], [])
+        world.loops.stop()
+
+    run(test)
+
+
+def test_an_error_of_a_recording_aborts_while_the_next_flush_is_awaited() -> None:
+    async def test() -> None:
+        world = World(commands=2)
+        world.processor.held = {0}
+        world.loops.start([0])
+        world.put(0, 1, 2)
+        await until(lambda: world.processor.used == [False])
+        world.processor.late_error = ValueError("x")
+        await until(lambda: bool(world.abort_errors))
+        assert (world.abort_errors, world.acknowledged) == ([world.processor.late_error], [])
+        world.loops.stop()
+
+    run(test)
+
+
+def test_other_tasks_run_between_two_calls_of_a_maintenance_that_has_more_to_do() -> None:
+    async def test() -> None:
+        world = World()
+        world.processor.pause_s = 0.0
+        world.loops.start([0])
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert 1 < len(world.processor.maintained) <= 10
         world.loops.stop()
 
     run(test)
