@@ -10,7 +10,7 @@ PEERS := benchmarks/peers
 # Some containers set it. Each process would then compile all that it imports, and the asserts of each test, anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-busy test-pythons test-slow soak fuzz seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-backup bench-peers
+.PHONY: demo test test-busy test-pythons test-slow soak fuzz seeds check check-lint check-types check-editor check-imports format setup lock wheel clean bench-node bench-recovery bench-volumes bench-host bench-log-size bench-cli bench-site bench-link bench-lag bench-files bench-chain bench-audit bench-audit-rows bench-backup bench-scale bench-peers
 
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
@@ -101,6 +101,10 @@ bench-link: setup ## how fast a site copies over a long line, beside the line it
 bench-lag: setup ## how long a write takes until it is durable at a site
 	$(BIN)/python benchmarks/bench_lag.py --save $(ARGS)
 	$(BIN)/python benchmarks/report.py
+
+bench-scale: setup ## what grows with writes/s, volumes, volume size, sites and days of log; ARGS='--cases sites' for one axis
+	$(BIN)/python benchmarks/bench_scale.py --save $(ARGS)
+	$(BIN)/python benchmarks/scale_report.py
 
 bench-cli: setup ## how long the command line takes to answer, beside native tools
 	$(BIN)/python benchmarks/bench_cli.py --save $(ARGS)

@@ -52,6 +52,11 @@ class Cluster:
         """Return the value of bootstrap.servers."""
         return self._broker.bootstrap_servers
 
+    @property
+    def broker_pid(self) -> int:
+        """Return the process id of the broker."""
+        return self._broker.pid
+
     def settings(self, prefix: str, state_dir: Path, partitions: int) -> Settings:
         """Return the settings of a node whose topics begin with `prefix`."""
         overrides: dict[str, Any] = {

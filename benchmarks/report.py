@@ -1,7 +1,7 @@
 """Writes the tables of docs/performance.md from the results in docs/measured.
 
 A table goes between `<!-- NAME -->` and `<!-- /NAME -->`. Results that have a page of their own
-(soak_report.py) are left out.
+(soak_report.py, scale_report.py) are left out.
 
     python benchmarks/report.py [RESULT.json]    with a file, print its table on stdout instead
 """
