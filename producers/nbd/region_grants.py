@@ -16,12 +16,13 @@ from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.batch import InFlightWrite
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
+from mirrorlog.producers.batches.look_ahead import MOST_AHEAD
 from mirrorlog.producers.forks.fork_links import SecondaryLink
 from mirrorlog.producers.nbd.ring import Ring, RingExtents, regions_touched
 from mirrorlog.producers.writes.tracker_state import OpenVolume
 from mirrorlog.producers.writes.write_tracker import WriteTracker
 
-REVOKED_AT_ONCE: Final = 64
+REVOKED_AT_ONCE: Final = 256
 """When grants must be revoked to make room, this many are revoked at once, which is rarer."""
 _KINDS: Final = tuple(ExtentKind)
 
@@ -87,7 +88,28 @@ class RegionGrants:
         hot_regions = self._writers.acquire_regions(self._opened, missing)  # G1
         with self._tracker.lock:
             self._granted.update(zip(missing, hot_regions, strict=True))
+            self._grant_ahead(missing, wanted)
             self._ring.grant(wanted & self._granted.keys())  # G2
+
+    def _grant_ahead(self, missing: Sequence[int], wanted: set[int]) -> None:
+        """Hold the hot regions that follow the `missing` ones, too, and add them to `wanted`.
+
+        nbdkit needn't ask for them then. Mostly they are hot because the tracker has looked ahead
+        of a client that goes through the volume in order. Call it with the tracker's lock held.
+        """
+        ahead = [
+            number
+            for first in missing
+            for number in takewhile(
+                lambda number: self._writers.is_hot(self._opened, number),
+                range(first + 1, first + 1 + MOST_AHEAD),
+            )
+        ]
+        most = max(min(MOST_AHEAD, self._limit - len(wanted)), 0)
+        chosen = list(dict.fromkeys(n for n in ahead if n not in self._granted))[:most]
+        wanted.update(chosen)
+        self._make_room(len(chosen), wanted)
+        self._granted.update(zip(chosen, self._writers.hold_hot(self._opened, chosen), strict=True))
 
     def collect_writes(self, *, orphaned: bool = False) -> None:
         """Add the writes that nbdkit has ended to the batch, and update those in flight (B1).

@@ -89,6 +89,20 @@ class AttachedWriters:
         """
         return make_hot(self._state, opened, numbers, list)
 
+    def is_hot(self, opened: OpenVolume, number: int) -> bool:
+        """Return whether hold_hot() may be called for the region. Call it with the lock held.
+
+        Writes may begin in it at once, as lock-free writes do (batches/lock_free_writes.py, W2).
+        """
+        return number in opened.lock_free.writable
+
+    def hold_hot(self, opened: OpenVolume, numbers: Sequence[int]) -> Sequence[HotRegion]:
+        """Do as acquire_regions() for regions that are hot, without a wait.
+
+        Call it with the lock held, as is_hot().
+        """
+        return self._state.hot.begin(opened.regions, numbers)
+
     def release_regions(self, regions: Iterable[HotRegion]) -> None:
         """End acquire_regions() for these regions.
 

@@ -185,7 +185,9 @@ class World:
     def __init__(self, library: Any, seed: int, mode: str) -> None:
         self.mode, self.back_s = mode, 0.0
         self.fallbacks = self.set_aside = 0
-        self.settings = SETTINGS.model_copy(update=NO_ROOM if mode == "away" else {})
+        # With room for more regions, some are hot and not granted.
+        more = {"hot_regions": 3 + 2 * (seed % 2)}
+        self.settings = SETTINGS.model_copy(update=NO_ROOM if mode == "away" else more)
         self.library, self.random, self.clock = library, Random(seed), CountingClock()
         self.folder = MemoryFolder()
         self.folder.hook = lambda _: self.step(8)
