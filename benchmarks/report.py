@@ -171,6 +171,12 @@ def host(result: Result) -> str:
     return f"{caption(text)}\n\n{table(head, rows)}\n\n{_pwrites(result)}"
 
 
+_ORDERS: Final = {
+    "regions": "each in another region, in order",
+    "scattered": "each in another region, at random",
+}
+
+
 def _pwrites(result: Result) -> str:
     """Return the table of pwrite_cases.py."""
     rows = []
@@ -181,6 +187,7 @@ def _pwrites(result: Result) -> str:
             result["cases"][f"{name}_{path}"]["median"] / 1000 for path in ("plain", "tracked")
         )
         _, size, order, *flushed = name.split("_")
+        order = _ORDERS.get(order, order)
         label = (
             f"{size.replace('k', ' KiB')}, {order}{', a flush after each 32' if flushed else ''}"
         )
