@@ -4,7 +4,7 @@
 
 A node, `host serve` with an NBD client, a program with a volume of its own, two sites, an archiver,
 backups and the broker run together (soak_parts.py). Every 10 s, each process is sampled with its
-children: resident memory, its proportional share (PSS), descriptors and threads; and the disk that
+children: resident memory, what of it no file backs, descriptors and threads; and the disk that
 its folder takes. All metrics pages are read, node and dashboard are asked over HTTP what changed,
 and a browser's stream of events is opened and closed, so that those ways are part of the load; once
 a minute, `mirrorlog check` is run. The warm-up isn't judged. flatness.py says what is flat, and
@@ -47,7 +47,7 @@ _ANSWER_S: Final = 60.0
 _HELD: Final = 0.999
 LIMITS: Final = {
     "rss_bytes": Limit(per_hour=8 * MIB, share_per_hour=0.05, step=8 * MIB, share=0.05),
-    "pss_bytes": Limit(per_hour=8 * MIB, share_per_hour=0.05, step=8 * MIB, share=0.05),
+    "anonymous_bytes": Limit(per_hour=8 * MIB, share_per_hour=0.05, step=8 * MIB, share=0.05),
     "descriptors": Limit(per_hour=4, share_per_hour=0.02, step=8, share=0.1),
     "threads": Limit(per_hour=4, share_per_hour=0.02, step=4, share=0.1),
     "disk_bytes": Limit(per_hour=8 * MIB, share_per_hour=0.05, step=8 * MIB, share=0.1),
@@ -154,8 +154,8 @@ def judge_all(
 def grown(verdicts: Mapping[str, Mapping[str, Verdict]]) -> list[str]:
     """Return a line for each quantity that isn't flat although it should be."""
     return [
-        f"{name}: {quantity} grows by {verdict.per_hour:.4g} an hour, maxima of the thirds "
-        + ", ".join(f"{value:.4g}" for value in verdict.maxima)
+        f"{name}: {quantity} grows by {verdict.per_hour:.4g} an hour, highs of the thirds "
+        + ", ".join(f"{value:.4g}" for value in verdict.highs)
         for name, of_part in verdicts.items()
         for quantity, verdict in of_part.items()
         if not verdict.is_flat and (name, quantity) not in GROWS_BY_DESIGN

@@ -2,7 +2,8 @@
 
 A leak is a slope, and noise hides it in single samples. So a slope is fitted that single samples
 can't move: the median of the slopes of all pairs of samples (Theil 1950, Sen 1968). A quantity that
-is flat for long and then rises is found by its largest values, which are compared between thirds.
+is flat for long and then rises is found by its high values, which are compared between thirds: by
+the 90th percentile of each, so what lasts for a moment is no growth.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 _HOUR_S = 3600.0
+_HIGH = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +23,7 @@ class Limit:
     """How much a quantity may grow and still counts as flat. Everything is in its unit.
 
     per_hour, share_per_hour: the slope may be this, or this share of the median if that is more.
-    step, share: the maximum of the last third may exceed that of the second third by this, or by
+    step, share: the high of the last third may exceed that of the second third by this, or by
         this share of it if that is more.
     """
 
@@ -35,12 +37,14 @@ class Limit:
 class Verdict:
     """What was found of one quantity.
 
-    median: of its samples. per_hour: the fitted slope. maxima: of each third, in order.
+    median, highest: of its samples. per_hour: the fitted slope. highs: the 90th percentile of each
+        third, in order.
     """
 
     median: float
+    highest: float
     per_hour: float
-    maxima: tuple[float, float, float]
+    highs: tuple[float, float, float]
     is_flat: bool
 
 
@@ -64,10 +68,10 @@ def judge(times_s: Sequence[float], values: Sequence[float], limit: Limit) -> Ve
     if len(values) < 3:
         raise ValueError(f"{len(values)} samples are too few to judge")
     thirds = np.array_split(np.asarray(values, np.float64), 3)
-    maxima = (float(thirds[0].max()), float(thirds[1].max()), float(thirds[2].max()))
+    first, second, third = (float(np.quantile(part, _HIGH)) for part in thirds)
     median, per_hour = float(np.median(values)), slope_per_hour(times_s, values)
     is_flat = (
         per_hour <= max(limit.per_hour, limit.share_per_hour * median)
-        and maxima[2] - maxima[1] <= max(limit.step, limit.share * maxima[1])
+        and third - second <= max(limit.step, limit.share * second)
     )  # fmt: skip
-    return Verdict(median, per_hour, maxima, is_flat)
+    return Verdict(median, float(max(values)), per_hour, (first, second, third), is_flat)

@@ -17,12 +17,13 @@ _BLOCK_BYTES = 512
 class ProcessSample:
     """What a process and all its children take together.
 
-    rss_bytes: resident memory, in which shared pages count for each process. pss_bytes: the same
-    with each shared page divided among those that share it. cpu_s: user and system time so far.
+    rss_bytes: resident memory, in which shared pages count for each process. anonymous_bytes: the
+    part of it that no file backs, with each shared page divided among those that share it: heaps
+    and stacks, but no code. cpu_s: user and system time so far.
     """
 
     rss_bytes: int
-    pss_bytes: int
+    anonymous_bytes: int
     descriptors: int
     threads: int
     cpu_s: float
@@ -42,7 +43,7 @@ def sample_process(pid: int, *, with_children: bool = True) -> ProcessSample:
             continue
     return ProcessSample(
         rss_bytes=sum(sample.rss_bytes for sample in samples),
-        pss_bytes=sum(sample.pss_bytes for sample in samples),
+        anonymous_bytes=sum(sample.anonymous_bytes for sample in samples),
         descriptors=sum(sample.descriptors for sample in samples),
         threads=sum(sample.threads for sample in samples),
         cpu_s=round(sum(sample.cpu_s for sample in samples), 2),
@@ -52,11 +53,13 @@ def sample_process(pid: int, *, with_children: bool = True) -> ProcessSample:
 def _sample(pid: int) -> ProcessSample:
     folder = Path(f"/proc/{pid}")
     rollup = (folder / "smaps_rollup").read_text()
-    pss_kib = next(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss:"))
+    anonymous_kib = next(
+        int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Pss_Anon:")
+    )
     times = psutil.Process(pid).cpu_times()
     return ProcessSample(
         rss_bytes=int((folder / "statm").read_text().split()[1]) * _PAGE_BYTES,
-        pss_bytes=pss_kib * 1024,
+        anonymous_bytes=anonymous_kib * 1024,
         descriptors=sum(1 for _ in (folder / "fd").iterdir()),
         threads=sum(1 for _ in (folder / "task").iterdir()),
         cpu_s=times.user + times.system,

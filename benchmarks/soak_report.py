@@ -21,7 +21,7 @@ Result = Mapping[str, Any]
 _MB: Final = 1e6
 _QUANTITIES: Final = {
     "rss_bytes": ("RSS, MB", _MB),
-    "pss_bytes": ("PSS, MB", _MB),
+    "anonymous_bytes": ("anonymous, MB", _MB),
     "descriptors": ("descriptors", 1.0),
     "threads": ("threads", 1.0),
     "disk_bytes": ("disk, MB", _MB),
@@ -42,22 +42,23 @@ path { fill: none; stroke: #0969da; stroke-width: 1.2 }
 
 
 def soak(result: Result) -> str:
-    """Return the table: for each part and quantity the median, the slope, and the maxima."""
+    """Return the table: for each part and quantity the median, the slope, and the highs."""
     rows = [
         [
             part if quantity == "rss_bytes" else "",
             label,
             f"{verdict['median'] / unit:,.1f}",
             f"{verdict['per_hour'] / unit:+,.2f}",
-            *(f"{maximum / unit:,.1f}" for maximum in verdict["maxima"]),
+            *(f"{high / unit:,.1f}" for high in verdict["highs"]),
+            f"{verdict['highest'] / unit:,.1f}",
             "yes" if verdict["is_flat"] else "no",
         ]
         for part, of_part in result["verdicts"].items()
         for quantity, (label, unit) in _QUANTITIES.items()
         for verdict in [of_part[quantity]]
     ]
-    head = ["process", "of it", "median", "slope, an hour", "highest of the first third"]
-    head += ["of the second", "of the last", "flat"]
+    head = ["process", "of it", "median", "slope, an hour", "90th percentile of the first third"]
+    head += ["of the second", "of the last", "highest", "flat"]
     low, high = result["load_1m"]
     text = (
         f"{result['minutes']:g} minutes from {result['began_at']}, the first "

@@ -28,7 +28,6 @@ from mirrorlog.consumers.archive.sorted_rows import merged_tables, tables_of
 from mirrorlog.domain.histories import History
 from mirrorlog.errors import StateDamaged
 from mirrorlog.extras import require_module
-from mirrorlog.processes.free_memory import release_free_memory
 
 MERGED_RANGES: Final = 64
 """How many ranges become one merge: about as many as there are merges after a month."""
@@ -104,12 +103,7 @@ class RowMerger:
         Raise StateDamaged if a file of rows isn't what was written; ArchiveFailed.
         """
         histories = [item.chain.history for item in self._archive.merged_chains(partition)]
-        written = sum(self._merge_history(partition, history) for history in histories)
-        if written:  # a merge takes some 150 MB more than a range
-            pa = require_module("pyarrow", extra="archive", purpose="an archive")
-            pa.default_memory_pool().release_unused()
-            release_free_memory()
-        return written
+        return sum(self._merge_history(partition, history) for history in histories)
 
     def _merge_history(self, partition: int, history: History) -> int:
         written = 0

@@ -21,9 +21,11 @@ from mirrorlog.consumers.archive.progress import ArchiveProgress
 from mirrorlog.consumers.archive.row_files import RowFiles
 from mirrorlog.consumers.archive.row_merger import RowMerger
 from mirrorlog.errors import ArchiveFailed, BadUse, KafkaFailed, MirrorlogError, StateDamaged
+from mirrorlog.extras import require_module
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.archive_stores import ArchiveStore
 from mirrorlog.ports.clock import SystemClock
+from mirrorlog.processes.free_memory import release_free_memory
 from mirrorlog.reading.catalog import Catalog
 from mirrorlog.settings import Settings
 
@@ -197,23 +199,27 @@ class ArchiveRounds:
                 raise
             self._calls.on_error(error)
             return
+        has_written = False
         for partition in partitions:
             if stopped():
                 return
             try:
-                self._archive(partition)
+                has_written |= self._archive(partition)
             except MirrorlogError as error:
                 self._progress.note_failure(partition, error)
                 if raises or not isinstance(error, _RETRIED):
                     raise
                 self._calls.on_error(error)
         self._archiver.archive.forget_unasked()
+        if has_written:
+            _give_back_memory()
 
     def _hold(self) -> None:
         if self._held is not None and (had := self._held.hold()):
             self._calls.on_held(had)
 
-    def _archive(self, partition: int) -> None:
+    def _archive(self, partition: int) -> bool:
+        """Archive a partition, and merge its rows. Return whether anything was written."""
         written = self._archiver.run_partition(partition)
         self._calls.on_written(written)
         first = None
@@ -222,14 +228,21 @@ class ArchiveRounds:
             if first is not None:
                 self._calls.on_deleted(partition, first)
         self._progress.note_written(written, first)
-        if self._merger is not None:
-            self._merger.merge_partition(partition)
+        merges = 0 if self._merger is None else self._merger.merge_partition(partition)
+        return written.manifests + merges > 0
 
 
 def release_retention(settings: Settings, keep_s: float) -> None:
     """Give the commands topic a retention of its own again. Raise KafkaFailed."""
     with closing(KafkaAdmin(settings.kafka_client())) as admin:
         release(admin, settings.topics.commands, keep_s)
+
+
+def _give_back_memory() -> None:
+    """Give the system back what a round took: a merge takes some 150 MB more than all else does."""
+    pa = require_module("pyarrow", extra="archive", purpose="an archive")
+    pa.default_memory_pool().release_unused()
+    release_free_memory()
 
 
 def _rest(for_s: float, stopped: Callable[[], bool], clock: SystemClock) -> None:

@@ -172,7 +172,13 @@ def docker_engine() -> Iterator[Any]:
 
 
 @pytest.fixture
-def compose(docker_engine: Any) -> Iterator[Compose]:
-    """Yield the services of docker-compose.yml, none of which runs yet; remove what was started."""
+def compose(docker_engine: Any, request: pytest.FixtureRequest) -> Iterator[Compose]:
+    """Yield the services of docker-compose.yml, none of which runs yet; remove what was started.
+
+    If the test failed, the report has the last lines of each service.
+    """
     with compose_of(docker_engine) as services:
         yield services
+        if request.node.stash.get(_HAS_FAILED, False):
+            lines = services.run("--profile", "*", "logs", "--no-color", "--tail", "40")
+            request.node.add_report_section("teardown", "services", lines)

@@ -46,12 +46,14 @@ FLAT: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
     "memory that goes up and down by some MiB": ("rss_bytes", lambda: (150 + NOISE) * MIB),
     "connections that come and go": ("descriptors", lambda: 100 + np.round(NOISE * 2)),
     "one thread more from the middle on": ("threads", lambda: 40 + (TIMES_S > 750)),
+    "a connection for ten seconds": ("threads", lambda: 89 + 34 * (TIMES_S == 1200)),
     "a log that is cut every two minutes": ("disk_bytes", lambda: (20 + TIMES_S % 120 / 12) * MIB),
 }
 LEAKS: dict[str, tuple[str, Callable[[], np.ndarray]]] = {
     "a descriptor a cycle": ("descriptors", lambda: 100 + np.floor(TIMES_S)),
     "a descriptor every five minutes": ("descriptors", lambda: 100 + np.floor(TIMES_S / 300)),
     "a thread every ten minutes": ("threads", lambda: 40 + np.floor(TIMES_S / 600)),
+    "ten threads for the last two minutes": ("threads", lambda: 40 + 10 * (TIMES_S > 1380)),
     "a list that grows by 3 KiB a second": ("rss_bytes", lambda: (60 + NOISE / 4) * MIB
         + TIMES_S * 3072),
     "a list that grows from minute 20 on": ("rss_bytes", lambda: (60 + NOISE / 4) * MIB
@@ -77,7 +79,7 @@ def test_a_leak_is_not(
 # quantity | what a planted leak adds in an hour, to the real samples of the kept soak
 REAL_LEAKS = """
 rss_bytes   | 40e6
-pss_bytes   | 40e6
+anonymous_bytes | 40e6
 descriptors | 60
 threads     | 12
 disk_bytes  | 40e6
@@ -131,7 +133,7 @@ def test_a_sample_counts_descriptors_threads_and_children(soak: SimpleNamespace)
         child.stdout.readline()
         both = soak.samples.sample_process(os.getpid())
         assert both.threads > before.threads
-        assert both.pss_bytes > before.pss_bytes
+        assert both.anonymous_bytes > before.anonymous_bytes
 
 
 def test_the_disk_is_what_files_take_without_their_holes(
