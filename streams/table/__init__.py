@@ -10,6 +10,7 @@ Files in reading order:
 - `rocks_view`: a view of one state of a partition's table in RocksDB.
 - `outgoing`: a message that is sent and waited for.
 - `changelog_follower`: brings the table up to the changelog, and keeps a standby's there.
+- `kept_heads`: of two heads of a volume the later one, wherever it stands in the changelog.
 - `table_files`: the table as it lies on the disk, read without the node.
 - `rebuild_check`: folds the commands again and compares every record with them.
 - `record_digests`: what records say, small enough to compare all of them.

@@ -6,9 +6,12 @@ not used (docs/decisions/recovery.md). For each partition:
 1. The table is trusted if its rows came from this changelog, it is not ahead of it, and the last
    row that it took still has the same value there, unless compaction removed it. Otherwise it is
    emptied: no site would ever read what it holds beside the changelog (invariant 3).
-2. Rows are read from the table's position on, and written in their order, with the position.
+2. Rows are read from the table's position on, and written in their order, with the position. Of
+   two heads of a volume in one history the later one stays (later_head): a worker that lost the
+   partition may have appended an older one behind it. Readers keep the later one, too.
 3. A partition to work on has caught up when its table reaches the end that the changelog had at
-   the start. A standby follows until the next rebalance.
+   the start, and each head ends where the volume's records do (heads_behind_records). A standby
+   follows until the next rebalance.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from typing import Any, Final, TypeVar
 from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.streams import Message, TopicReader
+from mirrorlog.streams.table.kept_heads import heads_behind_records, later_head
 from mirrorlog.streams.table.local_store import FollowedStore, Row
+from mirrorlog.tracking_log.keys import HEAD_PREFIX
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -159,6 +164,8 @@ class ChangelogFollower:
             with suppress(_TableReset):
                 async with self._open(partitions) as reading:
                     await self._read_to_end(partitions, reading)
+                    for partition in partitions:
+                        self._correct_heads(partition)
                 reached_end = True
 
     async def _read_to_end(self, partitions: Sequence[int], reading: _ChangelogReading) -> None:
@@ -174,6 +181,13 @@ class ChangelogFollower:
                 self._on_progress(RecoveryProgress(tuple(partitions), read, total))
         if total:
             self._on_progress(RecoveryProgress(tuple(partitions), total, total))
+
+    def _correct_heads(self, partition: int) -> None:
+        """Let each head end where the volume's records do."""
+        position = self._store.changelog_position(partition)
+        rows = list(heads_behind_records(self._store, partition))
+        if rows and position is not None:
+            self._store.write(partition, rows, [position] * len(rows))
 
     async def stand_by(self, partitions: Sequence[int]) -> None:
         """Follow the changelog until cancelled.
@@ -263,7 +277,8 @@ class ChangelogFollower:
         partition, key = message.partition, message.key
         if key is None or message.position != self._store.changelog_position(partition):
             return
-        if self._store.get(partition, key) != message.value:
+        stored = self._store.get(partition, key)
+        if stored != message.value and stored != later_head(stored, key, message.value):
             reason = f"the row at position {message.position} isn't the one that it took there"
             self._reset(partition, self._store.changelog_identity(partition) or "", reason)
             raise _TableReset
@@ -277,10 +292,16 @@ class ChangelogFollower:
             self._check_last_row(in_order[0])
             rows: list[Row] = []
             positions: list[int] = []
+            heads: dict[bytes, bytes | None] = {}
             for message in in_order:
-                if message.key is not None:
-                    rows.append((message.key, message.value))
-                    positions.append(message.position)
+                if (key := message.key) is None:
+                    continue
+                value = message.value
+                if key.startswith(HEAD_PREFIX):
+                    known = heads[key] if key in heads else self._store.get(partition, key)
+                    value = heads[key] = later_head(known, key, value)
+                rows.append((key, value))
+                positions.append(message.position)
             self._store.write(partition, rows, positions)
             if (fullest := gathered.add(partition, rows)) is not None:
                 self._store.empty_write_buffer(fullest)

@@ -9,6 +9,8 @@ from contextlib import suppress
 import pytest
 from deadlines import DEADLINE_S
 
+from mirrorlog.codec.events import decode, encode
+from mirrorlog.domain.block_sets import BlockSet
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.simulation.memory_broker import MemoryBroker
@@ -19,6 +21,9 @@ from mirrorlog.streams.table.changelog_follower import (
 )
 from mirrorlog.streams.table.local_store import Row
 from mirrorlog.topics import TopicSpec
+from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
+from mirrorlog.tracking_log.keys import head_key, record_key
+from mirrorlog.tracking_log.records import LogRecord
 
 
 class Store:
@@ -33,6 +38,12 @@ class Store:
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         return self.rows[partition].get(key)
+
+    def keys(
+        self, partition: int, start: bytes, end: bytes, limit: int | None = None
+    ) -> list[bytes]:
+        assert limit is None
+        return sorted(key for key in self.rows[partition] if start <= key < end)
 
     def changelog_position(self, partition: int) -> int | None:
         return self.positions.get(partition)
@@ -160,6 +171,93 @@ def test_a_table_that_does_not_match_the_changelog_is_rebuilt(case: str) -> None
     assert len(resets := list(world.store.resets)) > 1
     world.catch_up(0)
     assert (world.table(), world.store.resets) == (expected, resets)
+
+
+class HeadWorld(World):
+    """A changelog with heads and records of the volume v."""
+
+    def append_head(self, text: str) -> None:
+        """Append `GENERATION/EPOCH THROUGH SESSION@LAST …`."""
+        log, through, *sessions = text.split()
+        generation, epoch = log.split("/")
+        named = (word.split("@") for word in sessions)
+        head = VolumeHead(
+            "v",
+            generation,
+            through=int(through),
+            sessions=tuple(
+                SessionHead(name, "host", opened_position=int(last), last_position=int(last))
+                for name, last in named
+            ),
+            epoch=int(epoch),
+        )
+        self.broker.append("log", 0, head_key("v"), encode(head))
+
+    def append_record(self, through: int, generation: str = "g") -> None:
+        record = LogRecord(
+            volume="v",
+            generation=generation,
+            tier=0,
+            after=-1,
+            through=through,
+            block_size=512,
+            changed=BlockSet([1]),
+            zeroed=BlockSet(),
+            first_at_us=0,
+            last_at_us=0,
+            commands=1,
+            writes=1,
+            bytes_written=512,
+            hosts=(),
+        )
+        self.broker.append("log", 0, record_key(record), encode(record))
+
+    def head(self) -> str:
+        """Return the table's head as append_head() takes it."""
+        head = decode(self.store.rows[0][head_key("v")], VolumeHead)
+        sessions = (f" {session.session}@{session.last_position}" for session in head.sessions)
+        return f"{head.generation}/{head.epoch} {head.through}{''.join(sessions)}"
+
+
+# heads as they follow each other | what the table keeps
+HEADS = """
+g/1 20 b@19, g/1 10 a@9       | g/1 20 b@19
+g/1 10 a@9, g/1 20 a@9 b@19   | g/1 20 a@9 b@19
+g/1 20 a@18, g/1 10 a@9       | g/1 20 a@18
+g/1 20 a@9, g/2 5 a@4         | g/2 5 a@4
+g/2 5 a@4, g/1 20 a@9         | g/1 20 a@9
+g/1 20 a@9, h/1 5 a@21        | h/1 5 a@21
+"""
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize("case", HEADS.strip().splitlines())
+def test_an_older_head_of_the_same_log_does_not_replace_a_newer_one(
+    case: str, at_once: bool
+) -> None:
+    heads, kept = (part.strip() for part in case.split("|"))
+    world = HeadWorld()
+    for head in heads.split(", "):
+        world.append_head(head)
+        if not at_once:
+            world.catch_up(0)
+    world.catch_up(0)
+    assert world.head() == kept
+    world.append("a1")
+    world.catch_up(0)
+    assert (world.head(), world.store.resets) == (kept, [0])
+
+
+@pytest.mark.parametrize(("generation", "through"), [("g", 20), ("f", 10)])
+def test_a_head_whose_newer_one_was_compacted_away_ends_where_its_records_do(
+    generation: str, through: int
+) -> None:
+    world = HeadWorld()
+    world.append_head("g/1 10 a@9")
+    world.append_record(10)
+    world.append_record(20, generation)
+    world.catch_up(0)
+    assert world.head() == f"g/1 {through} a@9"
 
 
 def test_a_standby_that_fails_at_each_try_is_logged_once_and_when_it_works_again(
