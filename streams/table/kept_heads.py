@@ -7,7 +7,6 @@ commands that it doesn't hold, and a site that takes it would miss their blocks 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -15,13 +14,7 @@ from mirrorlog.codec.events import decode, decode_record_header, encode
 from mirrorlog.errors import BadInput
 from mirrorlog.streams.table.local_store import Row, RowStore
 from mirrorlog.tracking_log.heads import VolumeHead
-from mirrorlog.tracking_log.keys import (
-    HEAD_PREFIX,
-    RECORD_PREFIX,
-    above_prefix,
-    head_key,
-    read_record_key,
-)
+from mirrorlog.tracking_log.keys import HEAD_PREFIX, above_prefix, read_record_key, record_prefix
 
 
 def later_head(known: bytes | None, key: bytes, value: bytes | None) -> bytes | None:
@@ -32,9 +25,8 @@ def later_head(known: bytes | None, key: bytes, value: bytes | None) -> bytes | 
     """
     if known is None or value is None or known == value or not key.startswith(HEAD_PREFIX):
         return value
-    try:
-        before, after = decode(known, VolumeHead), decode(value, VolumeHead)
-    except BadInput:  # whoever folds the volume says what is wrong with it
+    before, after = _head(known), _head(value)
+    if before is None or after is None:
         return value
     if (before.epoch, before.generation) != (after.epoch, after.generation):
         return value
@@ -45,18 +37,36 @@ def later_head(known: bytes | None, key: bytes, value: bytes | None) -> bytes | 
 def heads_behind_records(store: RowStore, partition: int) -> Iterator[Row]:
     """Yield, for each head that ends before a record of its generation, the head that ends there.
 
-    Compaction may have removed the later head, so that only its records tell of it.
+    Compaction may have removed the later head, so that only its records tell of it. The keys of one
+    volume's records are in memory at a time.
     """
-    ends: dict[str, tuple[int, bytes]] = defaultdict(lambda: (-1, b""))
-    for key in store.keys(partition, RECORD_PREFIX, above_prefix(RECORD_PREFIX)):
-        record = read_record_key(key)
-        ends[record.volume] = max(ends[record.volume], (record.through, key))
-    for volume, (through, record_key) in ends.items():
-        value = store.get(partition, head_key(volume))
-        head = None if value is None else decode(value, VolumeHead)
-        if head is None or head.through >= through:
+    for key in store.keys(partition, HEAD_PREFIX, above_prefix(HEAD_PREFIX)):
+        if (head := _head(_value(store, partition, key))) is None:
             continue
-        record_value = store.get(partition, record_key)
-        assert record_value is not None
-        if decode_record_header(record_value).generation == head.generation:
-            yield head_key(volume), encode(replace(head, through=through))
+        of_volume = record_prefix(head.volume)
+        through, last = max(
+            (
+                (read_record_key(record).through, record)
+                for record in store.keys(partition, of_volume, above_prefix(of_volume))
+            ),
+            default=(head.through, b""),
+        )
+        if through > head.through:
+            record = decode_record_header(_value(store, partition, last))
+            if record.generation == head.generation:
+                yield key, encode(replace(head, through=through))
+
+
+def _head(value: bytes) -> VolumeHead | None:
+    """Return the head; None if it is damaged, which whoever folds the volume says."""
+    try:
+        return decode(value, VolumeHead)
+    except BadInput:
+        return None
+
+
+def _value(store: RowStore, partition: int, key: bytes) -> bytes:
+    """Return the value of a row that the table has."""
+    value = store.get(partition, key)
+    assert value is not None
+    return value
