@@ -35,6 +35,11 @@ OUTCOMES: Final = (ForkOutcome.MISSED, ForkOutcome.HAS, ForkOutcome.OPEN, ForkOu
 """By WriteFate, the outcome that a command names."""
 
 
+def is_missed(fates: WriteFates) -> npt.NDArray[np.bool_]:
+    """Return which of the writes are missed, whether or not a call still writes them."""
+    return (fates == WriteFate.MISSED) | (fates == WriteFate.HUNG)
+
+
 @dataclass(slots=True)
 class ForkSpan:
     """The time of a secondary in the fork.

@@ -44,7 +44,7 @@ from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.lock_free_writes import LockFreeWrites
 from mirrorlog.producers.forks.fork_links import SecondaryLink
 from mirrorlog.producers.forks.fork_plans import ForkMode, ForkPlan
-from mirrorlog.producers.forks.fork_spans import WriteFate, WriteNumbers
+from mirrorlog.producers.forks.fork_spans import WriteFate, WriteNumbers, is_missed
 from mirrorlog.producers.forks.forked_secondary import (
     ForkContext,
     ForkedSecondary,
@@ -250,9 +250,9 @@ class ForkedVolume:
         fates = self._linked.add(writes, numbers, regions)
         for secondary in self.secondaries:
             of_site = fates[secondary.site]
-            is_missed = (of_site == WriteFate.MISSED) | (of_site == WriteFate.HUNG)
-            if is_missed.any():
-                secondary.missed.add(writes[int(is_missed.nonzero()[0][-1])])
+            missed = is_missed(of_site).nonzero()[0]
+            if len(missed):
+                secondary.missed.add(writes[int(missed[-1])])
         opened = max(int((of_site == WriteFate.OPEN).sum()) for of_site in fates.values())
         self._linked.resolve()
         if opened:

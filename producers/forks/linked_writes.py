@@ -22,6 +22,7 @@ from mirrorlog.producers.forks.fork_spans import (
     WriteFate,
     WriteFates,
     WriteNumbers,
+    is_missed,
 )
 
 _FATE_BITS: Final = 2
@@ -89,8 +90,7 @@ class LinkedWrites:
         """
         for group in reversed(self._groups):
             fates = self._spans[site].fates(group.numbers)
-            is_missed = (fates == WriteFate.MISSED) | (fates == WriteFate.HUNG)
-            indexes = np.flatnonzero(is_missed & (group.numbers >= since)).tolist()
+            indexes = np.flatnonzero(is_missed(fates) & (group.numbers >= since)).tolist()
             if indexes:
                 return group.writes[indexes[-1]]
         return None

@@ -17,7 +17,6 @@ from mirrorlog.streams.fold.batch import EventBatch
 from mirrorlog.streams.fold.batch_plan import BatchPlanner, LogRows, PlannedFlush
 from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.fold.flush_plan import FlushPlan
-from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.publication_delays import PublicationDelays
 
 _PAUSE_S: Final = 2.0
@@ -27,9 +26,6 @@ restart, or the election of a leader that lagged behind."""
 
 class DurableLog(LogRows, Protocol):
     """The part of LogTable that the fold needs (streams/table/log_table.py)."""
-
-    def watermark(self, partition: int) -> Watermark | None:
-        """Return the partition's watermark, None if the log has none."""
 
     def take_doubt(self, partition: int) -> bool:
         """Return whether others appended rows to the partition since the last call."""
