@@ -37,7 +37,8 @@ OUTCOMES: Final = (ForkOutcome.MISSED, ForkOutcome.HAS, ForkOutcome.OPEN, ForkOu
 
 def is_missed(fates: WriteFates) -> npt.NDArray[np.bool_]:
     """Return which of the writes are missed, whether or not a call still writes them."""
-    return (fates == WriteFate.MISSED) | (fates == WriteFate.HUNG)
+    missed: npt.NDArray[np.bool_] = (fates == WriteFate.MISSED) | (fates == WriteFate.HUNG)
+    return missed
 
 
 @dataclass(slots=True)
