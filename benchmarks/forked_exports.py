@@ -1,4 +1,4 @@
-"""A secondary to fork to, without a site: its mark, and one report of a site that knows all."""
+"""A secondary to fork to, without a site: its mark, and the report of a site that knows all."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ _FAR: Final = 1 << 40
 """A position behind all that a run writes."""
 
 
-def publish_stand_in(settings: Settings, volume: Volume, secondary: Path) -> None:
-    """Mark a file as the secondary of the site SITE, and report that the site has applied all.
-
-    The host then lets the secondary into the fork at once. A site would do the same on another
-    machine, from which it takes nothing of this one's time.
-    """
+def marked(secondary: Path, volume: Volume) -> SecondaryMark:
+    """Mark a file as the secondary of the site SITE; return the mark."""
     mark = SecondaryMark(secondary_id=str(uuid4()), site=SITE, volume=volume.volume)
     write_marks({mark_path(secondary): mark})
-    report = SiteProgress(
+    return mark
+
+
+def report_of_all(volume: Volume, mark: SecondaryMark) -> SiteProgress:
+    """Return the report of the site that it has applied all, whatever is written."""
+    return SiteProgress(
         site=SITE,
         volume=volume.volume,
         generation=volume.generation,
@@ -44,6 +45,15 @@ def publish_stand_in(settings: Settings, volume: Volume, secondary: Path) -> Non
         at_us=1,
         secondary_id=mark.secondary_id,
     )
+
+
+def publish_stand_in(settings: Settings, volume: Volume, secondary: Path) -> None:
+    """Mark a file as the secondary of the site SITE, and report that the site has applied all.
+
+    The host then lets the secondary into the fork at once. A site would do the same on another
+    machine, from which it takes nothing of this one's time.
+    """
+    report = report_of_all(volume, marked(secondary, volume))
     publisher = KafkaPublisher(settings.kafka_client())
     publisher.publish(
         settings.topics.progress, 0, f"{SITE}/{volume.volume}".encode(), encode(report)

@@ -29,17 +29,15 @@ from pathlib import Path
 from random import Random
 from statistics import median
 from typing import Final, Protocol
-from uuid import uuid4
 
 from cluster import Cluster
+from forked_exports import SITE, marked, report_of_all
 from pinned import ProgramFailed
 
 from mirrorlog.adapters.addresses import open_device
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kafka import KafkaPublisher
-from mirrorlog.adapters.secondary_marks import mark_path, write_marks
-from mirrorlog.domain.secondary_marks import SecondaryMark
-from mirrorlog.domain.site_progress import SiteProgress, SiteState
+from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.ports.clock import SystemClock
 from mirrorlog.producers.durable.disk_folder import DiskFolder
@@ -231,34 +229,15 @@ class OpenedFile:
 class SiteThatKnows:
     """The reports of a site that has applied everything, whatever is written."""
 
-    described: Volume
-    secondary_id: str
+    report: SiteProgress
 
     def poll(self) -> None:
         """Do nothing."""
 
     def of(self, volume: str) -> Sequence[SiteProgress]:
         """Return the report."""
-        end = 1 << 40
-        return [
-            SiteProgress(
-                site="site",
-                volume=volume,
-                generation=self.described.generation,
-                state=SiteState.SETTLING,
-                rung=None,
-                applied_position=end,
-                consistent_position=None,
-                watermark=end,
-                behind_blocks=0,
-                behind_bytes=0,
-                lag_s=0.0,
-                blocks_copied=0,
-                bytes_copied=0,
-                at_us=0,
-                secondary_id=self.secondary_id,
-            )
-        ]
+        assert volume == self.report.volume
+        return [self.report]
 
 
 @contextmanager
@@ -326,13 +305,11 @@ def _make_file(path: Path, size_bytes: int = 0) -> None:
 
 def _forks(folder: Path, described: Volume) -> tuple[ForkPorts, ForkPlan]:
     """Make a secondary with a site's mark, and return how to fork writes to it."""
-    path, secondary_id = folder / "secondary", str(uuid4())
+    path = folder / "secondary"
     _make_file(path)
-    mark = SecondaryMark(secondary_id=secondary_id, site="site", volume="bench")
-    write_marks({mark_path(path): mark})
-    reports = SiteThatKnows(described, secondary_id)
+    reports = SiteThatKnows(report_of_all(described, marked(path, described)))
     ports = ForkPorts(open_marked_secondary, ThreadWorkers(), reports)
-    return ports, ForkPlan({"site": path.as_uri()}, ForkMode.parse("async"))
+    return ports, ForkPlan({SITE: path.as_uri()}, ForkMode.parse("async"))
 
 
 def _tick(host: Host, stop: threading.Event) -> None:
