@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import os
 import signal
 from collections.abc import Iterator
@@ -21,6 +22,10 @@ settings.load_profile("mirrorlog")
 # Python looks for circles of garbage after each 700 new objects, which takes a tenth of the time of
 # simulated worlds. In tests it looks more seldom, and in the processes that they start as ever.
 gc.set_threshold(20_000, *gc.get_threshold()[1:])
+
+# As in the program (log_lines.py): a thread that another test left behind may still try again, and
+# its retries would be among the lines that a test looks at.
+logging.getLogger("stamina").setLevel(logging.CRITICAL)
 
 # A shell lets background jobs ignore SIGINT and SIGQUIT, nohup lets a command ignore SIGHUP, and
 # children inherit that: a test's signals would then end nothing.
