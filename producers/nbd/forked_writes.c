@@ -259,6 +259,8 @@ ml_forked_start (struct ml_ring *ring_)
     queues[i].fork = &forks->fork[i];
     queues[i].fd = -1;
     queues[i].end = &queues[i].first;
+    /* The host may send a file before the thread runs. */
+    forks->fork[i].is_idle = 1;
     pthread_cond_init (&queues[i].filled, NULL);
     code = pthread_create (&thread, NULL, write_queue, &queues[i]);
     if (code == 0)

@@ -45,6 +45,7 @@ _PARTS: Final = {
         "snapshot_store.c",
     ),
     "snapshot_store": ("snapshot_store.c",),
+    "forked_writes": ("forked_writes.c", "ring.c"),
 }
 """By library, the files that are compiled."""
 FLAGS: Final = ("-std=gnu11", "-O2", "-fPIC", "-shared", "-pthread")
@@ -78,6 +79,11 @@ def build_ring(cache_dir: Path) -> Path:
 def build_snapshot_store(cache_dir: Path) -> Path:
     """Return the library of snapshot_store.c alone, for tests."""
     return _build(cache_dir, "snapshot_store", "")
+
+
+def build_forked_writes(cache_dir: Path) -> Path:
+    """Return the library of forked_writes.c and ring.c, for tests."""
+    return _build(cache_dir, "forked_writes", "")
 
 
 def _build(cache_dir: Path, part: str, version: str) -> Path:

@@ -26,7 +26,7 @@ _BYTES, _WRITES = 10001, 10002
 """ML_FORK_BYTES and ML_FORK_WRITES of fork_state.h."""
 
 
-class _Fork(ctypes.Structure):
+class ForkFields(ctypes.Structure):
     """struct ml_fork of fork_state.h."""
 
     _fields_ = [
@@ -120,7 +120,7 @@ class RingLink:
 
     def look(self) -> LinkState:
         """See SecondaryLink."""
-        fork, next_number = _Fork(), ctypes.c_uint64()
+        fork, next_number = ForkFields(), ctypes.c_uint64()
         with self._forks.lock:
             if self.last is not None:
                 return self.last
