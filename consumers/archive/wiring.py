@@ -21,7 +21,6 @@ from mirrorlog.consumers.archive.progress import ArchiveProgress
 from mirrorlog.consumers.archive.row_files import RowFiles
 from mirrorlog.consumers.archive.row_merger import RowMerger
 from mirrorlog.errors import ArchiveFailed, BadUse, KafkaFailed, MirrorlogError, StateDamaged
-from mirrorlog.extras import require_module
 from mirrorlog.metric_samples import ExportingRole
 from mirrorlog.ports.archive_stores import ArchiveStore
 from mirrorlog.ports.clock import SystemClock
@@ -212,7 +211,8 @@ class ArchiveRounds:
                 self._calls.on_error(error)
         self._archiver.archive.forget_unasked()
         if has_written:
-            _give_back_memory()
+            # A merge takes some 150 MB more than all else does.
+            release_free_memory()
 
     def _hold(self) -> None:
         if self._held is not None and (had := self._held.hold()):
@@ -236,13 +236,6 @@ def release_retention(settings: Settings, keep_s: float) -> None:
     """Give the commands topic a retention of its own again. Raise KafkaFailed."""
     with closing(KafkaAdmin(settings.kafka_client())) as admin:
         release(admin, settings.topics.commands, keep_s)
-
-
-def _give_back_memory() -> None:
-    """Give the system back what a round took: a merge takes some 150 MB more than all else does."""
-    pa = require_module("pyarrow", extra="archive", purpose="an archive")
-    pa.default_memory_pool().release_unused()
-    release_free_memory()
 
 
 def _rest(for_s: float, stopped: Callable[[], bool], clock: SystemClock) -> None:

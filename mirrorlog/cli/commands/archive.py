@@ -32,6 +32,7 @@ from mirrorlog.consumers.archive.wiring import (
     run_archiver,
 )
 from mirrorlog.errors import BadUse, MirrorlogError
+from mirrorlog.processes.free_memory import use_system_memory
 from mirrorlog.units import parse_duration_s
 
 app = typer.Typer(
@@ -141,6 +142,7 @@ def run(
         supervisor.tell(f"the next round tries again: {error.what}")
 
     signalled = stop_flag()
+    use_system_memory()
 
     def stopped() -> bool:
         if signalled():
