@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from threading import local
 from typing import ClassVar, Final
@@ -84,6 +85,10 @@ class DirectDevice(FileDevice):
                     start - offset : start - offset + piece
                 ]
                 self._write_from(view, first)
+
+    def pwrite_in_order(self, writes: Sequence[tuple[int, bytes]]) -> None:
+        for offset, data in writes:  # each may need more than its own bytes
+            self.pwrite(offset, data)
 
     def zero(self, *, offset: int, length: int) -> None:
         """Punch a hole for the whole blocks; write zeros to the edges, and where that fails."""

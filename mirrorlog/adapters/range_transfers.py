@@ -9,6 +9,7 @@ import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from threading import Lock
 from typing import Final, NamedTuple
@@ -65,6 +66,24 @@ class RangeTransfers:
             self._may_be_direct = False
         return unfinished
 
+    def write_contents(
+        self, fd: int, writes: Sequence[tuple[int, bytes]]
+    ) -> Sequence[tuple[int, bytes]] | None:
+        """Write the data of each (offset, data) from where it is: nothing is copied.
+
+        Return those that are still to be done; None, with nothing done, if any two overlap. The
+        kernel promises no order.
+        """
+        columns = _columns_of(writes)
+        if columns.overlap():
+            return None
+        with lent_queue() as queue:
+            if queue is None:
+                return writes
+            results = queue.run(AioCommand.PWRITE, fd, columns, address=0)
+        unfinished = np.flatnonzero(results != columns.lengths)
+        return [writes[index] for index in unfinished.tolist()]
+
     def close(self) -> None:
         """Close what write() has opened. Call it when no other method runs."""
         self._may_be_direct = False
@@ -99,6 +118,17 @@ def _file_system(fd: int) -> int | None:
     if call is None or call(fd, ctypes.byref(answer)) != 0:
         return None
     return answer[0] & 0xFFFFFFFF
+
+
+def _columns_of(writes: Sequence[tuple[int, bytes]]) -> RangeColumns:
+    """Return the ranges of writes. A place is the address of the data, which the caller keeps."""
+    contents = [data for _, data in writes]
+    pointers = (ctypes.c_char_p * len(contents))(*contents)
+    return RangeColumns(
+        np.array([offset for offset, _ in writes], np.int64),
+        np.fromiter(map(len, contents), np.int64, len(contents)),
+        np.frombuffer(bytes(pointers), np.intp).astype(np.int64),
+    )
 
 
 def _transfer(command: AioCommand, fd: int, ranges: RangeColumns, memory: memoryview) -> Unfinished:

@@ -78,3 +78,9 @@ class RangeColumns:
             return True
         ends = self.offsets + self.lengths
         return int(self.offsets.min()) >= 0 and int(ends.max()) <= size_bytes
+
+    def overlap(self) -> bool:
+        """Return whether any two of the ranges overlap on the device."""
+        order = self.offsets.argsort()
+        ends = (self.offsets + self.lengths)[order]
+        return bool((self.offsets[order][1:] < ends[:-1]).any())

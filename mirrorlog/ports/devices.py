@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeAlias, runtime_checkable
@@ -166,6 +166,18 @@ class WritesRanges(Protocol):
 
         is_only_writer: until the next flush(), nobody else writes to the device, and the lengths of
         all its writes are multiples of 4 KiB. The device then may pass by the page cache.
+        """
+        ...
+
+
+@runtime_checkable
+class WritesInOrder(Protocol):
+    """A device that does several writes at once, as if one came after the other."""
+
+    def pwrite_in_order(self, writes: Sequence[tuple[int, bytes]]) -> None:
+        """Write all of the data of each (offset, data). Where they overlap, the last one stands.
+
+        Raise DeviceFailed as pwrite(). Any of the writes may then have been done.
         """
         ...
 

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from threading import Condition, Thread
-from typing import Protocol
+from typing import Final, Protocol
 
 from mirrorlog.domain.site_progress import SiteProgress
 from mirrorlog.errors import DeviceFailed, MirrorlogError, in_words
-from mirrorlog.ports.devices import Data
+from mirrorlog.ports.devices import Data, WritesInOrder
 from mirrorlog.producers.forks.fork_states import ForkStateChange
 from mirrorlog.producers.forks.forked_write import ForkedWrites
+
+_AT_ONCE: Final = 128
+"""So many writes are one call of a device that takes several. Each call has the time limit."""
 
 
 class CallKind(Enum):
@@ -91,7 +94,7 @@ class Call:
     requested_s, began_s: when it was requested and when it began, by the monotonic clock.
     device: the device of the call; for OPEN, the device that it has opened.
     forked, contents: of a WRITE. contents: the data of each write; None writes zeros.
-    done: how many of the writes have returned; only the worker changes it. seen_done: its value
+    done: how many calls to write have returned; only the worker changes it. seen_done: its value
     when it was looked at last.
     number: of a FLUSH.
     """
@@ -129,19 +132,32 @@ class Call:
         assert self.device is not None
         match self.kind:
             case CallKind.WRITE:
-                assert self.forked is not None
-                for (_, offset, length, _, _), data in zip(
-                    self.forked.writes, self.contents, strict=True
-                ):
-                    if data is None:
-                        self.device.zero(offset=offset, length=length)
-                    else:
-                        self.device.pwrite(offset, data)
-                    self.done += 1
+                self._write(self.device)
             case CallKind.FLUSH:
                 self.device.flush()
             case CallKind.CLOSE:
                 self.device.close()
+
+    def _write(self, device: ForkedDevice) -> None:
+        """Do the writes in their order.
+
+        A device that does several with one call leaves the interpreter to the writer meanwhile.
+        """
+        assert self.forked is not None
+        both = zip(self.forked.writes, self.contents, strict=True)
+        is_data = len(self.contents) > 1 and None not in self.contents
+        if is_data and isinstance(device, WritesInOrder):
+            pieces = [(write[1], data) for write, data in both if data is not None]
+            for first in range(0, len(pieces), _AT_ONCE):
+                device.pwrite_in_order(pieces[first : first + _AT_ONCE])
+                self.done += 1
+            return
+        for (_, offset, length, _, _), data in both:
+            if data is None:
+                device.zero(offset=offset, length=length)
+            else:
+                device.pwrite(offset, data)
+            self.done += 1
 
 
 def open_secondary(address: SecondaryAddress) -> ForkedDevice:

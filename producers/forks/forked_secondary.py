@@ -45,9 +45,8 @@ from mirrorlog.settings import Settings
 class ForkContext:
     """The parts of the host that the forks of one volume need.
 
-    lock: the tracker's. report: takes lines for people. The others are called with the lock held:
-    collect: hands lock-free writes that have ended to ForkedVolume.writes_ended().
-    on_outcomes_known: called when the outcomes of writes are known for every secondary.
+    lock: the tracker's. report: takes lines for people. on_outcomes_known: called, with the lock
+    held, when the outcomes of writes are known for every secondary.
     """
 
     ports: ForkPorts
@@ -55,7 +54,6 @@ class ForkContext:
     clock: Clock
     settings: Settings
     report: Callable[[str], None]
-    collect: Callable[[], None]
     on_outcomes_known: Callable[[ForkedWrites, Outcomes], None]
 
 
@@ -180,7 +178,6 @@ class ForkedSecondary:
         """See SecondaryCalls."""
         if self._current is not None:
             return None
-        self._context.collect()
         if self.state in (ForkState.OUT, ForkState.CLOSED) and self._device is not None:
             call = Call(CallKind.CLOSE, self._context.clock.monotonic_s())
         elif self._queue:

@@ -54,7 +54,7 @@ from mirrorlog.producers.forks.forked_write import (
     ForkedWrites,
     held_back_writes,
     is_queue_full,
-    outcomes_of,
+    outcomes_in_flight,
 )
 from mirrorlog.producers.forks.linked_writes import KnownWrites, LinkedWrites
 from mirrorlog.producers.forks.missed_writes import report_of
@@ -352,7 +352,7 @@ class ForkedVolume:
         """
         sites_in = [secondary.site for secondary in self.secondaries if secondary.is_in]
         if self._linked is None:
-            outcomes = [outcomes_of(write, self._writes, sites_in) for write in in_flight]
+            outcomes = outcomes_in_flight(in_flight, self._writes, sites_in)
         else:
             known, on_primary = self._linked.outcomes(), dict.fromkeys(sites_in, ForkOutcome.OPEN)
             outcomes = [known.get(id(write), on_primary) for write in in_flight]

@@ -105,13 +105,17 @@ def held_back_writes(held_back: Iterable[tuple[int, int]], at_us: int) -> list[I
     return [(ExtentKind.WRITE, offset, length, at_us, ()) for offset, length in held_back]
 
 
-def outcomes_of(
-    write: InFlightTuple, forked_writes: Mapping[int, ForkedWrites], sites_in: Collection[str]
-) -> Outcomes:
-    """Return the outcomes of a write that is in flight.
+def outcomes_in_flight(
+    writes: Iterable[InFlightTuple],
+    forked_writes: Mapping[int, ForkedWrites],
+    sites_in: Collection[str],
+) -> list[Outcomes]:
+    """Return the outcomes of writes that are in flight. Those with one fate share one object.
 
     forked_writes: by the identity of each write. A write that isn't there is on its way to the
     primary: its outcome is open for all secondaries in the fork, `sites_in`.
     """
-    forked = forked_writes.get(id(write))
-    return dict.fromkeys(sites_in, ForkOutcome.OPEN) if forked is None else forked.outcomes()
+    on_primary: Outcomes = dict.fromkeys(sites_in, ForkOutcome.OPEN)
+    fates = [forked_writes.get(id(write)) for write in writes]
+    by_fate = {forked: forked.outcomes() for forked in set(fates) if forked is not None}
+    return [on_primary if forked is None else by_fate[forked] for forked in fates]

@@ -7,6 +7,7 @@ name instead (mirrorlog/adapters/device_identity.py), which its site reports.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -64,6 +65,10 @@ class MarkedSecondary:
     def pwrite(self, offset: int, data: Data) -> None:
         """Write all of `data`."""
         self._device.pwrite(offset, data)
+
+    def pwrite_in_order(self, writes: Sequence[tuple[int, bytes]]) -> None:
+        """Do as WritesInOrder says."""
+        self._device.pwrite_in_order(writes)
 
     def zero(self, *, offset: int, length: int) -> None:
         """Make the range read as zeros."""

@@ -25,7 +25,6 @@ def attach_forks(state: TrackerState, opened: OpenVolume, plan: ForkPlan, ports:
         clock=state.clock,
         settings=state.settings,
         report=state.report,
-        collect=partial(collect_ended, state, opened),
         on_outcomes_known=partial(end_forked_writes, state, opened),
     )
     position = state.outbox.last_positions.get(opened.name, -1)

@@ -16,12 +16,10 @@ from mirrorlog.producers.writes.volume_file import VolumeFile
 from mirrorlog.producers.writes.write_tracker import WriteTracker
 from mirrorlog.settings import Settings
 
-_WRITE: Final = ExtentKind.WRITE
-_FORKED_TOGETHER: Final = 32
+_WRITE: Final = int(ExtentKind.WRITE)
+_FORKED_TOGETHER: Final = 256
 """So many lock-free writes go to the secondaries together, unless a tick comes first: then their
 worker is woken once for all."""
-_LARGE_BYTES: Final = 256 << 10
-"""A write of this size goes to the secondaries at once: its data takes the host's memory."""
 
 
 class TrackedVolume(ClosesOnExit):
@@ -61,6 +59,7 @@ class TrackedVolume(ClosesOnExit):
         self._write: Final = opened.device.pwrite
         self._region_bytes: Final = tracker.region_bytes
         self._batch_extents: Final = tracker.batch_extents
+        self._forked_bytes: Final = tracker.forked_together_bytes
         self._size_bytes: Final = opened.volume.size_bytes
 
     @staticmethod
@@ -218,7 +217,7 @@ class TrackedVolume(ClosesOnExit):
         """Do W3, F2 and F3 of a lock-free write to a forked volume (batches/lock_free_writes.py).
 
         The secondaries get the write at the next tick, or when _FORKED_TOGETHER writes wait for
-        that, or if the data is large.
+        that, or about so much data as the tracker says: as if all were as long as this one.
         """
         lock_free, content = self._lock_free, None
         try:
@@ -227,7 +226,8 @@ class TrackedVolume(ClosesOnExit):
         finally:
             lock_free.to_fork.append((write, content))  # F2
             del lock_free.to_primary[id(write)]  # F3
-            if len(lock_free.to_fork) >= _FORKED_TOGETHER or write[2] >= _LARGE_BYTES:
+            waiting = len(lock_free.to_fork)
+            if waiting >= _FORKED_TOGETHER or waiting * write[2] >= self._forked_bytes:
                 self._tracker.collect_forked(self._opened)
 
     def _pieces(self, *, offset: int, length: int) -> Iterator[tuple[int, int]]:

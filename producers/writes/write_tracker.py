@@ -47,6 +47,7 @@ from mirrorlog.settings import Settings
 
 _LOCK_FREE_POLL_S: Final = 0.001
 """How often wait_until_idle() looks for lock-free writes, which notify nobody."""
+_FORKED_TOGETHER_BYTES: Final = 2 << 20
 
 
 class WriteTracker:
@@ -61,6 +62,8 @@ class WriteTracker:
     docs/decisions/host-spool.md).
 
     attached_writers: accounts for the writes of other processes.
+    forked_together_bytes: lock-free writes go to the secondaries when they hold about so much data.
+    The queue of a secondary has room for several times that.
     max_write_bytes: a write is cut at multiples of it, so that the regions of one write fit in the
     activity log.
     """
@@ -97,6 +100,9 @@ class WriteTracker:
         self.coarse_clock: Final = self._state.coarse_clock
         self.region_bytes: Final = settings.region_bytes
         self.batch_extents: Final = settings.host_batch_extents
+        self.forked_together_bytes: Final = min(
+            _FORKED_TOGETHER_BYTES, settings.host_fork_queue_bytes // 8
+        )
         self.max_write_bytes: Final = settings.region_bytes * settings.hot_regions
         self.attached_writers: Final = AttachedWriters(self._state)
         self._cooling: Final = RegionCooling(self._state, jobs)

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from mirrorlog.domain.commands import ForkOutcome, ForkOutcomes
 from mirrorlog.domain.extents import ExtentKind
-from mirrorlog.producers.batches.batch import Batch, InFlightWrite, region_batches
+from mirrorlog.producers.batches.batch import (
+    Batch,
+    InFlightWrite,
+    fork_columns,
+    region_batches,
+)
 from mirrorlog.producers.batches.hot_regions import HotRegion, release
 
 
@@ -47,3 +53,13 @@ def test_regions_are_published_clipped_and_joined(case: str) -> None:
         " / ".join(" ".join(f"{e.offset}+{e.length}" for e in batch.extents) for batch in batches)
         == expected
     )
+
+
+def test_equal_outcomes_need_not_be_one_object() -> None:
+    one, same, other = {"x": ForkOutcome.HAS}, {"x": ForkOutcome.HAS}, {"y": ForkOutcome.OPEN}
+    assert fork_columns([one, same, other, one]) == (
+        ForkOutcomes("x", bytes([1, 1, 0, 1])),
+        ForkOutcomes("y", bytes([0, 0, 2, 0])),
+    )
+    assert fork_columns([one, same]) == (ForkOutcomes("x"),)
+    assert not fork_columns([])

@@ -71,6 +71,7 @@ class Rig:
     volume: Volume = field(
         default_factory=lambda: notation.volume("v", SIZE, generation="g", primary="memory://v")
     )
+    settings: Settings = SETTINGS
     seen: int = 0
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class Rig:
         self.host = Host(
             "h",
             ports,
-            SETTINGS,
+            self.settings,
             {"v": self.volume},
             new_session=lambda: str(UUID(int=1)),
             report=self.lines.append,
@@ -306,6 +307,7 @@ def test_the_order_on_a_secondary_is_that_of_the_primary(rig: Rig) -> None:
     for letter in b"abcdef":
         volume.pwrite(bytes([letter]) * 4, 0)
         volume.pwrite(bytes([letter]) * 4, 4)
+        rig.host.tick(rig.clock.now_s)
     for made in range(12):
         rig.workers.run(1)
         first, second = rig.read("x", 0, 1)[0], rig.read("x", 4, 1)[0]
@@ -398,21 +400,26 @@ def test_what_the_primary_failed_to_write_without_the_lock_is_missed(rig: Rig) -
     assert rig.read("x", 10, 24) == b"good" + bytes(16) + b"more"
 
 
+@pytest.mark.parametrize(
+    "queue_bytes, together",
+    [(1000, 32), (1 << 20, 256)],  # 32 of 4 bytes: an eighth of the queue
+)
 def test_lock_free_writes_reach_the_secondaries_with_the_next_tick_or_when_they_are_many(
-    rig: Rig,
+    rig: Rig, queue_bytes: int, together: int
 ) -> None:
+    rig.settings = SETTINGS.model_copy(update={"host_fork_queue_bytes": queue_bytes})
     volume = rig.open("async", "x")
     volume.pwrite(b"abcd", 0)
     rig.tick()
     queued = []
-    for number in range(40):
+    for number in range(together + 8):
         volume.pwrite(b"efgh", 4 * number)
         queued.append(volume.tracker_and_volume[1].forks.secondaries[0].open_writes)  # type: ignore[union-attr]
-    assert queued == [0] * 31 + [32] * 9
+    assert queued == [0] * (together - 1) + [together] * 9
     rig.host.tick(rig.clock.now_s)
-    assert volume.tracker_and_volume[1].forks.secondaries[0].open_writes == 40  # type: ignore[union-attr]
+    assert volume.tracker_and_volume[1].forks.secondaries[0].open_writes == together + 8  # type: ignore[union-attr]
     rig.tick()
-    assert rig.read("x", 0, 160) == b"efgh" * 40
+    assert rig.read("x", 0, 4 * len(queued)) == b"efgh" * len(queued)
 
 
 def test_a_write_that_hangs_is_missed_with_each_batch_until_it_returns_and_once_more(
