@@ -5,8 +5,9 @@ Everything here is decisions: writes/hot_region_admission.py carries them out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Final, TypeAlias
 
 FLUSHED_AHEAD: Final = 64
@@ -66,12 +67,18 @@ RoomPlan: TypeAlias = Leave | FlushFirst | DrainFirst
 
 
 def plan_room(
-    oldest_first: Iterable[HotRegion], durable: Mapping[str, int], surplus: int, ahead: int = 0
+    oldest_first: Iterable[HotRegion],
+    durable: Mapping[str, int],
+    surplus: int,
+    ahead: int = 0,
+    awaited: Sequence[HotRegion] = (),
 ) -> RoomPlan:
-    """Return how `surplus` regions (1 or more) can leave, and up to `ahead` more.
+    """Return how `surplus` regions can leave, and up to `ahead` more; one at least in all.
 
     oldest_first: the candidates, the one used longest ago first. durable: by volume, how many of
     its writes the last flush covered. ahead: regions that leave only if they can leave at once.
+    awaited: regions that can leave, but a writer is on its way to
+    them: they leave only if others don't suffice. They are looked at when the others are exhausted.
 
     A region may leave once all its writes are acknowledged **and** durable on the primary. If a
     power cut took back a write that a site has copied already, nothing else would name that change.
@@ -92,6 +99,7 @@ def plan_room(
             leaving.append(region)
             if len(leaving) == surplus + ahead:
                 break
+    leaving += awaited[: max(surplus - len(leaving), 0)]
     if len(leaving) >= surplus:
         return Leave(leaving)
     if unflushed:
@@ -139,12 +147,17 @@ class HotRegions:
 
     _room: at least so many more regions have room. It is never too high, so that plan() counts the
     regions of all volumes only when it is used up.
+    _oldest: the regions whose last use had a number up to `_oldest_through` when they were sorted
+    by it, each with that number. Those used since then, or gone, are passed over; so regions are
+    sorted only once for many that leave.
     """
 
     limit: int
     volumes: dict[str, VolumeRegions] = field(default_factory=dict)
     _last_use: int = 0
     _room: int = 0
+    _oldest: list[tuple[int, HotRegion]] = field(default_factory=list)
+    _oldest_through: int = -1
 
     def missing(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[int]:
         """Return those of `numbers` that aren't hot."""
@@ -164,43 +177,90 @@ class HotRegions:
         kept: Mapping[str, Collection[int]],
         missing: int,
         busy: Mapping[str, Collection[int]],
+        *,
+        wanted: int = 0,
     ) -> RoomPlan:
         """Return how to make room for `missing` more regions.
 
         These stay, by volume: the regions `kept`, and the `busy` ones, with lock-free writes in
-        flight.
+        flight. wanted: for so many more, room is made only if it can be made at once.
         """
         able = [regions for regions in self.volumes.values() if not regions.is_stuck]
         self._room = self.limit - sum(len(regions.hot) for regions in able)
-        if self.has_room(missing):
+        if self.has_room(missing + wanted):
             return Leave(())
-        others = [
+        awaited: list[HotRegion] = []
+        others = (
             region
-            for regions in able
-            for region in regions.hot.values()
-            if region.number not in kept.get(regions.name, ())
-            and region.number not in busy.get(regions.name, ())
-        ]
-        others.sort(key=lambda region: region.last_use)
+            for region in self._oldest_first()
+            if region.number not in kept.get(region.volume, ())
+            and region.number not in busy.get(region.volume, ())
+            and not self._note_awaited(region, awaited)
+        )
         durable = {regions.name: regions.durable for regions in able}
-        return plan_room(others, durable, missing - self._room, self.limit // _LEFT_AHEAD)
+        surplus = missing - self._room
+        ahead = max(self.limit // _LEFT_AHEAD, wanted) + min(surplus, 0)
+        return plan_room(others, durable, max(surplus, 0), ahead, awaited)
 
-    def begin(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[HotRegion]:
+    def _note_awaited(self, region: HotRegion, awaited: list[HotRegion]) -> bool:
+        """Add the region to `awaited`, and return True, if it became hot ahead of a writer lately.
+
+        Nobody has written to it, and there were fewer uses of regions since then than `limit`.
+        """
+        is_unused = not (region.last_write or region.in_flight or region.unacknowledged)
+        if not is_unused or self._last_use - region.last_use >= self.limit:
+            return False
+        awaited.append(region)
+        return True
+
+    def _oldest_first(self) -> Iterator[HotRegion]:
+        """Yield the regions that may leave, the one used longest ago first."""
+        gone = 0
+        while gone < len(self._oldest) and not self._is_as_old(*self._oldest[gone]):
+            gone += 1
+        del self._oldest[:gone]
+        for last_use, region in self._oldest:
+            if self._is_as_old(last_use, region) and not self.volumes[region.volume].is_stuck:
+                yield region
+        newer = [
+            region
+            for regions in self.volumes.values()
+            for region in regions.hot.values()
+            if region.last_use > self._oldest_through
+        ]
+        newer.sort(key=attrgetter("last_use"))
+        self._oldest = [entry for entry in self._oldest if self._is_as_old(*entry)]
+        self._oldest += [(region.last_use, region) for region in newer]
+        self._oldest_through = self._last_use
+        yield from (region for region in newer if not self.volumes[region.volume].is_stuck)
+
+    def _is_as_old(self, last_use: int, region: HotRegion) -> bool:
+        """Return whether the region is hot, and hasn't been used since that number."""
+        volume = self.volumes.get(region.volume)
+        return (
+            region.last_use == last_use
+            and volume is not None
+            and volume.hot.get(region.number) is region
+        )
+
+    def begin(self, volume: VolumeRegions, numbers: Collection[int]) -> list[HotRegion]:
         """Make these regions hot and the last to leave, each with one more write in flight."""
         begun = self.add(volume, numbers)
         for region in begun:
             region.in_flight += 1
         return begun
 
-    def add(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[HotRegion]:
+    def add(self, volume: VolumeRegions, numbers: Collection[int]) -> list[HotRegion]:
         """Make these regions hot and the last to leave."""
         added = []
-        for number in numbers:
-            region = volume.hot.get(number)
+        hot, name = volume.hot, volume.name
+        for use, number in enumerate(numbers, self.next_uses(len(numbers))):
+            region = hot.get(number)
             if region is None:
-                region = volume.hot[number] = HotRegion(volume.name, number)
+                region = hot[number] = HotRegion(name, number, last_use=use)
                 self._room -= 1
-            region.last_use = self.next_use()
+            else:
+                region.last_use = use
             added.append(region)
         return added
 
@@ -211,8 +271,12 @@ class HotRegions:
 
     def next_use(self) -> int:
         """Return the next value of HotRegion.last_use."""
-        self._last_use += 1
-        return self._last_use
+        return self.next_uses(1)
+
+    def next_uses(self, count: int) -> int:
+        """Return the first of the next `count` values of HotRegion.last_use."""
+        self._last_use += count
+        return self._last_use - count + 1
 
     def leave(self, regions: Iterable[HotRegion]) -> None:
         """Remove `regions` from the hot set.
@@ -230,6 +294,7 @@ class HotRegions:
 
     def put_back(self, regions: Iterable[HotRegion]) -> None:
         """Undo leave() for these regions."""
+        self._oldest, self._oldest_through = [], -1
         for region in regions:
             self.volumes[region.volume].hot[region.number] = region
             self._room -= 1

@@ -31,6 +31,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 from typing import Final
 from uuid import UUID
 
@@ -460,14 +461,22 @@ def _pack_entry(entry: ActivityEntry) -> bytes:
 
 def _packed_regions(regions: Sequence[int]) -> bytes:
     """Return the regions of a HOT_SET or COOL_SET. They ascend, and there are 255 at most."""
-    packed = bytearray((len(regions),))
-    before = 0
-    for number in regions:
-        rest, before = number - before, number
-        while rest > 0x7F:
-            packed.append(rest & 0x7F | 0x80)
-            rest >>= 7
-        packed.append(rest)
+    steps = [after - before for before, after in pairwise(regions)]
+    packed = _packed_number(regions[0])
+    if steps and max(steps) <= 0x7F:  # as mostly: a byte each
+        packed += bytes(steps)
+    else:
+        packed += b"".join(map(_packed_number, steps))
+    return bytes((len(regions),)) + packed
+
+
+def _packed_number(number: int) -> bytes:
+    """Return the number as unsigned LEB128."""
+    packed = bytearray()
+    while number > 0x7F:
+        packed.append(number & 0x7F | 0x80)
+        number >>= 7
+    packed.append(number)
     return bytes(packed)
 
 

@@ -381,13 +381,23 @@ class Outbox:
         if self._statuses is not None:
             self._statuses.wait(self.deadline_s, until_break=until_break)
 
-    def wait_unless_away(self) -> bool:
-        """Wait as wait() does, but return False as soon as `is_away`."""
+    @property
+    def first_in_flight(self) -> int | None:
+        """The number of the first command that Kafka has and hasn't acknowledged; None for none."""
+        return self._queue.first_in_flight
+
+    def wait_unless_away(self, number: int | None = None) -> bool:
+        """Wait as wait() does, but return False as soon as `is_away`.
+
+        number: wait until Kafka has acknowledged the commands through this one, and no longer.
+        """
         with self._gate.keeping_refusals():
             is_acknowledged = self._queue.wait(
-                self._queue.last, self.deadline_s, give_up_when_away=True
+                self._queue.last if number is None else number,
+                self.deadline_s,
+                give_up_when_away=True,
             )
-        if not is_acknowledged or self._statuses is None:
+        if not is_acknowledged or self._statuses is None or number is not None:
             return is_acknowledged
         return self._statuses.wait_unless(lambda: self.is_away)
 

@@ -169,6 +169,11 @@ class PublishQueue:
         return self._in_flight_bytes
 
     @property
+    def first_in_flight(self) -> int | None:
+        """The number of the first command that the client holds; None if it holds none."""
+        return next(iter(self._in_flight), None)
+
+    @property
     def silent_s(self) -> float:
         """For how long Kafka has acknowledged nothing although commands wait; 0 for none."""
         return self._clock.monotonic_s() - self._progress_s if self._in_flight else 0.0

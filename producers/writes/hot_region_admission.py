@@ -18,6 +18,7 @@ from mirrorlog.producers.batches.hot_regions import (
     Leave,
     RoomPlan,
 )
+from mirrorlog.producers.batches.look_ahead import RegionLookAhead
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp, region_entries
 from mirrorlog.producers.writes.batch_sending import send_all_batches
 from mirrorlog.producers.writes.open_batch import collect_all_ended
@@ -46,17 +47,24 @@ def make_hot(
     Each region has one more write in flight; a volume tracked as a whole has its one region once
     for each number. Raise what TrackerState.check_writable() and ActivityLog.append() raise, and
     KafkaFailed if there is no room for too long.
+
+    The writers that wait for the lock meanwhile share the append (group commit).
     """
-    while True:
-        with state.lock:
-            state.check_writable(opened)
-            plan = _plan(state, opened, numbers)
-            if isinstance(plan, Leave):
-                regions = _exchange(state, opened, plan, numbers)
-                if regions is None:
-                    continue
-                return then(regions)
-        _make_room(state, opened, plan, numbers)
+    request = (opened.name, numbers)
+    state.admissions[id(request)] = request
+    try:
+        while True:
+            with state.lock:
+                state.check_writable(opened)
+                plan = _plan(state, opened, numbers)
+                if isinstance(plan, Leave):
+                    regions = _exchange(state, opened, plan, numbers)
+                    if regions is None:
+                        continue
+                    return then(regions)
+            _make_room(state, opened, plan, numbers)
+    finally:
+        del state.admissions[id(request)]
 
 
 def make_hot_ahead(state: TrackerState, coming: Mapping[str, Collection[int]]) -> None:
@@ -68,7 +76,7 @@ def make_hot_ahead(state: TrackerState, coming: Mapping[str, Collection[int]]) -
     """
     while True:
         with state.lock:
-            wanted = _wanted_ahead(state, coming)
+            wanted = _wanted_ahead(state, coming, state.hot.limit)
             if not wanted or not state.outbox.accepts_writes:
                 return
             plan = _plan_for(state, wanted)
@@ -85,14 +93,15 @@ def make_hot_ahead(state: TrackerState, coming: Mapping[str, Collection[int]]) -
 
 
 def _wanted_ahead(
-    state: TrackerState, coming: Mapping[str, Collection[int]]
+    state: TrackerState, coming: Mapping[str, Collection[int]], room: int
 ) -> dict[str, list[int]]:
     """Return, by volume, the regions that can be made hot before their writes begin, and aren't.
 
-    Their number is bounded: they may not take the place of all others. Call it with the lock held.
+    They are `room` at most, and no more than an eighth of all: they may not take the place of all
+    others. Call it with the lock held.
     """
     wanted: dict[str, list[int]] = {}
-    left = state.hot.limit // _AHEAD_PART
+    left = max(min(state.hot.limit // _AHEAD_PART, room), 0)
     for name, numbers in coming.items():
         opened = state.volumes.get(name)
         if opened is None or opened.closing or opened.tracks_whole_volume:
@@ -112,15 +121,24 @@ def _plan(state: TrackerState, opened: OpenVolume, numbers: Sequence[int]) -> Ro
         return Leave(())
     if not state.outbox.accepts_writes:
         return DrainFirst()
-    return _plan_for(state, {opened.name: numbers})
+    missing = state.hot.missing(opened.regions, numbers)
+    wanted = 0
+    if missing:
+        wanted = len(_ahead(state, opened, missing, opened.look_ahead.copy(), state.hot.limit))
+    return _plan_for(state, {opened.name: numbers}, wanted=wanted)
 
 
-def _plan_for(state: TrackerState, needed: Mapping[str, Collection[int]]) -> RoomPlan:
-    """Return how to make room for these regions, by volume. Call it with the lock held."""
+def _plan_for(
+    state: TrackerState, needed: Mapping[str, Collection[int]], *, wanted: int = 0
+) -> RoomPlan:
+    """Return how to make room for these regions, by volume. Call it with the lock held.
+
+    wanted: for so many more, room is made only if it can be made at once.
+    """
     missing = sum(
         len(state.hot.missing(state.hot.volumes[name], numbers)) for name, numbers in needed.items()
     )
-    if not missing or state.hot.has_room(missing):
+    if not missing or state.hot.has_room(missing + wanted):
         return Leave(())
     collect_all_ended(state)
     busy = {
@@ -128,7 +146,7 @@ def _plan_for(state: TrackerState, needed: Mapping[str, Collection[int]]) -> Roo
         for name, volume in state.volumes.items()
         if volume.lock_free.in_flight
     }
-    return state.hot.plan(needed, missing, busy)
+    return state.hot.plan(needed, missing, busy, wanted=wanted)
 
 
 def _exchange(
@@ -145,28 +163,67 @@ def _exchange(
     if not _leave(state, plan):
         return None
     missing = state.hot.missing(opened.regions, numbers)
-    ahead: list[int] = []
+    early: dict[str, list[int]] = {}
     if missing:
-        ahead = _ahead(state, opened, missing)
-        _append(state, plan, {opened.name: [*missing, *ahead]})
+        early = _early(state, opened, missing)
+        named = {**early, opened.name: [*missing, *early.get(opened.name, ())]}
+        _append(state, plan, named)
     begun = state.hot.begin(opened.regions, numbers)
-    state.hot.add(opened.regions, ahead)  # last, because they leave last
+    for name, others in early.items():
+        state.hot.add(state.hot.volumes[name], others)  # last, because they leave last
     return begun
 
 
-def _ahead(state: TrackerState, opened: OpenVolume, missing: Sequence[int]) -> list[int]:
+def _early(state: TrackerState, opened: OpenVolume, missing: Sequence[int]) -> dict[str, list[int]]:
+    """Return, by volume, the regions that become hot with the `missing` ones of `opened`.
+
+    They are those for which other writers wait, and those that a writer goes towards. There is room
+    for them without waiting. Call it with the lock held, when the regions of a plan have left.
+    """
+    early = _wanted_by_others(state, opened, missing)
+    room = state.hot.room - len(missing) - sum(map(len, early.values()))
+    own = early.setdefault(opened.name, [])
+    ahead = _ahead(state, opened, missing, opened.look_ahead, room)
+    own += [number for number in ahead if number not in own]
+    return early
+
+
+def _wanted_by_others(
+    state: TrackerState, opened: OpenVolume, missing: Sequence[int]
+) -> dict[str, list[int]]:
+    """Return, by volume, the regions for which other threads are in make_hot().
+
+    As far as there is room beside the `missing` ones of `opened`. Call it with the lock held.
+    """
+    if len(state.admissions) == 1:
+        return {}
+    coming: dict[str, dict[int, None]] = {}
+    for name, numbers in state.admissions.copy().values():
+        coming.setdefault(name, {}).update(dict.fromkeys(numbers))
+    for number in missing:
+        del coming[opened.name][number]
+    return _wanted_ahead(state, coming, state.hot.room - len(missing))
+
+
+def _ahead(
+    state: TrackerState,
+    opened: OpenVolume,
+    missing: Sequence[int],
+    look_ahead: RegionLookAhead,
+    room: int,
+) -> list[int]:
     """Return regions that become hot with the `missing` ones, because a writer goes towards them.
 
-    There is room for them without waiting, and Kafka takes commands, so that room can be made
-    again. Call it with the lock held, when the regions of a plan have left.
+    room: they are at most so many. There are none unless Kafka takes commands, so that room can be
+    made again. look_ahead: of the volume, or a copy. Call it with the lock held.
     """
     if not state.outbox.can_publish_now:
         return []
-    most = min(state.hot.limit // _AHEAD_PART, state.hot.room - len(missing))
+    most = max(min(state.hot.limit // _AHEAD_PART, room), 0)
     end = -(-opened.volume.size_bytes // state.settings.region_bytes)
     return [
         number
-        for number in opened.look_ahead.extend(missing, most=max(most, 0))
+        for number in look_ahead.extend(missing, most=most, now_s=state.clock.monotonic_s())
         if number < end and number not in opened.regions.hot and number not in missing
     ]
 
@@ -176,15 +233,22 @@ def _leave(state: TrackerState, plan: Leave) -> bool:
 
     Return False, with nothing changed, if a write has begun in one of them.
     """
-    region_bytes = state.settings.region_bytes
     state.hot.leave(plan.regions)  # C1
-    if any(
-        region.number in state.volumes[region.volume].lock_free.regions_in_flight(region_bytes)
-        for region in plan.regions
-    ):
+    if with_writes_in_flight(state, plan.regions):
         state.hot.put_back(plan.regions)  # C2
         return False
     return True
+
+
+def with_writes_in_flight(state: TrackerState, regions: Sequence[HotRegion]) -> list[HotRegion]:
+    """Return the regions in which a lock-free write is in flight (C2)."""
+    if not regions:
+        return []
+    busy = {
+        name: state.volumes[name].lock_free.regions_in_flight(state.settings.region_bytes)
+        for name in {region.volume for region in regions}
+    }
+    return [region for region in regions if region.number in busy[region.volume]]
 
 
 def _append(state: TrackerState, plan: Leave, missing: Mapping[str, Collection[int]]) -> None:
@@ -219,7 +283,8 @@ def _make_room(
 ) -> None:
     """Do what the plan asks for. Call it without the lock.
 
-    While Kafka acknowledges commands, the write waits for it. While Kafka is away:
+    While Kafka acknowledges commands, the write waits for the first one in flight, and then plans
+    again; if none is in flight, the open batches are sent. While Kafka is away:
 
     1. Everything unacknowledged is saved in the spool, durably. Then regions may leave.
     2. That lets no region leave if the spool is full, or if it may not stand for regions. Then the
@@ -230,9 +295,13 @@ def _make_room(
         _flush_primaries(state, plan)
         return
     with state.lock:
-        send_all_batches(state)
-    is_away = not state.outbox.wait_unless_away()
+        first = state.outbox.first_in_flight
+        if first is None:
+            send_all_batches(state)
+    is_away = not state.outbox.wait_unless_away(first)
     with state.lock:
+        if is_away and first is not None:
+            send_all_batches(state)
         return_all_to_regions(state)
         if not is_away or not isinstance(_plan(state, opened, numbers), DrainFirst):
             return

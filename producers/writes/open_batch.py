@@ -78,12 +78,12 @@ def add_ended(
     start_s = state.clock.monotonic_s() if since_s is None else since_s
     state.timers.batch_since_s.setdefault(opened.name, start_s)
     opened.regions.finished += len(ended)
-    opened.batch.writes.extend(ended)
-    opened.batch.outcomes.extend(outcomes)
-    for region in regions:
-        region.last_write = opened.regions.finished
-        region.last_use = state.hot.next_use()
-        opened.batch.keep_hot(region)
+    batch, finished = opened.batch, opened.regions.finished
+    batch.writes.extend(ended)
+    batch.outcomes.extend(outcomes)
+    for use, region in enumerate(regions, state.hot.next_uses(len(regions))):
+        region.last_write, region.last_use = finished, use
+        batch.keep_hot(region)
 
 
 def end_write(state: TrackerState, opened: OpenVolume, write: InFlightWrite) -> None:

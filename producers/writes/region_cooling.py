@@ -34,7 +34,7 @@ from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.idle_regions import CoolingPlan, plan_cooling
 from mirrorlog.producers.writes.background_jobs import BackgroundJobs
-from mirrorlog.producers.writes.hot_region_admission import cool_entries
+from mirrorlog.producers.writes.hot_region_admission import cool_entries, with_writes_in_flight
 from mirrorlog.producers.writes.open_batch import collect_all_ended
 from mirrorlog.producers.writes.primary_flush import flush_primary
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
@@ -118,13 +118,9 @@ def _without_busy(state: TrackerState, leaving: Sequence[HotRegion]) -> Sequence
     Call it with the lock held.
     """
     state.hot.leave(leaving)  # C1
-    region_bytes = state.settings.region_bytes
-    busy = {
-        name: state.volumes[name].lock_free.regions_in_flight(region_bytes)
-        for name in {region.volume for region in leaving}
-    }
-    state.hot.put_back(region for region in leaving if region.number in busy[region.volume])  # C2
-    return [region for region in leaving if region.number not in busy[region.volume]]
+    busy = with_writes_in_flight(state, leaving)
+    state.hot.put_back(busy)  # C2
+    return [region for region in leaving if region not in busy]
 
 
 def _cool(state: TrackerState, regions: Sequence[HotRegion]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from threading import Condition
 from typing import Final
@@ -71,6 +71,8 @@ class TrackerState:
     lock: covers everything here but `coarse_clock`. It is the outbox's. Data is written and flushed
     without it.
     write_ended: notified when a write of a closing volume ends.
+    admissions: what is in make_hot() now, by identity: a volume's name, and numbers of its regions.
+    Each thread adds and removes its own, without the lock.
     with_ended, with_dirty_regions, attached, forked: the volumes that have lock-free writes to
     collect, are or were dirty regions, have an attached writer, have forks.
     """
@@ -104,6 +106,7 @@ class TrackerState:
         self.recent_uses: Final = RecentUses(settings.host_region_idle_s)
         self.timers: Final = Timers()
         self.write_ended: Final = Condition(self.lock)
+        self.admissions: Final[dict[int, tuple[str, Sequence[int]]]] = {}
         self.with_ended: Final[dict[str, OpenVolume]] = {}
         self.with_dirty_regions: Final[dict[str, OpenVolume]] = {}
         self.attached: Final[dict[str, OpenVolume]] = {}

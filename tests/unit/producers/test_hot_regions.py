@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import islice
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mirrorlog.producers.batches.hot_regions import (
     DrainFirst,
@@ -73,8 +77,9 @@ def test_room_is_counted_again_only_when_it_is_used_up() -> None:
     assert (hot.has_room(1), hot.has_room(2)) == (True, False)
     hot.begin(regions, [0, 63])
     assert not hot.has_room(1)
+    regions.durable = 1
     for region in begun:
-        region.in_flight = 0
+        region.in_flight, region.last_write = 0, 1
     plan = hot.plan({"a": [1]}, 1, {"a": [2]})
     assert isinstance(plan, Leave)
     assert [region.number for region in plan.regions] == [3, 4, 5, 6, 7]  # one, and 64 // 16 ahead
@@ -85,3 +90,75 @@ def test_room_is_counted_again_only_when_it_is_used_up() -> None:
     regions.is_stuck = True  # its regions don't count, and leave no room
     hot.leave(plan.regions[:1])
     assert not hot.has_room(5)
+
+
+def test_room_for_regions_that_are_wanted_is_made_only_at_once() -> None:
+    regions, hot = VolumeRegions("a"), HotRegions(limit=32)
+    hot.volumes["a"] = regions
+    for region in hot.begin(regions, range(30)):
+        region.in_flight, region.unacknowledged = 0, int(region.number > 9)
+        region.last_write = regions.durable = 1
+    plan = hot.plan({}, 1, {}, wanted=1)
+    assert plan == Leave(())  # there is room for two
+    plan = hot.plan({}, 1, {}, wanted=8)
+    assert isinstance(plan, Leave)
+    assert [region.number for region in plan.regions] == [*range(7)]
+    plan = hot.plan({}, 1, {}, wanted=20)  # others would have to be acknowledged first
+    assert isinstance(plan, Leave)
+    assert [region.number for region in plan.regions] == [*range(10)]
+    assert hot.plan({}, 13, {}, wanted=20) == DrainFirst()
+
+
+def test_a_region_that_a_writer_is_on_its_way_to_leaves_last() -> None:
+    regions, hot = VolumeRegions("a", durable=1), HotRegions(limit=32)
+    hot.volumes["a"] = regions
+    hot.add(regions, range(4))
+    for region in hot.add(regions, range(4, 32)):
+        region.unacknowledged = 1
+    assert hot.plan({}, 0, {}, wanted=8) == Leave([])
+    plan = hot.plan({}, 2, {})
+    assert isinstance(plan, Leave)
+    assert [region.number for region in plan.regions] == [0, 1]
+    for number in (6, 7):
+        regions.hot[number].unacknowledged, regions.hot[number].last_write = 0, 1
+    plan = hot.plan({}, 3, {}, wanted=8)
+    assert isinstance(plan, Leave)
+    assert [region.number for region in plan.regions] == [6, 7, 0]
+    hot.next_uses(8)  # it has not come
+    plan = hot.plan({}, 3, {})
+    assert isinstance(plan, Leave)
+    assert [region.number for region in plan.regions] == [0, 1, 2, 3, 6]
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(("begin", "use", "leave", "put back", "stuck")), st.integers(0, 19)),
+    max_size=60,
+)
+
+
+@given(ACTIONS)
+def test_the_region_used_longest_ago_is_always_the_first_to_leave(
+    actions: list[tuple[str, int]],
+) -> None:
+    volumes, hot = (VolumeRegions("a"), VolumeRegions("b")), HotRegions(limit=1000)
+    hot.volumes.update({volume.name: volume for volume in volumes})
+    left: list[HotRegion] = []
+    for action, number in actions:
+        volume = volumes[number % 2]
+        match action:
+            case "begin":
+                hot.add(volume, [number])
+            case "use" if number in volume.hot:
+                volume.hot[number].last_use = hot.next_use()
+            case "leave" if number in volume.hot:
+                left.append(volume.hot[number])
+                hot.leave([volume.hot[number]])
+            case "put back" if left and left[-1].number not in hot.volumes[left[-1].volume].hot:
+                hot.put_back([left.pop()])
+            case "stuck":
+                volume.is_stuck = number > 17
+        others = [region for one in volumes if not one.is_stuck for region in one.hot.values()]
+        expected = sorted(others, key=lambda region: region.last_use)
+        assert list(islice(hot._oldest_first(), 3)) == expected[:3]
+        if number % 3 == 0:
+            assert list(hot._oldest_first()) == expected

@@ -6,9 +6,11 @@ import sys
 import sysconfig
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from threading import Thread
 
 import notation
 import pytest
+from deadlines import DEADLINE_S, wait_until
 
 from mirrorlog.codec.events import decode
 from mirrorlog.domain.commands import TrackingCommand
@@ -32,18 +34,20 @@ SETTINGS = Settings(region_bytes=REGION, hot_regions=2, host_batch_extents=4)
 
 @dataclass
 class Rig:
-    """A host with one open volume, `a`, of ten regions; two of them may be hot."""
+    """A host with one open volume, `a`, of ten regions unless told; two of them may be hot."""
 
     has_interpreter_lock: Callable[[], bool] = has_interpreter_lock
     settings: Settings = SETTINGS
+    regions: int = 10
     broker: MemoryBroker = field(default_factory=MemoryBroker)
     folder: MemoryFolder = field(default_factory=MemoryFolder)
     devices: MemoryDevices = field(default_factory=MemoryDevices)
 
     def __post_init__(self) -> None:
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
-        self.devices.create("memory://a", 10 * REGION)
-        self.description = notation.volume("a", 10 * REGION, generation="g", primary="memory://a")
+        size = self.regions * REGION
+        self.devices.create("memory://a", size)
+        self.description = notation.volume("a", size, generation="g", primary="memory://a")
         ports = HostPorts(
             self.folder,
             self.broker.publisher(),
@@ -343,3 +347,58 @@ def test_room_is_made_for_expected_writes() -> None:
     rig.host.drain()
     rig.host.expect_writes([("a", 9 * REGION, 10)])
     assert read_previous_log(rig.folder).regions == {"a": {*range(1, 8), 9}}
+
+
+def test_room_is_made_at_once_for_the_regions_ahead() -> None:
+    rig = Rig(settings=with_hot_regions(32), regions=200)
+    rig.write(*range(131, 99, -1))
+    rig.host.drain()
+    rig.volume.flush()
+    appended = count_appended(rig)
+    rig.write(0, 1, 2, 3)
+    assert appended == [1 + 3, 3 + 1]  # hot and cool
+    rig.write(4, 5, 6, 7, 8)
+    assert appended == [1 + 3, 3 + 1, 5 + 5]
+    assert len(rig.opened.regions.hot) == 32
+
+
+def test_writers_that_wait_at_once_share_an_append() -> None:
+    rig = Rig(settings=with_hot_regions(64), regions=200)
+    state, appended, unsafe = rig.host._tracker._state, count_appended(rig), list[int]()
+
+    def wait_for_all(operation: str) -> None:
+        if operation == "sync":
+            rig.folder.hook = lambda _: None
+            wait_until(lambda: len(state.admissions) == 6)
+
+    def check(operation: str, offset: int, _: int) -> None:
+        if offset // REGION not in read_previous_log(rig.folder).regions["a"]:
+            unsafe.append(offset)
+
+    rig.folder.hook, rig.devices.devices["memory://a"].hook = wait_for_all, check
+    threads = [Thread(target=rig.write, args=(number,)) for number in range(0, 120, 20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert sum(appended) == 6
+    assert len(appended) <= 2
+    assert not unsafe
+    assert not state.admissions
+
+
+def test_others_that_wait_get_only_the_room_that_is_there() -> None:
+    rig = Rig(settings=with_hot_regions(8), regions=200)
+    state, appended = rig.host._tracker._state, count_appended(rig)
+    waiting = ("a", range(50, 60))
+    state.admissions[id(waiting)] = waiting
+    rig.write(9)
+    assert appended == [1 + 1]  # an eighth at most
+    rig.write(19, 29, 39, 49, 69)
+    assert len(rig.opened.regions.hot) == 8
+    closing = ("gone", [1])
+    state.admissions.clear()
+    state.admissions[id(closing)] = closing
+    rig.host.drain()
+    rig.write(79)
+    assert len(rig.opened.regions.hot) == 8
