@@ -176,7 +176,7 @@ def _changelog_bytes(settings: Settings, partition: int) -> int:
     size, idle = 0, 0
     while idle < 3:
         messages = reader.poll(0.5)
-        size += sum(len(m.key or b"") + len(m.value or b"") for m in messages)
+        size += sum(m.size_bytes for m in messages)
         idle = 0 if messages else idle + 1
     reader.close()
     return size

@@ -151,7 +151,7 @@ class Node:
     def _changelog_since(self, positions: dict[int, int]) -> tuple[int, int]:
         """Return the bytes and the messages of the changelog since these positions."""
         sizes = [
-            len(message.key or b"") + len(message.value or b"")
+            message.size_bytes
             for message in self._cluster.read(self._settings, self._topics.changelog, positions)
         ]
         return sum(sizes), len(sizes)

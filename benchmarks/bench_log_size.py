@@ -104,7 +104,7 @@ class Changelog:
     async def send(self, messages: Sequence[Outgoing]) -> list[int]:
         for message in messages:
             if message.topic == TOPIC:
-                size = len(message.key or b"") + len(message.value or b"") + FRAMING_BYTES
+                size = message.size_bytes + FRAMING_BYTES
                 self.sent[_kind_of(message.key or b"", message.value)] += size
         start, self._end = self._end, self._end + len(messages)
         return list(range(start, self._end))

@@ -93,7 +93,7 @@ def rows_of_changelog(cluster: Cluster, settings: Settings) -> tuple[Rows, int]:
     size_bytes = 0
     for message in cluster.read(settings, settings.topics.changelog):
         assert message.key is not None
-        size_bytes += len(message.key) + len(message.value or b"")
+        size_bytes += message.size_bytes
         if message.value is None:
             rows.pop((message.partition, message.key), None)
         else:

@@ -90,9 +90,7 @@ class _Sites:
         reader.assign(self.settings.topics.changelog, self.ends)
         while not self._stopped.is_set():
             messages = reader.poll(0.2)
-            received = sum(
-                len(message.key or b"") + len(message.value or b"") for message in messages
-            )
+            received = sum(message.size_bytes for message in messages)
             named = _named_bytes(messages)
             with self._lock:
                 self.received_bytes += received
@@ -182,7 +180,7 @@ def _size(
 ) -> int:
     """Return the bytes of keys and values in [before, after) of each partition."""
     return sum(
-        len(message.key or b"") + len(message.value or b"")
+        message.size_bytes
         for message in cluster.read(settings, topic, before)
         if message.position < after[message.partition]
     )

@@ -242,7 +242,7 @@ class Archiver:
         ) as messages:
             for message in messages:
                 taken.append(message)
-                size_bytes += len(message.key or b"") + len(message.value or b"")
+                size_bytes += message.size_bytes
                 if size_bytes >= self._range_bytes or len(taken) >= RANGE_COMMANDS:
                     return taken, message.position
         return taken, step.through

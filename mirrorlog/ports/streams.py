@@ -33,6 +33,11 @@ class Message:
     by_broker: bool = False
     headers: tuple[tuple[str, bytes | None], ...] = ()
 
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of key and value."""
+        return len(self.key or b"") + len(self.value or b"")
+
 
 @dataclass(frozen=True, slots=True)
 class AppendTime:

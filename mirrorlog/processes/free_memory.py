@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
+from threading import Event, Thread
 
 
 def use_system_memory() -> None:
@@ -26,3 +28,20 @@ def release_free_memory() -> None:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
+
+
+def release_free_memory_regularly(every_s: float = 60.0) -> Callable[[], None]:
+    """Call release_free_memory() from a thread of its own, for what runs for years.
+
+    The C library keeps what a burst needed, in an arena for each of many threads (malloc(3)). So a
+    process would grow a little with each burst that is larger than those before.
+    The thread lasts until the process ends. Return a function that ends it earlier.
+    """
+    ended = Event()
+
+    def run() -> None:
+        while not ended.wait(every_s):
+            release_free_memory()
+
+    Thread(target=run, name="free memory", daemon=True).start()
+    return ended.set

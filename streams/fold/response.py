@@ -150,7 +150,7 @@ class CommandResponse:
         if command.acknowledged_position is not None:
             command = replace(command, acknowledged_position=None)
             message = replace(message, value=encode(command))
-        if len(message.key or b"") + len(message.value or b"") <= MESSAGE_MAX_BYTES:
+        if message.size_bytes <= MESSAGE_MAX_BYTES:
             return volume.partition, message
         smaller = replace(
             command,

@@ -1,12 +1,16 @@
-"""The allocator that Arrow uses in an archiver."""
+"""Free memory goes back to the system, that of Arrow too."""
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
+import threading
 
 import pytest
+from deadlines import DEADLINE_S, wait_until
 
+from mirrorlog.processes import free_memory
 from mirrorlog.settings import inherited_environment
 
 VARIABLE = "ARROW_DEFAULT_MEMORY_POOL"
@@ -32,3 +36,39 @@ def test_an_archivers_arrow_takes_memory_from_the_c_library_unless_told_otherwis
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
     )
     assert ended.stdout.strip() == used
+
+
+def test_free_memory_is_released_again_and_again_until_it_is_ended(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released: list[int] = []
+    monkeypatch.setattr(free_memory, "release_free_memory", lambda: released.append(1))
+    end = free_memory.release_free_memory_regularly(every_s=0.001)
+    threads = [thread for thread in threading.enumerate() if thread.name == "free memory"]
+    try:
+        wait_until(lambda: len(released) > 2, every_s=0.001)
+    finally:
+        end()
+    (thread,) = threads
+    thread.join(DEADLINE_S)
+    assert thread.daemon and not thread.is_alive()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps it")
+def test_memory_that_was_freed_is_given_back() -> None:
+    """A process that frees all but the last of many blocks keeps them until it is told."""
+    code = (
+        "import os\n"
+        "from mirrorlog.processes.free_memory import release_free_memory\n"
+        "def resident():\n"
+        "    pages = int(open('/proc/self/statm').read().split()[1])\n"
+        "    return pages * os.sysconf('SC_PAGESIZE')\n"
+        "blocks = [bytearray(60_000) for _ in range(2_000)]\n"
+        "last = bytearray(60_000)\n"
+        "blocks.clear()\n"
+        "kept = resident()\n"
+        "release_free_memory()\n"
+        "print(kept - resident())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert int(ended.stdout) > 50 << 20
