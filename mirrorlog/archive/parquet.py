@@ -8,9 +8,8 @@ writes the same bytes for the same rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import reduce
+from dataclasses import dataclass
 from io import BytesIO
-from operator import and_
 from typing import Any, Final
 
 from mirrorlog.errors import StateDamaged
@@ -65,21 +64,72 @@ def read_parquet(
     statistics rule all rows out aren't read. where: the name of the file, for errors. Raise
     StateDamaged if the bytes can't be read.
     """
-    pa, pq, dataset = _require("pyarrow"), _require("pyarrow.parquet"), _require("pyarrow.dataset")
-    conditions = [dataset.field("position") > after, dataset.field("position") <= through]
-    if volumes is not None:
-        named = dataset.field("volume")
-        conditions.append(named.isin(list(volumes)) | named.is_null())
+    pa, pq = _require("pyarrow"), _require("pyarrow.parquet")
+    # pyarrow.dataset filters as well, but takes a millisecond of a processor more for each file.
+    wanted = _WantedRows(after, through, None if volumes is None else list(volumes))
+    read = None if columns is None else list(dict.fromkeys([*columns, *wanted.columns]))
     try:
-        return pq.read_table(
-            pa.BufferReader(content),
-            columns=None if columns is None else list(columns),
-            filters=reduce(and_, conditions),
-            use_threads=False,
-        )
-    except (pa.ArrowException, OSError, ValueError) as error:
+        with pq.ParquetFile(pa.BufferReader(content)) as file:
+            # Of one row group at a time, so that no more is in memory beside what is wanted.
+            parts = [
+                wanted.of(file.read_row_group(number, columns=read, use_threads=False))
+                for number in range(file.num_row_groups)
+                if wanted.may_be_in(file.metadata.row_group(number))
+            ]
+            table = pa.concat_tables(parts or [file.read_row_groups([], columns=read)])
+        return table if columns is None else table.select(list(columns))
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise StateDamaged(
             f"a file of the archive can't be read: {str(error).splitlines()[0]}",
             where=where,
             next="Run `mirrorlog archive verify`, and restore the file from a copy.",
         ) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _WantedRows:
+    """The rows at positions in `(after, through]`, of these volumes or of none. None: of any."""
+
+    after: int
+    through: int
+    volumes: list[str] | None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that tell which rows these are."""
+        return ("position",) if self.volumes is None else ("position", "volume")
+
+    def may_be_in(self, group: Any) -> bool:
+        """Return whether the statistics of a row group allow for one of the rows.
+
+        group: pyarrow.parquet.RowGroupMetaData.
+        """
+        columns = map(group.column, range(group.num_columns))
+        by_name = {
+            column.path_in_schema: column.statistics
+            for column in columns
+            if column.path_in_schema in self.columns
+        }
+        position = by_name.get("position")
+        if position is not None and position.has_min_max:
+            first, last = position.min, position.max
+            if not (first <= self.through and last > self.after):
+                return False
+        volume = by_name.get("volume")
+        if self.volumes is None or volume is None or not volume.has_min_max:
+            return True
+        has_none = not volume.has_null_count or volume.null_count > 0
+        return has_none or any(volume.min <= name <= volume.max for name in self.volumes)
+
+    def of(self, table: Any) -> Any:
+        """Return these rows of a table (pyarrow.Table)."""
+        pa, compute = _require("pyarrow"), _require("pyarrow.compute")
+        position = table.column("position")
+        chosen = compute.and_(
+            compute.greater(position, self.after), compute.less_equal(position, self.through)
+        )
+        if self.volumes is not None:
+            volume = table.column("volume")
+            named = compute.is_in(volume, value_set=pa.array(self.volumes, pa.string()))
+            chosen = compute.and_(chosen, compute.or_(named, compute.is_null(volume)))
+        return table if compute.all(chosen).as_py() else table.filter(chosen)
