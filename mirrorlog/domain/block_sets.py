@@ -24,6 +24,7 @@ _WINDOW_BLOCKS: Final = 1 << 20
 """How many blocks of the bitmap `run_arrays` expands at a time: at most 8 MiB of memory."""
 _WINDOW_SPAN: Final = 1 << 28
 """No window is wider: the mask that cuts it out has a container for each 65,536 blocks."""
+_FEW_BLOCKS: Final = 16
 _RUN_COOKIE: Final = 12347
 _HAS_OFFSETS_FROM: Final = 4  # RoaringFormatSpec, "NO_OFFSET_THRESHOLD"
 _ARRAY_MAX: Final = 4096
@@ -72,6 +73,8 @@ class BlockSet:
 
         The set takes the bitmap over.
         """
+        if not len(firsts):
+            return cls.of(bits)
         starts = (firsts + np.uint64(CHUNK_BLOCKS - 1)) >> np.uint64(CHUNK_BITS)
         stops = ends >> np.uint64(CHUNK_BITS)
         has_chunks = stops > starts
@@ -131,6 +134,8 @@ class BlockSet:
         return self.settle()
 
     def __len__(self) -> int:
+        if not len(self.chunks):
+            return len(self.bits)
         return len(self.bits) + (int((self.chunks[1::2] - self.chunks[::2]).sum()) << CHUNK_BITS)
 
     def __bool__(self) -> bool:
@@ -160,10 +165,15 @@ class BlockSet:
         return int(self.chunks[2 * (count // 2)]) << CHUNK_BITS if count > 1 else None
 
     def __contains__(self, block: int) -> bool:
+        if not len(self.chunks):
+            return block in self.bits
         before = np.searchsorted(self.chunks, block >> CHUNK_BITS, "right")
         return bool(before % 2) or block in self.bits
 
     def __iter__(self) -> Iterator[int]:
+        if not len(self.chunks) and len(self.bits) <= _WINDOW_BLOCKS:
+            yield from self.bits.to_array()
+            return
         for firsts, ends in self.run_arrays():
             for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
                 yield from range(first, end)
@@ -209,6 +219,8 @@ class BlockSet:
 
     def issubset(self, other: BlockSet) -> bool:
         """Return whether `other` holds every block of this set."""
+        if not len(self.chunks) and not len(other.chunks):
+            return bool(self.bits.issubset(other.bits))
         chunks = _combined(self.chunks, other.chunks, lambda mine, theirs: mine & ~theirs)
         if any(
             other.bits.range_cardinality(first, end) < end - first
@@ -289,7 +301,14 @@ def _window_span(bits: Any, start: int, span: int) -> int:
 
 def _runs_of(bits: Any) -> RunArrays:
     """Return the runs of a bitmap, which isn't empty."""
-    blocks = np.array(bits.to_array(), np.uint64)
+    numbers = bits.to_array()
+    if len(numbers) <= _FEW_BLOCKS:  # numpy would take ten times as long
+        breaks_at = [at for at in range(1, len(numbers)) if numbers[at] - numbers[at - 1] > 1]
+        return (
+            np.array([numbers[at] for at in (0, *breaks_at)], np.uint64),
+            np.array([numbers[at - 1] + 1 for at in (*breaks_at, len(numbers))], np.uint64),
+        )
+    blocks = np.array(numbers, np.uint64)
     breaks = np.flatnonzero(np.diff(blocks) > 1)
     return (
         blocks[np.concatenate(([0], breaks + 1))],
@@ -326,6 +345,8 @@ def _combined(
 
 def _block_ranges(edges: Edges) -> list[tuple[int, int]]:
     """Return [first, end) in blocks of each run of chunks."""
+    if not len(edges):
+        return []
     blocks = edges.astype(np.uint64) << np.uint64(CHUNK_BITS)
     return list(zip(blocks[::2].tolist(), blocks[1::2].tolist(), strict=True))
 
