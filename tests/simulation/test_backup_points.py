@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from random import Random
 from typing import Final
 
 import pytest
-from backing_up import BackedUpWorld
+from backing_up import BackedUpWorld, Image
 
 from mirrorlog.consumers.backup.sources import log_changes, secondary_source
 from mirrorlog.consumers.backup.sources.followed_log import FollowedLog
@@ -48,6 +49,13 @@ def chained(
     return backed_up
 
 
+@cache
+def images_of(seed: int, *, primary: bool = False, snapshots: bool = False) -> tuple[Image, ...]:
+    """Return the points of a world. Two tests look at each."""
+    backed_up = chained(seed, primary=primary, snapshots=snapshots)
+    return tuple(image for images in backed_up.images.values() for image in images)
+
+
 def bring_up_to_date(world: World) -> None:
     """Let hosts, node and site do what they do within a few seconds.
 
@@ -67,13 +75,11 @@ def bring_up_to_date(world: World) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_each_point_of_a_secondary_equals_the_volume_as_of_its_position(seed: int) -> None:
-    chained(seed)
+    images_of(seed)
 
 
 def test_points_of_both_kinds_stand_on_each_other() -> None:
-    images = [
-        image for seed in range(6) for images in chained(seed).images.values() for image in images
-    ]
+    images = [image for seed in range(6) for image in images_of(seed)]
     kinds = Counter((image.chosen.rung, image.position.is_consistent) for image in images)
     assert kinds[Rung.CHANGED, True] > 10
     assert kinds[Rung.CHANGED, False] > 3
@@ -89,7 +95,7 @@ def test_no_point_stands_on_one_of_another_history(seed: int) -> None:
 def test_each_point_of_a_primary_equals_the_volume_as_of_its_position(
     seed: int, snapshots: bool
 ) -> None:
-    chained(seed, primary=True, snapshots=snapshots)
+    images_of(seed, primary=True, snapshots=snapshots)
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -100,10 +106,7 @@ def test_no_point_of_a_primary_outlives_the_history_in_which_it_was_taken(seed: 
 @pytest.mark.parametrize("snapshots", [False, True])
 def test_many_points_of_primaries_are_proved(snapshots: bool) -> None:
     images = [
-        image
-        for seed in range(5)
-        for images in chained(seed, primary=True, snapshots=snapshots).images.values()
-        for image in images
+        image for seed in range(5) for image in images_of(seed, primary=True, snapshots=snapshots)
     ]
     kinds = Counter((image.chosen.rung, image.position.is_consistent) for image in images)
     assert kinds[Rung.CHANGED, True] > 2, kinds

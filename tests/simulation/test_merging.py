@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from io import BytesIO
 from random import Random
 from typing import Any
@@ -43,9 +44,15 @@ def _merge(world: ArchiveWorld, ranges: int = RANGES) -> int:
 def _rows(world: ArchiveWorld, names: list[str]) -> list[tuple[Any, ...]]:
     rows = list[tuple[Any, ...]]()
     for name in names:
-        table = pq.read_table(BytesIO(world.store.objects[name]))
-        rows += [tuple(str(value) for value in row.values()) for row in table.to_pylist()]
+        rows += _rows_of(world.store.objects[name])
     return sorted(rows)
+
+
+@lru_cache(maxsize=1024)
+def _rows_of(content: bytes) -> list[tuple[Any, ...]]:
+    """Return the rows of a file. Whatever the step, most files are the same."""
+    table = pq.read_table(BytesIO(content))
+    return [tuple(str(value) for value in row.values()) for row in table.to_pylist()]
 
 
 def _check(world: ArchiveWorld) -> None:
