@@ -8,16 +8,21 @@ A test can cut a client off: `way = broker.other_way()`, then `way.is_away = Tru
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import Final
 
 from mirrorlog.domain.host_keys import CommandSigner, Headers
 from mirrorlog.errors import KafkaFailed, OutOfRetention
 from mirrorlog.ports.clock import Clock
 from mirrorlog.ports.streams import Acknowledged, AppendTime, Message
 from mirrorlog.topics import TopicSpec
+
+_BY_POSITION: Final = attrgetter("position")
 
 
 @dataclass(slots=True)
@@ -27,6 +32,11 @@ class MemoryPartition:
     messages: list[Message] = field(default_factory=list)
     first: int = 0
     end: int = 0
+
+    def messages_from(self, position: int, limit: int | None = None) -> list[Message]:
+        """Return the first `limit` messages at or above a position; None: all."""
+        start = bisect_left(self.messages, position, key=_BY_POSITION)
+        return self.messages[start : None if limit is None else start + limit]
 
 
 class MemoryBroker:
@@ -304,9 +314,7 @@ class MemoryReader:
                     "the topic no longer holds the position",
                     where=f"{topic}/{number} at {position}",
                 )
-            new = [message for message in partition.messages if message.position >= position][
-                : max_messages - len(taken)
-            ]
+            new = partition.messages_from(position, max_messages - len(taken))
             taken.extend(new)
             if new:
                 self._next[topic, number] = new[-1].position + 1

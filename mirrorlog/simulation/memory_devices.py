@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -63,7 +62,8 @@ class MemoryDevice(ClosesOnExit):
 
     def reopen(self, *, writable: bool = True) -> MemoryDevice:
         """Return another handle of the same disk. It works after a crash too."""
-        handle = copy(self)
+        handle = type(self).__new__(type(self))
+        handle.__dict__.update(self.__dict__)  # as copy(self), in less time
         handle._writable, handle._closed, handle._opened_in = writable, False, self._disk.history
         return handle
 

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 from threading import Condition
 from uuid import UUID
@@ -585,11 +586,11 @@ class World:
 
     def append(self, value: bytes) -> int:
         """Append a command, and update what the node keeps of the sessions. Return its position."""
-        command, position = decode(value, TrackingCommand), len(self.commands)
+        (command, named, missed_at), position = decoded(value), len(self.commands)
         self.commands.append(command)
-        self.sectors.append(sectors(command))
+        self.sectors.append(named)
         for site, by_command in self.missed.items():
-            by_command.append(missed(command, site))
+            by_command.append(missed_at[site])
         closed = command.kind is CommandKind.SESSION_CLOSE
         acknowledged = (
             -1 if command.acknowledged_position is None else command.acknowledged_position
@@ -665,13 +666,15 @@ class World:
         for index in range(len(self.ended_us) - 1, 0, -1):
             ended_us, touched = self.ended_us[index]
             if any(
-                command.last_at_us > ended_us and touched <= sectors(command)
-                for command in self.commands[: position + 1]
+                self.commands[at].last_at_us > ended_us and touched <= self.sectors[at]
+                for at in range(position, -1, -1)
             ):
                 return index
         return 0
 
     def is_moment(self, content: list[bytes], moments: list[list[bytes]]) -> bool:
+        if content in moments:
+            return True
         sure = [sector for sector in range(SECTORS) if sector not in self.wild]
         pairs = zip(moments, [*moments[1:], *moments[-1:]], strict=True)
         return any(all(_between(content[s], now[s], then[s]) for s in sure) for now, then in pairs)
@@ -705,6 +708,16 @@ def _between(sector: bytes, now: bytes, then: bytes) -> bool:
     """Return True if a sector is `now`, `then`, or torn between them."""
     half = SECTOR // 2
     return sector in (now, then) or sector in (then[:half] + now[half:], now[:half] + then[half:])
+
+
+@lru_cache(maxsize=4096)
+def decoded(value: bytes) -> tuple[TrackingCommand, set[int], dict[str, set[int]]]:
+    """Return a command, the sectors that it names, and by site those that the site missed.
+
+    The worlds of a seed publish the same commands up to their crashes. Nobody changes the sets.
+    """
+    command = decode(value, TrackingCommand)
+    return command, sectors(command), {site: missed(command, site) for site in SITES}
 
 
 def sectors(command: TrackingCommand) -> set[int]:

@@ -149,7 +149,8 @@ class World:
         self.disks = {site: Disk() for site in SITES}
         self.writes: list[Write] = []
         self.version, self.holds_block = 0, self.random.random() < 0.5
-        self.on_primary = {block: [0] for block in range(BLOCKS)}
+        # By block, the rank of each version in the order in which the primary took them.
+        self.ages: dict[int, dict[int, int]] = {block: {0: 0} for block in range(BLOCKS)}
         self.commands: list[TrackingCommand] = []
         self.as_of: list[dict[int, int]] = []
         self.node = Node(self)
@@ -209,7 +210,7 @@ class World:
 
     def age(self, block: int, version: int) -> int:
         """Return the rank of a version in the order in which the primary took the versions."""
-        return self.on_primary[block].index(version) if version in self.on_primary[block] else -1
+        return self.ages[block].get(version, -1)
 
     def begin(self) -> None:
         if len(self.in_flight) > 4:
@@ -236,7 +237,7 @@ class World:
         write.on_primary = True
         for block in write.blocks:
             self.primary.write(block, write.version)
-            self.on_primary[block].append(write.version)
+            self.ages[block][write.version] = len(self.ages[block])
 
     def end(self) -> None:
         written = [write for write in self.in_flight if write.on_primary]
@@ -422,7 +423,8 @@ class World:
         extra = {self.random.randrange(BLOCKS) for _ in range(2)}
         position = self.send(CommandKind.MARK_DIRTY, sorted(marked | extra), [], -1)
         self.as_of[position] = {
-            b: self.on_primary[b][-1] if b in marked else v for b, v in self.as_of[position].items()
+            b: next(reversed(self.ages[b])) if b in marked else v
+            for b, v in self.as_of[position].items()
         }
         self.send(CommandKind.SESSION_CLOSE, [], [], -1)
         self.open_session()
@@ -535,7 +537,7 @@ class World:
             assert site.resting is SiteState.CONSISTENT, f"{site.name}: {site.resting}, {site.kept}"
             assert site.disk.now == self.primary.now, site.name
         self.writes = []
-        self.on_primary = {block: [version] for block, version in self.primary.now.items()}
+        self.ages = {block: {version: 0} for block, version in self.primary.now.items()}
         if ends:
             self.open_session()
 
@@ -712,13 +714,14 @@ class Site:
         A site that has just started may read only what compaction has left.
         """
         changelog = self.world.node.changelog
-        marks = [number for number, (_, row) in enumerate(changelog) if isinstance(row, Watermark)]
-        if not marks:
+        numbers = range(len(changelog) - 1, -1, -1)
+        last = next((at for at in numbers if isinstance(changelog[at][1], Watermark)), None)
+        if last is None:
             return
-        rows = changelog[self.read_from : marks[-1] + 1]
+        rows = changelog[self.read_from : last + 1]
         if self.is_fresh and self.world.random.random() < 0.7:
             rows = list({key: (key, row) for key, row in rows}.values())
-        self.read_from, self.is_fresh = marks[-1] + 1, False
+        self.read_from, self.is_fresh = last + 1, False
         needed = needed_after(self.kept)
         for _, row in rows:
             if isinstance(row, VolumeHead):
@@ -831,15 +834,15 @@ class Site:
             position = max(position, self.rested_at)
         if position >= 0:
             for block, version in self.world.as_of[position].items():
-                assert self.world.later(block, version, held[block]) == held[block], (
-                    f"{self.name}: {block} is older"
-                )
+                is_later = self.world.age(block, held[block]) > self.world.age(block, version)
+                assert held[block] == version or is_later, f"{self.name}: {block} is older"
+        held_ages = {block: self.world.age(block, version) for block, version in held.items()}
         missing = [
             w.ended_at
             for w in self.world.writes
             if w.ended_at is not None
             and not w.overlaps
-            and any(self.world.age(b, w.version) > self.world.age(b, held[b]) for b in w.blocks)
+            and any(self.world.age(b, w.version) > held_ages[b] for b in w.blocks)
         ]
         there = [
             w.began_at

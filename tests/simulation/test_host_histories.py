@@ -166,8 +166,8 @@ class Node:
         """Fold the next `count` commands, in the history that the topic has."""
         if (reason := self.world.break_of(self.partition)) is not None:
             self.renew(self.through + 1, reason)
-        kept = self.world.broker.partition(TOPICS.commands, self.partition).messages
-        events = [message for message in kept if message.position > self.through][:count]
+        commands = self.world.broker.partition(TOPICS.commands, self.partition)
+        events = commands.messages_from(self.through + 1, count)
         for at, event in enumerate(events):
             if self.proves_break(event):
                 self.flush(events[:at])
@@ -309,9 +309,10 @@ class Site:
         extents: list[tuple[int, int]] = []
         if self.is_lost or self.generation != described.generation:
             extents.append((0, SIZE))
-        for message in world.broker.partition(TOPICS.commands, described.partition).messages:
+        commands = world.broker.partition(TOPICS.commands, described.partition)
+        for message in commands.messages_from(self.through + 1):
             command = decode(message.value or b"", TrackingCommand)
-            if message.position > self.through and command.volume == self.name:
+            if command.volume == self.name:
                 extents += [(extent.offset, extent.end) for extent in command.extents]
         for start, stop in extents:
             self.content[start:stop] = primary.pread(offset=start, length=stop - start)

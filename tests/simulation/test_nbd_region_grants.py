@@ -207,6 +207,7 @@ class World:
             (copies, bytearray(SECTORS * SECTOR), set[int]()) for copies in (1.0, 0.0, 0.3)
         ]
         self.site_reads: list[SiteRead] = []
+        self.known_named: set[tuple[int, Write]] = set()
         self.settled = self.sessions = self.count = 0
         self.crash_at: int | None = None
         self.kill_at: int | None = None
@@ -342,17 +343,30 @@ class World:
 
     def check_site_reads(self, head: VolumeHead) -> None:
         """Check invariant 8: if a site believes that its reads are named, a command names them."""
-        for site_read in [
-            read for read in self.site_reads if head.settled_after(read.end, self.beats)
-        ]:
-            self.site_reads.remove(site_read)
+        ends = {read.end for read in self.site_reads}
+        settled = {end for end in ends if head.settled_after(end, self.beats)}
+        for site_read in self.site_reads if settled else ():
+            if site_read.end not in settled:
+                continue
             self.settled += 1
             for sector, write, was_in_flight in site_read.seen:
-                assert any(
-                    command.last_at_us >= write.at_us and sector in named
-                    for at, (command, named) in enumerate(zip(self.topic, self.named, strict=True))
-                    if at >= site_read.end or not was_in_flight
-                ), f"sector {sector} of {write} isn't named, but the site believes that it is"
+                assert self.is_named(sector, write, site_read.end if was_in_flight else 0), (
+                    f"sector {sector} of {write} isn't named, but the site believes that it is"
+                )
+        if settled:
+            self.site_reads = [read for read in self.site_reads if read.end not in settled]
+
+    def is_named(self, sector: int, write: Write, start: int) -> bool:
+        """Return whether a command at `start` or above, closed later, names the sector."""
+        if start == 0 and (sector, write) in self.known_named:
+            return True
+        is_named = any(
+            self.topic[at].last_at_us >= write.at_us and sector in self.named[at]
+            for at in range(start, len(self.topic))
+        )
+        if start == 0 and is_named:
+            self.known_named.add((sector, write))
+        return is_named
 
     def copy(self, secondary: bytearray, dirty: set[int]) -> None:
         data = self.device.reopen(writable=False).pread(offset=0, length=SECTORS * SECTOR)

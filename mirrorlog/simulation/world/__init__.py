@@ -30,4 +30,5 @@ In reading order:
 - mirror.py: MirrorModel is the mirror to a site that has a cluster of its own
 - device_faults.py: DeviceFaults lets disks of a site and primaries fail while it runs
 - crashes.py: Fuse kills a role at one of its steps
+- checked_log.py: CheckedLog reads the whole log for each check
 """

@@ -25,6 +25,7 @@ from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.simulation.memory_devices import MemoryDevice
 from mirrorlog.simulation.memory_secondaries import MemorySecondaries
 from mirrorlog.simulation.memory_secondary_states import MemorySecondaryStates
+from mirrorlog.simulation.world.checked_log import CheckedLog
 from mirrorlog.simulation.world.crashes import Crash, Fuse
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, content
 from mirrorlog.tracking_log.keys import missed_log
@@ -71,6 +72,7 @@ class CopiedVolume:
         self.settings = load_settings(None, {"site_copy_bytes": 4096, "node_tiers_s": (2, 6, 18)})
         self.broker = MemoryBroker()
         self.broker.create(self.settings.topics.specs(single_copy=True), 1)
+        self._checked_log = CheckedLog(self.broker, self.settings.topics.changelog)
         self.copies = {copy: MemoryDevice(SIZE_BYTES) for copy in COPIES}
         self.unreachable: set[str] = set()
         self.primary_marks = {"a"}
@@ -96,12 +98,7 @@ class CopiedVolume:
 
     def read_log(self, site: str | None = None) -> LogReader:
         """Read the whole changelog; return the reader. site: with what this site has missed."""
-        log = LogReader(
-            self.broker.reader(), self.broker, self.settings.topics.changelog, site=site
-        )
-        while not log.caught_up():
-            log.poll(0)
-        return log
+        return self._checked_log.read(site)
 
     def append(self, command: TrackingCommand) -> int:
         """Publish a command; return its position."""

@@ -26,6 +26,23 @@ def content(version: int) -> bytes:
     return version.to_bytes(8, "big") * (BLOCK_BYTES // 8)
 
 
+class _Versions:
+    """The version of each block as of a position, kept for the checks that ask again.
+
+    history: (position, block, version) of what was written. It only grows.
+    """
+
+    def __init__(self, history: Sequence[tuple[int, int, int]], position: int) -> None:
+        self.history, self.position = history, position
+        self._taken, self._versions = 0, dict[int, int]()
+
+    def now(self) -> Mapping[int, int]:
+        """Return the versions by all that is in the history now."""
+        new, self._taken = self.history[self._taken :], len(self.history)
+        self._versions |= {block: version for at, block, version in new if at <= self.position}
+        return self._versions
+
+
 class HostModel:
     """One host with one session. It remembers what each block held as of each position.
 
@@ -55,6 +72,7 @@ class HostModel:
         # The same as of the end of each history that ended.
         self._ended: list[dict[str, list[tuple[int, int, int]]]] = []
         self._sequences: Counter[str] = Counter()
+        self._versions: dict[str, _Versions] = {}
         self.deaths, self.is_dead = 0, False
         self._version = self._snapshots = 0
 
@@ -256,6 +274,10 @@ class HostModel:
             for ended in self._ended
         ]
 
-    def versions_at(self, name: str, position: int) -> dict[int, int]:
+    def versions_at(self, name: str, position: int) -> Mapping[int, int]:
         """Return the version of each block that was written, as of a position."""
-        return {block: version for at, block, version in self._history[name] if at <= position}
+        history, known = self._history[name], self._versions.get(name)
+        if known is None or known.history is not history or known.position != position:
+            known = _Versions(history, position)
+            self._versions[name] = known
+        return known.now()

@@ -220,11 +220,7 @@ class NodeModel:
         """Fold one batch of commands; False if there is none."""
         if self._position > self._broker.end_position(self._settings.topics.commands, 0):
             self._position = 0  # Kafka's client begins anew at the oldest position
-        messages: list[Message] = [
-            message
-            for message in self._broker.messages(self._settings.topics.commands)
-            if message.position >= self._position
-        ]
+        messages = self._commands_from(self._position)
         if not messages:
             end = self._broker.end_position(self._settings.topics.commands, 0)
             self._coroutines.run(self._folder.pass_empty(0, end))
@@ -245,13 +241,14 @@ class NodeModel:
         self._position = self._recorded_end
         return True
 
+    def _commands_from(self, position: int) -> list[Message]:
+        """Return the commands at or above a position."""
+        return self._broker.partition(self._settings.topics.commands, 0).messages_from(position)
+
     def _plan_ahead(self) -> None:
         """Plan the batch behind the one that is recorded, if there is one."""
-        messages = [
-            message
-            for message in self._broker.messages(self._settings.topics.commands)
-            if message.position >= self._recorded_end
-        ][: self._ahead_random.randint(1, _AHEAD_COMMANDS)]
+        limit = self._ahead_random.randint(1, _AHEAD_COMMANDS)
+        messages = self._commands_from(self._recorded_end)[:limit]
         if messages:
             self._ahead = self._folder.plan_ahead(EventBatch.from_messages(messages))
 

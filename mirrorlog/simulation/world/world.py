@@ -19,6 +19,7 @@ from mirrorlog.reading.log_reader import LogReader
 from mirrorlog.settings import load_settings
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.world.checked_log import CheckedLog
 from mirrorlog.simulation.world.crashes import Crash, Fuse
 from mirrorlog.simulation.world.history_faults import HistoryFaults
 from mirrorlog.simulation.world.host import BLOCK_BYTES, BLOCKS, SIZE_BYTES, HostModel
@@ -95,6 +96,7 @@ class World:
             self.publish_volume(volume)
         self.snapshots: Final[dict[int, set[str]]] = {}
         self._commands_seen: Final[dict[bytes, tuple[str, BlockSet]]] = {}
+        self._checked_log = CheckedLog(self.broker, topics.changelog)
         self._is_closed = self._has_all_snapshots = False
         self._node_fuse, self._site_fuse = Fuse(), Fuse()
         self.host = HostModel(self.broker, self.settings, self.volumes, self._random)
@@ -460,10 +462,7 @@ class World:
 
     def read_log(self) -> LogReader:
         """Read the whole changelog; return the reader."""
-        log = LogReader(self.broker.reader(), self.broker, self.settings.topics.changelog)
-        while not log.caught_up():
-            log.poll(0)
-        return log
+        return self._checked_log.read()
 
     def check_log(self) -> None:
         """Check that the log holds all that was folded, however far a roll-up came.
