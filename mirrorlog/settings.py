@@ -122,8 +122,9 @@ class Settings(BaseSettings):
 
     host_linger_s: float = Field(default=0.1, gt=0)
     """The longest time before a batch leaves for Kafka."""
-    host_batch_extents: int = Field(default=500, ge=1, le=60_000)
-    """The number of extents at which a batch leaves. 60,000 are just below a message of 1 MiB."""
+    host_batch_extents: int = Field(default=2000, ge=1, le=60_000)
+    """The number of extents at which a batch leaves. The writer that fills it also closes it.
+    60,000 are just below a message of 1 MiB."""
     host_nbd_batch_extents: int = Field(default=8192, ge=1, le=32_768)
     """The same for writes of NBD clients (docs/nbd.md). They don't wait for a batch, so a batch may
     grow, which costs less."""

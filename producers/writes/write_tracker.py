@@ -310,13 +310,30 @@ class WriteTracker:
                 linger_s=state.settings.host_linger_s,
                 heartbeat_s=state.settings.host_heartbeat_s,
             )
-            for name in due.batches:
+            for name in self._due_batches(due.batches):
                 send_batch(state, state.volumes[name])
             return_all_to_regions(state)
             for partition in due.heartbeats:
                 send_heartbeat(state, partition)
         state.outbox.poll(0)
         self._cooling.tick(now_s)
+
+    def _due_batches(self, lingered: Iterable[str]) -> Iterable[str]:
+        """Return the volumes whose open batch leaves now: it has lingered, or it is full.
+
+        Lock-free writes that tick() has collected may fill it, and no writer looks at it then.
+        """
+        state = self._state
+        full = [
+            name
+            for name in state.timers.batch_since_s
+            if len(state.volumes[name].batch) >= self._batch_limit(state.volumes[name])
+        ]
+        return dict.fromkeys([*lingered, *full])
+
+    def _batch_limit(self, opened: OpenVolume) -> int:
+        """Return the number of extents at which the open batch leaves."""
+        return opened.attached_batch_extents or self.batch_extents
 
     def drain(self) -> None:
         """Wait until everything that ended before is acknowledged. Call it without the lock.

@@ -146,6 +146,16 @@ def test_every_batch_that_closes_names_what_is_in_flight(rig: Rig) -> None:
     assert rig.named() == ["30000+10 30000+10", "30000+10"]
 
 
+def test_a_batch_that_fills_between_ticks_leaves_with_the_next_one(rig: Rig) -> None:
+    for _ in range(2):
+        rig.write(3, 3)
+        rig.host.tick(0.0)  # nothing has lingered by that time
+    assert rig.named() == ["30000+10 30000+10 30000+10 30000+10"]
+    rig.write(3, 3)
+    rig.host.tick(0.0)
+    assert len(rig.named()) == 1
+
+
 def test_a_region_with_a_write_in_flight_stays_in_the_activity_log(rig: Rig) -> None:
     rig.write(3)
 
