@@ -77,8 +77,8 @@ def plan_room(
 
     oldest_first: the candidates, the one used longest ago first. durable: by volume, how many of
     its writes the last flush covered. ahead: regions that leave only if they can leave at once.
-    awaited: regions that can leave, but a writer is on its way to
-    them: they leave only if others don't suffice. They are looked at when the others are exhausted.
+    awaited: regions that can leave, but a writer is on its way to them: they leave only if others
+    don't suffice. They are looked at when the others are exhausted.
 
     A region may leave once all its writes are acknowledged **and** durable on the primary. If a
     power cut took back a write that a site has copied already, nothing else would name that change.

@@ -13,6 +13,7 @@ from typing import TypeAlias
 
 import numpy as np
 import pytest
+from new_files import created_file
 
 from mirrorlog.adapters import kernel_aio, range_transfers
 from mirrorlog.adapters.direct_device import DirectDevice
@@ -20,7 +21,7 @@ from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kernel_aio import AioCommand, AioQueue, lent_queue
 from mirrorlog.consumers.range_reads import PageMemory
 from mirrorlog.domain.range_columns import Integers, RangeColumns
-from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.simulation.memory_devices import MemoryDevice
 
 SIZE = 4 << 20
@@ -50,10 +51,7 @@ def create(request: pytest.FixtureRequest, tmp_path: Path) -> Create:
         if request.param == "memory":
             return MemoryDevice(SIZE)
         kind = {"file": FileDevice, "direct": DirectDevice}[request.param]
-        try:
-            return kind.create(tmp_path / "volume", SIZE)
-        except BadUse as error:
-            pytest.skip(str(error))
+        return created_file(kind, tmp_path / "volume", SIZE)
 
     return device
 

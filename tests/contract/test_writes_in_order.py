@@ -10,13 +10,14 @@ from random import Random
 from typing import TypeAlias
 
 import pytest
+from new_files import created_file
 
 from mirrorlog.adapters import range_transfers
 from mirrorlog.adapters.direct_device import DirectDevice
 from mirrorlog.adapters.file_device import FileDevice
 from mirrorlog.adapters.kernel_aio import AioCommand, AioQueue
 from mirrorlog.domain.range_columns import Integers, RangeColumns
-from mirrorlog.errors import BadUse, DeviceFailed
+from mirrorlog.errors import DeviceFailed
 from mirrorlog.ports.devices import WritesInOrder
 
 SIZE = 1 << 20
@@ -26,14 +27,7 @@ Create: TypeAlias = Callable[[], FileDevice]
 
 @pytest.fixture(params=[FileDevice, DirectDevice])
 def create(request: pytest.FixtureRequest, tmp_path: Path) -> Create:
-    def device() -> FileDevice:
-        kind: type[FileDevice] = request.param
-        try:
-            return kind.create(tmp_path / "volume", SIZE)
-        except BadUse as error:
-            pytest.skip(str(error))
-
-    return device
+    return lambda: created_file(request.param, tmp_path / "volume", SIZE)
 
 
 @pytest.fixture
