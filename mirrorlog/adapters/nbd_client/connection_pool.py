@@ -11,8 +11,9 @@ flush goes over the oldest connection. It was opened before all that isn't flush
 because a loss since then would have broken the pool. If the server answers on it, it has lived
 since.
 
-A server has threads for each connection (nbdkit: 16 or more), so one that wasn't needed for a while
-is closed. It is never the oldest one, over which flushes go.
+A server has threads for each connection (nbdkit: 16 or more). So another one is opened only for a
+thread that has waited a moment for those that there are, and one that wasn't needed for a while is
+closed. It is never the oldest one, over which flushes go.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestF
 
 _TRUSTED_S: Final = 0.5
 """A connection that was used within this time isn't looked at before the next request."""
+PATIENCE_S: Final = 0.1
+"""A thread waits so long for a connection that another one has before it opens a further one."""
 _KEPT_S: Final = 60.0
 """A connection that no thread needed for so long is closed, but for the oldest one."""
 
@@ -39,16 +42,23 @@ class ConnectionPool:
     """
 
     def __init__(
-        self, connect: Callable[[], NbdConnection], *, most: int, reconnects: bool
+        self,
+        connect: Callable[[], NbdConnection],
+        *,
+        most: int,
+        reconnects: bool,
+        patience_s: float = PATIENCE_S,
     ) -> None:
         """Open the first connection.
 
         most: how many there are at most, if the server has multi-conn.
         reconnects: whether a lost connection may be replaced by a new one.
+        patience_s: how long a thread waits for a connection before it opens one beside others.
         Raise what `connect` raises.
         """
         self._connect: Final = connect
         self._reconnects: Final = reconnects
+        self._patience_s: Final = patience_s
         self.first: Final = connect()
         self.most: Final = most if self.first.can_multi_conn else 1
         self._changed: Final = Condition()
@@ -106,14 +116,17 @@ class ConnectionPool:
         and wait come first.
         Raise RequestFailed if the pool is broken or no connection can be opened, and BadUse.
         """
+        opens_at_s = time.monotonic() + self._patience_s
         while True:
             with self._changed:
                 while True:
                     if (why := self.broken) is not None:
                         raise RequestFailed(why, errno.EBADF, is_lost=False)
-                    if self._can_lend(oldest) and not (yields and self._waiting):
+                    patience_s = opens_at_s - time.monotonic()
+                    can_lend = self._can_lend(oldest, may_open=patience_s <= 0)
+                    if can_lend and not (yields and self._waiting):
                         break
-                    self._wait(counts=not yields)
+                    self._wait(counts=not yields, at_most_s=patience_s if patience_s > 0 else None)
                 connection = self._live[0] if oldest and self._live else None
                 if connection is not None:
                     self._idle.remove(connection)
@@ -241,17 +254,20 @@ class ConnectionPool:
             self._count -= 1
         return unneeded
 
-    def _can_lend(self, oldest: bool) -> bool:
-        """Lock held. Return whether take() need not wait."""
+    def _can_lend(self, oldest: bool, *, may_open: bool) -> bool:
+        """Lock held. Return whether take() need not wait.
+
+        may_open: whether it has waited long enough to open another connection beside others.
+        """
         if oldest and self._live:
             return self._live[0] in self._idle
-        return bool(self._idle) or self._count < self.most
+        return bool(self._idle) or (self._count < self.most and (may_open or not self._count))
 
-    def _wait(self, *, counts: bool) -> None:
+    def _wait(self, *, counts: bool, at_most_s: float | None) -> None:
         """Lock held. Wait until something has changed. counts: as one that is_wanted tells of."""
         self._waiting += counts
         try:
-            self._changed.wait()
+            self._changed.wait(at_most_s)
         finally:
             self._waiting -= counts
 

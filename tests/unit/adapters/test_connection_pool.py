@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 
 from mirrorlog.adapters.nbd_client import connection_pool
 from mirrorlog.adapters.nbd_client.connection_pool import ConnectionPool
@@ -34,9 +34,12 @@ class Connection:
         self.is_up = False
 
 
-def pool(**options: bool) -> ConnectionPool:
+def pool(*, reconnects: bool = True, patience_s: float = 0) -> ConnectionPool:
     return ConnectionPool(
-        lambda: cast("NbdConnection", Connection()), most=3, **({"reconnects": True} | options)
+        lambda: cast("NbdConnection", Connection()),
+        most=3,
+        reconnects=reconnects,
+        patience_s=patience_s,
     )
 
 
@@ -110,6 +113,24 @@ def test_an_idle_connection_whose_server_stops_is_dropped() -> None:
     assert connections.take() is not first
 
 
+def test_a_thread_waits_a_moment_for_a_connection_before_it_opens_another() -> None:
+    connections = pool(patience_s=DEADLINE_S)
+    first = connections.take()
+    with ThreadPoolExecutor(1) as threads:
+        second = threads.submit(connections.take)
+        wait_until(lambda: connections.is_wanted)
+        connections.give_back(first)
+        assert second.result(DEADLINE_S) is first
+    connections.discard(first, "lost")
+    assert connections.take() is not first, "nobody waits for one where there is none"
+
+
+def test_a_thread_that_has_waited_a_moment_opens_another_connection() -> None:
+    connections = pool(patience_s=0.01)
+    first = connections.take()
+    assert connections.take() is not first
+
+
 def test_connections_that_no_thread_needs_for_long_are_closed_but_for_the_oldest(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -159,7 +180,7 @@ def test_a_later_connection_must_lead_to_the_same_unless_the_pool_reconnects(
         connection.description = next(described)
         return cast("NbdConnection", connection)
 
-    two = ConnectionPool(connect, most=3, reconnects=reconnects)
+    two = ConnectionPool(connect, most=3, reconnects=reconnects, patience_s=0)
     two.take()
     if reconnects:
         two.take()

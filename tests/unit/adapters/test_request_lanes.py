@@ -93,7 +93,7 @@ class Rig:
 
     def __init__(self, server: Server, threads: ThreadPoolExecutor) -> None:
         self.server, self.threads = server, threads
-        self.pool = ConnectionPool(server.connect, most=16, reconnects=True)
+        self.pool = ConnectionPool(server.connect, most=16, reconnects=True, patience_s=0)
         self.lanes = RequestLanes(self.pool, deadline_s=DEADLINE_S, lanes=2)
 
     def call(self, count: int, first: int = 0) -> Future[list[RequestFailed | None]]:
