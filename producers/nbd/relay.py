@@ -3,10 +3,13 @@
 Each thread of nbdkit has a connection, and sends one request at a time. All numbers are
 little-endian:
 
-    request  operation u8, 7 bytes of padding, offset u64, length u64; for WRITE, the data follows
+    request  operation u8, 7 bytes of padding, offset u64, length u64
+             WRITES: the number of writes, and how many bytes follow: for each write, its offset u64
+             and its length u64; then the data of each
     reply    errno u32 (0: no error), 4 bytes of padding, size u64, then `size` bytes:
              after an error, its text
              READ: the data
+             WRITES: nothing if all succeeded. Else for each write errno u32, size u32, and a text
              SIZE: a u64
              EXTENTS: one or more of offset u64, length u64, type u32, 4 bytes of padding;
              type 0 is data, type 3 a hole that reads as zeros
@@ -17,9 +20,10 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from enum import IntEnum
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Lock, Thread, current_thread
@@ -31,12 +35,14 @@ from mirrorlog.producers.writes.tracked_volume import TrackedVolume
 
 REQUEST: Final = struct.Struct("<B7xQQ")
 REPLY: Final = struct.Struct("<I4xQ")
+PLACE: Final = struct.Struct("<QQ")
+RESULT: Final = struct.Struct("<II")
 EXTENT: Final = struct.Struct("<QQI4x")
 HOLE: Final = 3
 """A hole that reads as zeros (doc/proto.md of NBD: NBD_STATE_HOLE | NBD_STATE_ZERO)."""
 MAX_REPLY_EXTENTS: Final = 4096
-MAX_DATA_BYTES: Final = 64 << 20
-"""nbdkit refuses requests with more data."""
+MAX_DATA_BYTES: Final = (64 << 20) + PLACE.size
+"""nbdkit refuses writes with more data, and plugin.py sends little data with more than one."""
 
 
 class Operation(IntEnum):
@@ -44,7 +50,7 @@ class Operation(IntEnum):
 
     SIZE = 0
     READ = 1
-    WRITE = 2
+    WRITES = 2
     FLUSH = 3
     TRIM = 4
     ZERO = 5
@@ -106,22 +112,16 @@ class Relay:
                 while True:
                     head = _receive(connection, REQUEST.size)
                     operation, offset, length = REQUEST.unpack(head)
-                    data = _receive(connection, length) if operation == Operation.WRITE else b""
-                    code, answer = self._answer(operation, offset, length, data)
+                    data = _receive(connection, length) if operation == Operation.WRITES else b""
+                    code, answer = _tried(
+                        partial(self._perform, Operation(operation), offset, length, data)
+                    )
                     connection.sendall(REPLY.pack(code, len(answer)))
-                    connection.sendall(answer)
+                    if answer:
+                        connection.sendall(answer)
         finally:
             with self._lock:
                 del self._connections[current_thread()]
-
-    def _answer(self, operation: int, offset: int, length: int, data: Data) -> tuple[int, Data]:
-        """Return the errno and the content of the reply."""
-        try:
-            return 0, self._perform(Operation(operation), offset, length, data)
-        except MirrorlogError as error:
-            cause = error.__cause__
-            code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
-            return (errno.ESHUTDOWN if isinstance(error, BadUse) else code), str(error).encode()
 
     def _perform(self, operation: Operation, offset: int, length: int, data: Data) -> Data:
         """Carry out the operation and return the content of the reply."""
@@ -130,8 +130,8 @@ class Relay:
                 return struct.pack("<Q", self._volume.size_bytes)
             case Operation.READ:
                 return self._volume.pread(length, offset)
-            case Operation.WRITE:
-                self._volume.pwrite(data, offset)
+            case Operation.WRITES:
+                return self._write_all(offset, memoryview(data))
             case Operation.FLUSH:
                 self._volume.flush()
             case Operation.TRIM:
@@ -143,6 +143,33 @@ class Relay:
                 first = islice(extents, MAX_REPLY_EXTENTS)
                 return b"".join(EXTENT.pack(*extent) for extent in first)
         return b""
+
+    def _write_all(self, count: int, data: memoryview) -> Data:
+        """Carry out each of the writes, and return their results."""
+        at = count * PLACE.size
+        results = []
+        for offset, length in PLACE.iter_unpack(data[:at]):
+            results.append(_tried(partial(self._write, data[at : at + length], offset)))
+            at += length
+        if not any(code for code, _ in results):
+            return b""
+        return b"".join(
+            part for code, text in results for part in (RESULT.pack(code, len(text)), text)
+        )
+
+    def _write(self, data: Data, offset: int) -> bytes:
+        self._volume.pwrite(data, offset)
+        return b""
+
+
+def _tried(perform: Callable[[], Data]) -> tuple[int, Data]:
+    """Return 0 and what the call returns; or the errno and the text of its error."""
+    try:
+        return 0, perform()
+    except MirrorlogError as error:
+        cause = error.__cause__
+        code = cause.errno if isinstance(cause, OSError) and cause.errno else errno.EIO
+        return (errno.ESHUTDOWN if isinstance(error, BadUse) else code), str(error).encode()
 
 
 def allocation_extents(

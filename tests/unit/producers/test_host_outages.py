@@ -219,6 +219,22 @@ def test_only_the_first_writer_that_needs_room_waits_for_kafka(rig: Rig) -> None
     assert rig.clock.now_s == waited_s
 
 
+def test_what_no_command_names_yet_is_spooled_before_a_volume_is_dirty_as_a_whole(
+    rig: Rig,
+) -> None:
+    """Each region has a command under way, and a later write that waits in the open batch."""
+    volume = open_then_away(rig, host_batch_extents=100, host_queue_bytes=1 << 20)
+    rig.write(volume, range(3))
+    rig.tick(1.0)
+    assert rig.host._outbox.first_in_flight is not None
+    rig.write(volume, range(3))
+    volume.flush()
+    rig.write(volume, [3])
+    assert rig.reports == []
+    state = read_previous_log(rig.folder).state.volumes["a"]
+    assert not state.whole_volume and 3 in state.regions
+
+
 def test_with_a_full_spool_only_regions_are_kept(rig: Rig) -> None:
     volume = open_then_away(rig, host_spool_bytes=0)
     rig.write(volume, [0, 1, 1, 2, 2, 2])
