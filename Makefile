@@ -5,6 +5,10 @@ BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?= -n 6 --dist worksteal
 
+# How locked packages come into the environment of that folder: by uv where it is named, which takes a fraction of pip's time.
+UV ?=
+install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,$(1)/bin/pip install -q --disable-pip-version-check)
+
 PEERS := benchmarks/peers
 
 # Some containers set it. Each process would then compile all that it imports, and the asserts of each test, anew.
@@ -36,8 +40,8 @@ test-pythons: ## a part of the suite on other Pythons, each in an environment of
 	[ -n "$$python" ] || { echo "######## no Python $$version here: nothing is tested on it" >&2; continue; }; \
 	cmp -s requirements.lock $(VENV)-$$version/lock || { $$python -m venv $(VENV)-$$version && \
 	  awk '/^[^ ]/ { unneeded = /^($(PYTHONS_WITHOUT))==/ } !unneeded' requirements.lock > $(VENV)-$$version/wanted && \
-	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-compile --no-deps --require-hashes -r $(VENV)-$$version/wanted && \
-	  $(VENV)-$$version/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e . && \
+	  $(call install,$(VENV)-$$version) --no-compile --no-deps --require-hashes -r $(VENV)-$$version/wanted && \
+	  $(call install,$(VENV)-$$version) --no-deps --no-build-isolation -e . && \
 	  cp requirements.lock $(VENV)-$$version/lock; } || exit 1; \
 	echo "on $$($(VENV)-$$version/bin/python --version):" && $(VENV)-$$version/bin/python -m pytest -q -n 2 \
 	  -p no:cacheprovider -m 'not slow and not integration' $(PYTHONS_TESTS) || exit 1; done
@@ -153,13 +157,15 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || $(PYTHON) -m virtualenv $(VENV) || \
 	  { rm -rf $(VENV); echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt install python3-venv" >&2; exit 2; }
 	@echo "installing the locked dependencies into $(VENV) (once)" >&2
-	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(call install,$(VENV)) --compile --require-hashes -r requirements.lock
+	@$(call install,$(VENV)) --no-deps --no-build-isolation -e .
 	@touch $@
 
 lock: ## pins every dependency, with hashes, for every Python from 3.11 on
 	uvx --from uv uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	  --all-extras pyproject.toml -o requirements.lock
+	echo uv | uvx --from uv uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+	  -o .ci/uv.lock -
 
 wheel: setup
 	rm -rf build && $(BIN)/python -m build --no-isolation --wheel

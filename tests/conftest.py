@@ -52,6 +52,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items[:] = long_first(items, lambda item: item.get_closest_marker("long") is not None, workers)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Let the search for circles of garbage pass over the modules and all tests from now on."""
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def fast_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield the folder for files of processes: in memory if there is room, or on the disk."""
