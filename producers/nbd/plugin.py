@@ -60,13 +60,13 @@ class Write:
 
 
 class Writes:
-    """Sends the writes of many threads in few requests, since a round trip takes many times as long.
+    """Sends the writes of many threads in few requests: a round trip takes longer than a write.
 
     1. A thread queues its write.
     2. If no thread sends, it does: all that is queued, in one request. It waits for the reply.
     3. It tells the threads of these writes. A thread whose write was queued meanwhile sends next.
-    4. A thread whose write was queued for PATIENCE_S sends as well, on a connection of its own: so a
-       slow device has many writes at once.
+    4. A thread whose write was queued for PATIENCE_S sends as well, on a connection of its own. So
+       a slow device has many writes at once.
     """
 
     def __init__(self) -> None:
@@ -110,7 +110,7 @@ class Writes:
                 following.turn.release()
 
     def take(self, own: Write) -> list[Write]:
-        """Lock held. Take a thread's own write and others out of the queue, but no other sender's."""
+        """Lock held. Take the own write and others from the queue, but no other sender's."""
         self.queue.remove(own)
         batch, size, rest = [own], len(own.data), []
         for write in self.queue:

@@ -72,3 +72,27 @@ def test_memory_that_was_freed_is_given_back() -> None:
     )
     ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert int(ended.stdout) > 50 << 20
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has arenas")
+def test_all_threads_of_what_runs_for_years_share_two_arenas() -> None:
+    code = (
+        "import ctypes, threading\n"
+        "from mirrorlog.processes.free_memory import release_free_memory_regularly\n"
+        "release_free_memory_regularly()\n"
+        "all_have = threading.Barrier(13)\n"
+        "def hold():\n"
+        "    block = bytearray(10_000)\n"
+        "    all_have.wait()\n"
+        "    all_have.wait()\n"
+        "for _ in range(12): threading.Thread(target=hold).start()\n"
+        "all_have.wait()\n"
+        "libc = ctypes.CDLL(None)\n"
+        "libc.fdopen.restype = ctypes.c_void_p\n"
+        "out = ctypes.c_void_p(libc.fdopen(1, b'w'))\n"
+        "libc.malloc_info(0, out)\n"
+        "libc.fflush(out)\n"
+        "all_have.wait()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert ended.stdout.count("<heap nr=") == 2

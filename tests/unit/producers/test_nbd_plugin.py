@@ -66,7 +66,7 @@ class Plugin:
         return self.threads.submit(self.module.pwrite, False, data, number * 4096, 0)
 
     def write_behind_held(self, numbers: list[int]) -> list[Future[None]]:
-        """Begin to write block 0, which is held, and then the others; return when all are queued."""
+        """Begin to write block 0, which is held, and then the others. Return when all wait."""
         first = self.write(0)
         wait_until(lambda: bool(self.requests))
         rest = [self.write(number) for number in numbers]
