@@ -105,7 +105,8 @@ class Writes:
                 else:
                     self.senders -= 1
             for write in batch:
-                write.turn.release()
+                if write is not own:
+                    write.turn.release()
             if following is not None:
                 following.turn.release()
 

@@ -113,6 +113,40 @@ def test_a_slow_write_holds_no_other_up(address: Path, volume: Volume) -> None:
     first.result(DEADLINE_S)
 
 
+class LateTurn:
+    """The turn of a write whose thread loses patience in the moment in which it is to send."""
+
+    def __init__(self, write: Any) -> None:
+        self.write, self.lock = write, threading.Lock()
+        self.lock.acquire()
+
+    def acquire(self, timeout: float = -1) -> bool:
+        if timeout < 0:
+            return self.lock.acquire()
+        wait_until(lambda: bool(self.write.sends))
+        return False
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def test_a_write_that_loses_patience_as_its_turn_comes_has_one_result(
+    address: Path, volume: Volume
+) -> None:
+    plugin = Plugin(address, patience_s=DEADLINE_S)
+    first = plugin.write(0)
+    wait_until(lambda: bool(plugin.requests))
+    late = plugin.module.Write(4096, memoryview(bytes(4096)))
+    late.turn = LateTurn(late)
+    second = plugin.threads.submit(plugin.module.writes.carry_out, late)
+    wait_until(lambda: bool(plugin.module.writes.queue))
+    volume.let_go.set()
+    first.result(DEADLINE_S)
+    second.result(DEADLINE_S)
+    assert late.code == 0
+    assert [len(batch) for batch in plugin.requests] == [1, 1]
+
+
 def test_only_the_write_that_failed_is_reported_so(address: Path, volume: Volume) -> None:
     plugin = Plugin(address, patience_s=DEADLINE_S)
     begun = plugin.write_behind_held([1, 2, 3, 4])
