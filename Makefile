@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 PYTEST_ARGS ?= -n 6 --dist worksteal
 
-# How locked packages come into the environment of that folder: by uv where it is named, which takes a fraction of pip's time.
+# What brings packages into the environment of that folder: uv where it is named, which takes a fraction of pip's time.
 UV ?=
 install = $(if $(UV),$(UV) pip install -q --python $(1)/bin/python,$(1)/bin/pip install -q --disable-pip-version-check)
 
@@ -142,11 +142,11 @@ bench-peers: $(PEERS)/quixstreams/.venv/.ready ## what bench-node compares with;
 	  echo '######## Kafka Streams could not be built and will be skipped; on Debian and Ubuntu: apt install maven' >&2
 
 $(PEERS)/quixstreams/.venv/.ready: $(PEERS)/quixstreams/requirements.txt
-	@$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q --disable-pip-version-check -r $< && touch $@ || \
+	@$(PYTHON) -m venv $(@D) && $(call install,$(@D)) -r $< && touch $@ || \
 	  echo '######## quixstreams could not be installed and will be skipped' >&2
 
 $(PEERS)/blocksync/.venv/.ready: $(PEERS)/blocksync/requirements.txt
-	@$(PYTHON) -m venv $(@D) && $(@D)/bin/pip install -q --disable-pip-version-check -r $< && touch $@ || \
+	@$(PYTHON) -m venv $(@D) && $(call install,$(@D)) -r $< && touch $@ || \
 	  echo '######## blocksync could not be installed and will be skipped' >&2
 
 setup: $(VENV)/.ready
@@ -161,11 +161,10 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	@$(call install,$(VENV)) --no-deps --no-build-isolation -e .
 	@touch $@
 
+PIN := uvx --from uv uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 lock: ## pins every dependency, with hashes, for every Python from 3.11 on
-	uvx --from uv uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  --all-extras pyproject.toml -o requirements.lock
-	echo uv | uvx --from uv uv pip compile --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
-	  -o .ci/uv.lock -
+	$(PIN) --all-extras pyproject.toml -o requirements.lock
+	echo uv | $(PIN) -o .ci/uv.lock -
 
 wheel: setup
 	rm -rf build && $(BIN)/python -m build --no-isolation --wheel

@@ -30,9 +30,7 @@ def release_free_memory() -> None:
     glibc keeps freed memory for later (malloc_trim(3)). After work that needs far more than all
     other work does, that is too much to keep.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:
-        trim(0)
+    _call_allocator("malloc_trim", 0)
 
 
 def limit_arenas() -> None:
@@ -42,16 +40,14 @@ def limit_arenas() -> None:
     largest work of any of its threads left behind. So a process with many threads grows by a step
     whenever a rare piece of work meets another arena. Call this before threads are started.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_ARENA_MAX, _ARENAS)
+    _call_allocator("mallopt", _M_ARENA_MAX, _ARENAS)
 
 
-def release_free_memory_regularly(every_s: float = 60.0) -> Callable[[], None]:
-    """Call release_free_memory() from a thread of its own, for what runs for years.
+def keep_memory_low(every_s: float = 60.0) -> Callable[[], None]:
+    """Limit the arenas, and release free memory again and again, for what runs for years.
 
     The C library keeps what a burst needed (malloc(3)). So a process would grow a little with each
-    burst that is larger than those before. The number of arenas is limited too.
+    burst that is larger than those before. A thread of its own gives that back.
     The thread lasts until the process ends. Return a function that ends it earlier.
     """
     limit_arenas()
@@ -63,3 +59,10 @@ def release_free_memory_regularly(every_s: float = 60.0) -> Callable[[], None]:
 
     Thread(target=run, name="free memory", daemon=True).start()
     return ended.set
+
+
+def _call_allocator(name: str, *numbers: int) -> None:
+    """Call this function of the C library's allocator, if it has one."""
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*numbers)

@@ -28,7 +28,7 @@ from mirrorlog.adapters.nbd_client.nbd_connection import NbdConnection, RequestF
 
 _TRUSTED_S: Final = 0.5
 """A connection that was used within this time isn't looked at before the next request."""
-PATIENCE_S: Final = 0.1
+_PATIENCE_S: Final = 0.1
 """A thread waits so long for a connection that another one has before it opens a further one."""
 _KEPT_S: Final = 60.0
 """A connection that no thread needed for so long is closed, but for the oldest one."""
@@ -47,7 +47,7 @@ class ConnectionPool:
         *,
         most: int,
         reconnects: bool,
-        patience_s: float = PATIENCE_S,
+        patience_s: float = _PATIENCE_S,
     ) -> None:
         """Open the first connection.
 

@@ -33,7 +33,7 @@ from mirrorlog.consumers.archive.wiring import (
 )
 from mirrorlog.errors import BadUse, MirrorlogError
 from mirrorlog.processes.free_memory import (
-    release_free_memory_regularly,
+    keep_memory_low,
     use_system_memory,
 )
 from mirrorlog.units import parse_duration_s
@@ -121,7 +121,7 @@ def run(
     keep_s = call.settings.archive_keep_s if keep is None else parse_duration_s(keep)
     tell_ready = detach(pid_file, call.output)
     supervisor = open_supervisor()
-    release_free_memory_regularly()
+    keep_memory_low()
     options = ArchiveOptions(
         address=to or "",
         every_s=every_s,

@@ -46,7 +46,7 @@ from mirrorlog.consumers.backup.taking.rounds import run_rounds
 from mirrorlog.errors import BadUse, MirrorlogError, UnknownVolume
 from mirrorlog.ports.clock import Clock, SystemClock
 from mirrorlog.ports.supervisor import Supervisor
-from mirrorlog.processes.free_memory import release_free_memory_regularly
+from mirrorlog.processes.free_memory import keep_memory_low
 from mirrorlog.units import format_count, format_duration, parse_duration_s
 
 app = typer.Typer()
@@ -118,7 +118,7 @@ def run(
     given.as_request(volumes[0])
     tell_ready = detach(pid_file, call.output)
     supervisor = open_supervisor()
-    release_free_memory_regularly()
+    keep_memory_low()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     _check_volumes(call, volumes)
     call.output.print_message("ready", {"repository": to, "every_s": every_s, "volumes": volumes})

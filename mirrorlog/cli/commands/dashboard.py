@@ -10,7 +10,7 @@ from mirrorlog.adapters.systemd import open_supervisor
 from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.stopping import stop_flag
-from mirrorlog.processes.free_memory import release_free_memory_regularly
+from mirrorlog.processes.free_memory import keep_memory_low
 
 app = typer.Typer()
 
@@ -38,7 +38,7 @@ def dashboard(
         settings = settings.model_copy(update={"dashboard_http": listen})
     tell_ready = detach(pid_file, call.output)
     supervisor = open_supervisor()
-    release_free_memory_regularly()
+    keep_memory_low()
     from mirrorlog.consumers.dashboard.wiring import run_dashboard
 
     def print_ready(url: str) -> None:

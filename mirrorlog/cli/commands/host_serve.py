@@ -29,7 +29,7 @@ from mirrorlog.cli.support.stopping import stop_flag
 from mirrorlog.domain.volumes import Volume
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.supervisor import Supervisor
-from mirrorlog.processes.free_memory import release_free_memory_regularly
+from mirrorlog.processes.free_memory import keep_memory_low
 from mirrorlog.processes.nbd_server import NbdAddress
 from mirrorlog.producers.forks.fork_plans import ForkPlan, fork_plans
 from mirrorlog.producers.host_metrics import export_samples
@@ -144,7 +144,7 @@ def serve(
     listen = listen_at(socket, port, address, default=default)
     tell_ready = detach(pid_file, call.output)
     supervisor = open_supervisor()
-    release_free_memory_regularly()
+    keep_memory_low()
     with closing(load_catalog(call.settings)) as catalog:
         volume, volumes = catalog.volume_named(name), dict(catalog)
     plans = fork_plans(fork or (), fork_mode, [volume])

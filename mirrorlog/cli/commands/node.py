@@ -12,7 +12,7 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.node_lines import NodeLines, listed
 from mirrorlog.cli.support.output import report_error
-from mirrorlog.processes.free_memory import release_free_memory_regularly
+from mirrorlog.processes.free_memory import keep_memory_low
 from mirrorlog.processes.numpy_features import avoid_slow_sorts
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def node(
     call = invocation(context, waits=True)
     tell_ready = detach(pid_file, call.output)
     supervisor = open_supervisor()
-    release_free_memory_regularly()
+    keep_memory_low()
     avoid_slow_sorts()  # before the next line imports NumPy
     from mirrorlog.streams import run_node
     from mirrorlog.streams.liveness import LifeCalls

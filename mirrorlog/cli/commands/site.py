@@ -46,7 +46,7 @@ from mirrorlog.consumers.wiring import run_site_with
 from mirrorlog.consumers.worker_wiring import WorkerCalls
 from mirrorlog.errors import BadUse
 from mirrorlog.ports.clock import SystemClock
-from mirrorlog.processes.free_memory import release_free_memory_regularly
+from mirrorlog.processes.free_memory import keep_memory_low
 from mirrorlog.units import format_count, parse_duration_s
 
 app = typer.Typer(no_args_is_help=True, help="Run a site, which keeps secondaries up to date.")
@@ -137,7 +137,7 @@ def run(
     output = call.output
     tell_ready = detach(pid_file, output)
     supervisor = open_supervisor()
-    release_free_memory_regularly()
+    keep_memory_low()
     signalled: Callable[[], bool] | None = None
     clock = SystemClock()
     lines = SiteLines(name, output, clock.monotonic_s)

@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 
 import pytest
 from deadlines import DEADLINE_S, wait_until
@@ -14,6 +15,13 @@ from mirrorlog.processes import free_memory
 from mirrorlog.settings import inherited_environment
 
 VARIABLE = "ARROW_DEFAULT_MEMORY_POOL"
+
+
+def output_of(code: str, environment: Mapping[str, str] | None = None) -> str:
+    """Return what another Python prints that runs this. None: it inherits the environment."""
+    return subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
+    ).stdout
 
 
 @pytest.mark.parametrize(("said", "used"), [("", "system"), ("jemalloc", "jemalloc")])
@@ -32,10 +40,7 @@ def test_an_archivers_arrow_takes_memory_from_the_c_library_unless_told_otherwis
     environment.pop(VARIABLE, None)
     if said:
         environment[VARIABLE] = said
-    ended = subprocess.run(
-        [sys.executable, "-c", code], check=True, capture_output=True, text=True, env=environment
-    )
-    assert ended.stdout.strip() == used
+    assert output_of(code, environment).strip() == used
 
 
 def test_free_memory_is_released_again_and_again_until_it_is_ended(
@@ -43,7 +48,7 @@ def test_free_memory_is_released_again_and_again_until_it_is_ended(
 ) -> None:
     released: list[int] = []
     monkeypatch.setattr(free_memory, "release_free_memory", lambda: released.append(1))
-    end = free_memory.release_free_memory_regularly(every_s=0.001)
+    end = free_memory.keep_memory_low(every_s=0.001)
     threads = [thread for thread in threading.enumerate() if thread.name == "free memory"]
     try:
         wait_until(lambda: len(released) > 2, every_s=0.001)
@@ -70,16 +75,15 @@ def test_memory_that_was_freed_is_given_back() -> None:
         "release_free_memory()\n"
         "print(kept - resident())"
     )
-    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert int(ended.stdout) > 50 << 20
+    assert int(output_of(code)) > 50 << 20
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has arenas")
 def test_all_threads_of_what_runs_for_years_share_two_arenas() -> None:
     code = (
         "import ctypes, threading\n"
-        "from mirrorlog.processes.free_memory import release_free_memory_regularly\n"
-        "release_free_memory_regularly()\n"
+        "from mirrorlog.processes.free_memory import keep_memory_low\n"
+        "keep_memory_low()\n"
         "all_have = threading.Barrier(13)\n"
         "def hold():\n"
         "    block = bytearray(10_000)\n"
@@ -94,5 +98,4 @@ def test_all_threads_of_what_runs_for_years_share_two_arenas() -> None:
         "libc.fflush(out)\n"
         "all_have.wait()\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert ended.stdout.count("<heap nr=") == 2
+    assert output_of(code).count("<heap nr=") == 2
