@@ -151,6 +151,7 @@ mode.worker:Worker.execute_from_commandline()
 aiokafka.consumer.consumer:AIOKafkaConsumer._fetcher
 aiokafka.consumer.fetcher:Fetcher._records
 aiokafka.consumer.fetcher:Fetcher._subscriptions
+aiokafka.consumer.fetcher:FetchResult._backoff
 aiokafka.consumer.fetcher:FetchResult._partition_records
 aiokafka.consumer.fetcher:PartitionRecords._check_crcs
 aiokafka.consumer.fetcher:PartitionRecords._consumer_record(tp, record)

@@ -16,6 +16,13 @@ from aiokafka.errors import CorruptRecordException
 
 _LOG_APPEND_TIME: Final = 1
 """aiokafka's number for a timestamp that is the broker's."""
+_UNREAD_PATIENCE_S: Final = 10.0
+"""How long commands that wait to be read keep those of other partitions from being fetched.
+
+aiokafka has one request to a broker under way. After its own patience, 0.1 s, it would ask for the
+partitions that have nothing to be read. If they have nothing to be fetched either, the broker
+answers after 1.5 s, and until then no partition gets anything.
+"""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -142,6 +149,7 @@ class FetchedResults(OrderedDict[Any, Any]):
         fetched: Any = getattr(result, "_partition_records", None)
         if tp.topic == self._topic and fetched is not None:
             result._partition_records = FetchedPartition(fetched, with_headers=self._with_headers)
+            result._backoff = _UNREAD_PATIENCE_S
         super().__setitem__(tp, result)
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import random
 import weakref
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from aiokafka import TopicPartition
-from aiokafka.consumer.fetcher import READ_UNCOMMITTED, FetchError, FetchResult, PartitionRecords
+from aiokafka.consumer.fetcher import (
+    READ_UNCOMMITTED,
+    Fetcher,
+    FetchError,
+    FetchResult,
+    PartitionRecords,
+)
+from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
@@ -160,3 +169,51 @@ def test_only_the_commands_are_handed_on_by_column() -> None:
     assert isinstance(columns, FetchedColumns)
     assert [record.value for record in results[OTHER]._partition_records] == [b"a", b"b"]
     assert results[TopicPartition("commands", 1)] is error
+
+
+def test_an_idle_partition_is_not_asked_for_alone_while_others_wait_to_be_read() -> None:
+    """The broker would keep that request for 1.5 s, and nothing else is asked meanwhile."""
+    assert asyncio.run(asked_for(unread=[COMMANDS], unread_for_s=1.0)) == []
+
+
+@pytest.mark.parametrize("unread_for_s", [0.0, 60.0])
+def test_every_partition_is_asked_for_when_nothing_waits_to_be_read(unread_for_s: float) -> None:
+    assert asyncio.run(asked_for(unread=[], unread_for_s=unread_for_s)) == [0, 1]
+
+
+def test_what_is_never_read_does_not_keep_the_others_for_ever() -> None:
+    assert asyncio.run(asked_for(unread=[COMMANDS], unread_for_s=60.0)) == [1]
+
+
+async def asked_for(unread: Sequence[TopicPartition], *, unread_for_s: float) -> list[int]:
+    """Return the partitions that aiokafka asks the broker for next, of two.
+
+    unread: those of which something was fetched `unread_for_s` ago, and wasn't read.
+    """
+    partitions = [COMMANDS, TopicPartition("commands", 1)]
+    subscriptions = SubscriptionState()
+    subscriptions.assign_from_user(partitions)
+    assignment = subscriptions.subscription.assignment
+    for tp in partitions:
+        assignment.state_value(tp).reset_to(0)
+    leader_of = SimpleNamespace(leader_for_partition=lambda tp: 1)
+    client = SimpleNamespace(
+        _loop=asyncio.get_running_loop(), _metadata_max_age_ms=1000, cluster=leader_of
+    )
+    fetcher = Fetcher(client, subscriptions)
+    try:
+        fetcher._records = FetchedResults("commands", {})
+        for tp in unread:
+            records = fetched(record_batch(0, [b"command"]), 0)
+            result = FetchResult(tp, assignment=assignment, partition_records=records, backoff=0.1)
+            result._created -= unread_for_s
+            fetcher._records[tp] = result
+        requests, *_ = fetcher._get_actions_per_node(assignment)
+        return sorted(
+            number
+            for _, request in requests
+            for _, of_topic in request.topics
+            for number, *_ in of_topic
+        )
+    finally:
+        await fetcher.close()
