@@ -120,6 +120,15 @@ class _JoinedValues:
     string: bytes
     begins: I64
 
+    @classmethod
+    def of(cls, parts: Sequence[_JoinedValues]) -> _JoinedValues:
+        """Return the values of all parts, one behind the other."""
+        sizes = np.fromiter((len(part.string) for part in parts), np.int64, len(parts))
+        begins = [
+            part.begins + shift for part, shift in zip(parts, np.cumsum(sizes) - sizes, strict=True)
+        ]
+        return cls(b"".join([part.string for part in parts]), np.concatenate(begins))
+
     def words(self, rows: I64, counts: I64) -> Callable[[I64], npt.NDArray[np.uint64]]:
         """Return a function that reads `counts` integers of 64 bits in each of the rows.
 
@@ -278,8 +287,52 @@ class _LockstepReader:
         self.at = np.minimum(at, self.sizes)
 
 
-def decode_columns(values: Sequence[bytes | None]) -> CommandColumns:
-    """Decode all events at once. Mark those that aren't plain, and None, without decoding them."""
+def decode_columns(values: Sequence[bytes | None], rows_at_once: int = 8192) -> CommandColumns:
+    """Decode all events. Mark those that aren't plain, and None, without decoding them.
+
+    rows_at_once: how many events are read in lockstep. With more of them the columns that a step
+    reads and writes don't stay in the processor's cache (docs/performance.md, "The node").
+    """
+    parts = [
+        _decode_rows(values[first : first + rows_at_once])
+        for first in range(0, max(len(values), 1), rows_at_once)
+    ]
+    return parts[0] if len(parts) == 1 else _joined_columns(values, parts)
+
+
+def _joined_columns(
+    values: Sequence[bytes | None], parts: Sequence[CommandColumns]
+) -> CommandColumns:
+    """Return the columns of `values`, of which the parts are the columns, one behind the other."""
+    senders: dict[Sender, int] = {}
+    # The last index stays -1, for rows that aren't plain.
+    indexes = [
+        np.array([*(senders.setdefault(each, len(senders)) for each in part.senders), -1], np.int64)
+        for part in parts
+    ]
+    together = [part._together for part in parts]
+    return CommandColumns(
+        values,
+        np.concatenate([part.plain for part in parts]),
+        tuple(senders),
+        np.concatenate([index[part.sender] for index, part in zip(indexes, parts, strict=True)]),
+        {name: np.concatenate([part.numbers[name] for part in parts]) for name in parts[0].numbers},
+        np.concatenate([part.extents for part in parts]),
+        {
+            name: (
+                np.concatenate([part._ranges[name][0] for part in parts]),
+                np.concatenate([part._ranges[name][1] for part in parts]),
+            )
+            for name in parts[0]._ranges
+        },
+        _JoinedValues.of([each for each in together if each is not None])
+        if None not in together
+        else None,
+    )
+
+
+def _decode_rows(values: Sequence[bytes | None]) -> CommandColumns:
+    """Decode all events in lockstep."""
     header, fields = newest_contract(TrackingCommand)
     reader = _LockstepReader(values)
     if None in values:
@@ -294,8 +347,9 @@ def decode_columns(values: Sequence[bytes | None]) -> CommandColumns:
     # The extents of the other kinds aren't writes.
     reader.valid &= (counts == 0) | (numbers["kind"] == _symbol(fields, CommandKind.WRITES))
     senders, sender = _senders(values, reader, ranges["session"][1])
+    columns = {name: ranges[name] for name in _COLUMNS}
     return CommandColumns(
-        values, reader.valid, senders, sender, numbers, counts, ranges, reader.together
+        values, reader.valid, senders, sender, numbers, counts, columns, reader.together
     )
 
 

@@ -8,9 +8,14 @@ from collections.abc import Callable
 from threading import Event, Thread
 from typing import Final
 
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 """malloc.h of glibc."""
 _ARENAS: Final = 2
+_MMAP_BYTES: Final = 32 << 20
+"""The largest threshold that glibc takes (mallopt(3), M_MMAP_THRESHOLD)."""
+_KEPT_BYTES: Final = 512 << 20
 
 
 def use_system_memory() -> None:
@@ -41,6 +46,17 @@ def limit_arenas() -> None:
     whenever a rare piece of work meets another arena. Call this before threads are started.
     """
     _call_allocator("mallopt", _M_ARENA_MAX, _ARENAS)
+
+
+def reuse_freed_memory() -> None:
+    """Let freed memory be used again before it goes back to the system, where that can be (glibc).
+
+    For a process that makes and drops arrays of megabytes all the time: their pages would come
+    from the system each time, one page fault after the other. `keep_memory_low` still gives back
+    what is free once in a while.
+    """
+    _call_allocator("mallopt", _M_MMAP_THRESHOLD, _MMAP_BYTES)
+    _call_allocator("mallopt", _M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def keep_memory_low(every_s: float = 60.0) -> Callable[[], None]:

@@ -12,7 +12,7 @@ from mirrorlog.cli.support.context import invocation
 from mirrorlog.cli.support.detaching import DetachOption, detach
 from mirrorlog.cli.support.node_lines import NodeLines, listed
 from mirrorlog.cli.support.output import report_error
-from mirrorlog.processes.free_memory import keep_memory_low
+from mirrorlog.processes.free_memory import keep_memory_low, reuse_freed_memory
 from mirrorlog.processes.numpy_features import avoid_slow_sorts
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def node(
     tell_ready = detach(pid_file, call.output)
     supervisor = open_supervisor()
     keep_memory_low()
+    reuse_freed_memory()
     avoid_slow_sorts()  # before the next line imports NumPy
     from mirrorlog.streams import run_node
     from mirrorlog.streams.liveness import LifeCalls

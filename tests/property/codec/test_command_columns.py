@@ -90,7 +90,7 @@ def test_a_plain_command_decodes_as_events_decode_does(
     values: list[bytes | None] = [encode(event) for event in commands]
     for _ in range(data.draw(st.integers(0, 3))):
         values.insert(data.draw(st.integers(0, len(values))), data.draw(damaged(values)))
-    columns = decode_columns(values)
+    columns = decode_columns(values, rows_at_once=data.draw(st.sampled_from([8192, 1, 3])))
     for row in np.flatnonzero(columns.plain).tolist():
         try:
             expected = decode(values[row] or b"", TrackingCommand)
@@ -142,9 +142,9 @@ def flip(given: tuple[bytes, int, int]) -> bytes:
     return bytes(value)
 
 
-@given(st.lists(PLAIN, min_size=1, max_size=12))
-def test_every_usual_command_is_plain(commands: list[TrackingCommand]) -> None:
-    columns = decode_columns([encode(event) for event in commands])
+@given(st.lists(PLAIN, min_size=1, max_size=12), st.sampled_from([8192, 1, 3]))
+def test_every_usual_command_is_plain(commands: list[TrackingCommand], rows_at_once: int) -> None:
+    columns = decode_columns([encode(event) for event in commands], rows_at_once)
     assert (
         columns.plain.all()
         or any(event.sequence in (-(2**63), 2**63 - 1) for event in commands)

@@ -99,3 +99,22 @@ def test_all_threads_of_what_runs_for_years_share_two_arenas() -> None:
         "all_have.wait()\n"
     )
     assert output_of(code).count("<heap nr=") == 2
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told so")
+def test_freed_memory_is_used_again_without_asking_the_system() -> None:
+    code = (
+        "import resource\n"
+        "from mirrorlog.processes.free_memory import reuse_freed_memory\n"
+        "reuse_freed_memory()\n"
+        "def faults():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "def use():\n"
+        "    before = faults()\n"
+        "    blocks = [bytearray(b'x' * (10 << 20)) for _ in range(8)]\n"
+        "    return faults() - before\n"
+        "first = use()\n"
+        "print(first, sum(use() for _ in range(5)))"
+    )
+    first, further = map(int, output_of(code).split())
+    assert further < first
