@@ -146,7 +146,7 @@ def run_node(
         engine = _faust_engine(settings, ports)
         build_node(settings, ports, engine)
         opened.pop_all()  # the worker uses them until the process ends
-    # A collection of garbage then passes over what was imported. It would take 35 ms each time.
+    # Collections of garbage pass over what was imported: to look at it takes 35 ms each time.
     gc.freeze()
     with _growing_trees(settings):
         engine.run()

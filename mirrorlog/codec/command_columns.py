@@ -307,7 +307,9 @@ def _joined_columns(
     senders: dict[Sender, int] = {}
     # The last index stays -1, for rows that aren't plain.
     indexes = [
-        np.array([*(senders.setdefault(each, len(senders)) for each in part.senders), -1], np.int64)
+        np.array(
+            [*(senders.setdefault(sender, len(senders)) for sender in part.senders), -1], np.int64
+        )
         for part in parts
     ]
     together = [part._together for part in parts]
@@ -325,7 +327,7 @@ def _joined_columns(
             )
             for name in parts[0]._ranges
         },
-        _JoinedValues.of([each for each in together if each is not None])
+        _JoinedValues.of([joined for joined in together if joined is not None])
         if None not in together
         else None,
     )
