@@ -15,6 +15,9 @@ from mirrorlog.processes import free_memory
 from mirrorlog.settings import inherited_environment
 
 VARIABLE = "ARROW_DEFAULT_MEMORY_POOL"
+needs_glibc = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="no other C library has these settings"
+)
 
 
 def output_of(code: str, environment: Mapping[str, str] | None = None) -> str:
@@ -59,7 +62,7 @@ def test_free_memory_is_released_again_and_again_until_it_is_ended(
     assert thread.daemon and not thread.is_alive()
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone keeps it")
+@needs_glibc
 def test_memory_that_was_freed_is_given_back() -> None:
     """A process that frees all but the last of many blocks keeps them until it is told."""
     code = (
@@ -78,7 +81,7 @@ def test_memory_that_was_freed_is_given_back() -> None:
     assert int(output_of(code)) > 50 << 20
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone has arenas")
+@needs_glibc
 def test_all_threads_of_what_runs_for_years_share_two_arenas() -> None:
     code = (
         "import ctypes, threading\n"
@@ -101,7 +104,7 @@ def test_all_threads_of_what_runs_for_years_share_two_arenas() -> None:
     assert output_of(code).count("<heap nr=") == 2
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc alone is told so")
+@needs_glibc
 def test_freed_memory_is_used_again_without_asking_the_system() -> None:
     code = (
         "import resource\n"
