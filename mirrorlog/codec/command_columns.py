@@ -312,7 +312,7 @@ def _joined_columns(
         )
         for part in parts
     ]
-    together = [part._together for part in parts]
+    together = [part._together for part in parts if part._together is not None]
     return CommandColumns(
         values,
         np.concatenate([part.plain for part in parts]),
@@ -327,9 +327,7 @@ def _joined_columns(
             )
             for name in parts[0]._ranges
         },
-        _JoinedValues.of([joined for joined in together if joined is not None])
-        if None not in together
-        else None,
+        _JoinedValues.of(together) if len(together) == len(parts) else None,
     )
 
 
