@@ -1,8 +1,9 @@
 """What one fetch brings of a partition of the commands, by column.
 
 aiokafka makes an object of eleven fields for each message, in a generator, and that costs more than
-decoding the message. Here the fetched messages of the commands topic become columns in one step.
-They are the same messages (tests/unit/streams/test_fetched_columns.py).
+decoding the message. Here the fetched messages of the commands topic become columns in one step,
+one record batch after the other (record_batches.py). They are the same messages
+(tests/unit/streams/test_fetched_columns.py).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from aiokafka.errors import CorruptRecordException
+from mirrorlog.streams.faust_worker.record_batches import BatchReader, RecordBatch
 
 _LOG_APPEND_TIME: Final = 1
 """aiokafka's number for a timestamp that is the broker's."""
@@ -49,14 +50,16 @@ class FetchedPartition:
     """Stands in the place of aiokafka's PartitionRecords: yields FetchedColumns, at most once.
 
     fetched: the PartitionRecords, of which nothing was read. It reads uncommitted (invariant 16).
+    reader: of its batches, shared with the other partitions of the consumer's thread.
     with_headers: whether the headers of the messages are wanted.
     next_fetch_offset: where the next fetch begins. It moves once all messages are read.
     """
 
-    def __init__(self, fetched: Any, *, with_headers: bool = False) -> None:
+    def __init__(self, fetched: Any, reader: BatchReader, *, with_headers: bool = False) -> None:
         # Its unused generator refers to it: the bytes would stay until garbage is collected.
         fetched._records_iterator = None
         self._fetched: Any = fetched
+        self._reader = reader
         self._with_headers = with_headers
         self._is_read = False
         self.next_fetch_offset: int = fetched.next_fetch_offset
@@ -74,60 +77,97 @@ class FetchedPartition:
         self._is_read = True
         fetched: Any = self._fetched
         self._fetched = None
-        columns, self.next_fetch_offset = _read(fetched, with_headers=self._with_headers)
+        columns, self.next_fetch_offset = _read(
+            fetched, self._reader, with_headers=self._with_headers
+        )
         if columns is None:
             raise StopIteration
         return columns
 
 
-def _read(fetched: Any, *, with_headers: bool) -> tuple[FetchedColumns | None, int]:
+def _read(
+    fetched: Any, reader: BatchReader, *, with_headers: bool
+) -> tuple[FetchedColumns | None, int]:
     """Return the messages, None if there is none, and where the next fetch begins.
 
     As PartitionRecords does: control batches, and messages before the fetch's offset, which begins
     inside a batch, are left out.
     """
+    rows = _Rows(with_headers=with_headers)
     next_offset: int = fetched.next_fetch_offset
-    offsets: list[int] = []
-    keys: list[bytes | None] = []
-    values: list[bytes | None] = []
-    timestamps: list[int] = []
-    headers: list[Sequence[tuple[str, bytes]]] = []
-    first: Any = None
-    last: Any = None
-    batches = fetched._records
-    while batches.has_next():
-        batch = batches.next_batch()
-        if fetched._check_crcs and not batch.validate_crc():
-            raise CorruptRecordException(f"Invalid CRC - {fetched._tp}")
-        if not batch.is_control_batch:
-            for record in batch:
-                offset = record.offset
-                if offset >= next_offset:
-                    offsets.append(offset)
-                    keys.append(record.key)
-                    values.append(record.value)
-                    timestamps.append(record.timestamp)
-                    if with_headers:
-                        headers.append(tuple(record.headers))
-                    last = record
-                    if first is None:
-                        first = record
+    for batch in reader.batches(fetched._records, check_crcs=fetched._check_crcs):
+        if not batch.is_control:
+            rows.add(batch, next_offset)
         next_offset = batch.next_offset
+    last = rows.last
     if last is None:
         return None, next_offset
     ends_by_broker = last.timestamp_type == _LOG_APPEND_TIME
     columns = FetchedColumns(
-        offsets,
-        keys,
-        values,
-        timestamps,
+        rows.offsets,
+        rows.keys,
+        rows.values,
+        rows.timestamps,
         ends_by_broker,
         # From a message with the broker's time on, all have it.
-        ends_by_broker and first.timestamp_type == _LOG_APPEND_TIME,
+        ends_by_broker and rows.first_time_type == _LOG_APPEND_TIME,
         fetched._consumer_record(fetched._tp, last),
-        headers if with_headers else None,
+        rows.headers if with_headers else None,
     )
     return columns, next_offset
+
+
+class _Rows:
+    """The columns of the messages that were read so far.
+
+    first_time_type: the kind of the first one's timestamp. last: aiokafka's record of the last one.
+    """
+
+    def __init__(self, *, with_headers: bool) -> None:
+        self._with_headers = with_headers
+        self.offsets: list[int] = []
+        self.keys: list[bytes | None] = []
+        self.values: list[bytes | None] = []
+        self.timestamps: list[int] = []
+        self.headers: list[Sequence[tuple[str, bytes]]] = []
+        self.first_time_type: int | None = None
+        self.last: Any = None
+
+    def add(self, batch: RecordBatch, first_offset: int) -> None:
+        """Add the messages of a batch from an offset on."""
+        base, appended_ms = batch.first_offset, batch.appended_ms
+        if self._with_headers or base is None or base < first_offset or appended_ms is None:
+            self._add_each(batch.records, first_offset)
+        else:
+            self._add_alike(batch.records, base, appended_ms)
+        if self.first_time_type is None and self.last is not None:
+            self.first_time_type = self.last.timestamp_type  # all records of a batch have the same
+
+    def _add_each(self, records: Any, first_offset: int) -> None:
+        for record in records:
+            if record.offset >= first_offset:
+                self.offsets.append(record.offset)
+                self.keys.append(record.key)
+                self.values.append(record.value)
+                self.timestamps.append(record.timestamp)
+                if self._with_headers:
+                    self.headers.append(tuple(record.headers))
+                self.last = record
+
+    def _add_alike(self, records: Any, base: int, appended_ms: int) -> None:
+        """Add records whose offsets follow one another, and which have one time.
+
+        To ask each record for both would take as long as to ask it for its key and its value.
+        """
+        before = len(self.keys)
+        add_key, add_value = self.keys.append, self.values.append
+        for record in records:
+            add_key(record.key)
+            add_value(record.value)
+            self.last = record
+        count = len(self.keys) - before
+        self.offsets.extend(range(base, base + count))
+        self.timestamps.extend([appended_ms] * count)
 
 
 class FetchedResults(OrderedDict[Any, Any]):
@@ -141,6 +181,7 @@ class FetchedResults(OrderedDict[Any, Any]):
     ) -> None:
         super().__init__()
         self._topic, self._with_headers = topic, with_headers
+        self._reader = BatchReader()
         for tp, result in results.items():
             self[tp] = result
 
@@ -148,7 +189,9 @@ class FetchedResults(OrderedDict[Any, Any]):
         """Enter a result (FetchResult), or an error (FetchError), which has no records."""
         fetched: Any = getattr(result, "_partition_records", None)
         if tp.topic == self._topic and fetched is not None:
-            result._partition_records = FetchedPartition(fetched, with_headers=self._with_headers)
+            result._partition_records = FetchedPartition(
+                fetched, self._reader, with_headers=self._with_headers
+            )
             result._backoff = _UNREAD_PATIENCE_S
         super().__setitem__(tp, result)
 

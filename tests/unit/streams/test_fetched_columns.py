@@ -22,17 +22,21 @@ from aiokafka.consumer.fetcher import (
 from aiokafka.consumer.subscription_state import SubscriptionState
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatchBuilder
+from aiokafka.record.legacy_records import LegacyRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
+from mirrorlog.streams.faust_worker import record_batches
 from mirrorlog.streams.faust_worker.fetched_columns import (
     FetchedColumns,
     FetchedPartition,
     FetchedResults,
 )
+from mirrorlog.streams.faust_worker.record_batches import BatchReader
 
 COMMANDS = TopicPartition("commands", 0)
 OTHER = TopicPartition("log", 0)
 UNCOMPRESSED, LZ4 = 0, 3
+CODECS = range(5)  # none, gzip, snappy, lz4, zstd
 _ATTRIBUTES_AT = 21
 _CRC_AT = 17
 _LOG_APPEND_TIME, _CONTROL = 0x08, 0x20
@@ -74,7 +78,7 @@ def expected(data: bytes, first: int) -> tuple[list[tuple[Any, ...]], int]:
 
 
 def columns_of(data: bytes, first: int) -> tuple[list[tuple[Any, ...]], int]:
-    partition = FetchedPartition(fetched(data, first), with_headers=True)
+    partition = FetchedPartition(fetched(data, first), BatchReader(), with_headers=True)
     rows = [
         row
         for columns in partition
@@ -99,11 +103,58 @@ def test_columns_are_what_the_clients_own_reader_returns(seed: int) -> None:
         values = [chance.choice([None, b"", chance.randbytes(20)]) for _ in range(7)]
         flags = chance.choice([0, 0, _LOG_APPEND_TIME, _CONTROL])
         values = values[:1] if flags == _CONTROL else values[: chance.randrange(1, 8)]
-        codec = UNCOMPRESSED if flags == _CONTROL else chance.choice([UNCOMPRESSED, LZ4])
+        codec = UNCOMPRESSED if flags == _CONTROL else chance.choice(CODECS)
         data += record_batch(base, values, codec, flags)
         base += len(values) + chance.choice([0, 0, 3])
     for first in (begin, begin + 1, begin + 4):
         assert columns_of(data, first) == expected(data, first)
+
+
+@pytest.mark.parametrize("magic", [0, 1])
+def test_columns_of_older_formats_are_those_that_the_clients_own_reader_returns(magic: int) -> None:
+    data = b""
+    for number in range(4):
+        builder = LegacyRecordBatchBuilder(magic, UNCOMPRESSED, 1 << 20)
+        builder.append(0, 1000 + number, b"key", b"command %d" % number)
+        data += number.to_bytes(8, "big") + bytes(builder.build())[8:]
+    for first in (0, 2):
+        assert columns_of(data, first) == expected(data, first)
+
+
+@pytest.mark.parametrize("size_bytes", [100, 5 << 20])
+def test_a_batch_may_be_larger_than_what_is_kept_for_it(size_bytes: int) -> None:
+    data = record_batch(0, [bytes(size_bytes), b"b"], LZ4) + record_batch(2, [b"c"], LZ4)
+    assert columns_of(data, 0) == expected(data, 0)
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_any_flipped_bit_behind_the_checksum_is_found(codec: int) -> None:
+    data = record_batch(0, [b"first command", b"second command"], codec)
+    for at in range(_CRC_AT, len(data)):
+        damaged = bytearray(data)
+        damaged[at] ^= 1 << at % 8
+        with pytest.raises(CorruptRecordException):
+            next(FetchedPartition(fetched(bytes(damaged), 0, check_crcs=True), BatchReader()))
+
+
+def test_an_incomplete_batch_is_left_for_the_next_fetch() -> None:
+    whole, cut = record_batch(0, [b"a", b"b"], LZ4), record_batch(2, [b"c"], LZ4)
+    for size in range(len(cut)):
+        assert columns_of(whole + cut[:size], 0) == expected(whole + cut[:size], 0)
+
+
+@pytest.mark.parametrize("length", [-1, 0, 13, 48])
+def test_a_batch_too_short_for_its_header_is_refused(length: int) -> None:
+    data = bytearray(record_batch(0, [b"a"]) + record_batch(1, [b"b"]))
+    data[8:12] = length.to_bytes(4, "big", signed=True)
+    with pytest.raises(CorruptRecordException):
+        next(FetchedPartition(fetched(bytes(data), 0), BatchReader()))
+
+
+def test_the_bytes_of_a_fetch_are_not_copied() -> None:
+    """As aiokafka's classes are made now. A copy would be slower, and nothing else."""
+    data = record_batch(0, [b"command"])
+    assert record_batches._bytes_of(MemoryRecords(data)) is data
 
 
 def test_markers_alone_bring_no_message_and_are_passed() -> None:
@@ -126,7 +177,7 @@ def test_whose_times_they_are(flags: list[int], ends_by_broker: bool, all_by_bro
     data = b"".join(
         record_batch(number, [b"command"], flags=flag) for number, flag in enumerate(flags)
     )
-    (columns,) = FetchedPartition(fetched(data, 0))
+    (columns,) = FetchedPartition(fetched(data, 0), BatchReader())
     assert (columns.ends_by_broker, columns.all_by_broker) == (ends_by_broker, all_by_broker)
     assert (columns.last.offset, columns.last.value) == (1, b"command")
     assert columns.headers is None
@@ -135,7 +186,7 @@ def test_whose_times_they_are(flags: list[int], ends_by_broker: bool, all_by_bro
 def test_a_damaged_batch_is_fetched_again() -> None:
     data = bytearray(record_batch(0, [b"first"]) + record_batch(1, [b"second"]))
     data[-1] ^= 1
-    partition = FetchedPartition(fetched(bytes(data), 0, check_crcs=True))
+    partition = FetchedPartition(fetched(bytes(data), 0, check_crcs=True), BatchReader())
     with pytest.raises(CorruptRecordException):
         next(partition)
     assert list(partition) == []
@@ -145,7 +196,7 @@ def test_a_damaged_batch_is_fetched_again() -> None:
 def test_what_was_fetched_is_freed_when_it_was_read() -> None:
     """Without a collection of garbage, which comes only after some fetches of megabytes."""
     records = fetched(record_batch(0, [b"command"]), 0)
-    partition, kept = FetchedPartition(records), weakref.ref(records)
+    partition, kept = FetchedPartition(records, BatchReader()), weakref.ref(records)
     del records
     gc.disable()
     try:
