@@ -25,7 +25,12 @@ Mask: TypeAlias = npt.NDArray[np.bool_]
 
 _HEADER_BYTES: Final = 10
 _VARINT_BYTES: Final = 10
-_WINDOW_BYTES: Final = 512
+_JOINED_BYTES: Final = 512
+"""Events of at most so many bytes on average are joined whole."""
+_FIRST_WINDOW_BYTES: Final = 256
+_WINDOW_BYTES: Final = 64
+"""What is joined of longer events: their names and numbers, and then what stands between columns.
+Python's own allocator serves up to 512 bytes, the object's head included."""
 _NAMES: Final = ("volume", "generation", "host", "session")
 _COLUMNS: Final = ("offsets", "lengths", "kinds")
 _MORE: Final = 0x80
@@ -169,6 +174,7 @@ class _LockstepReader:
 
     valid: the rows in which every field so far was well-formed.
     together: the strings as they are joined, None if only windows of them are.
+    heads: the first bytes of each string, as they were joined first.
 
     The strings are joined so that numpy can index them. Of long strings (500 extents are 8 KB) only
     windows are joined, around the next offsets.
@@ -180,16 +186,19 @@ class _LockstepReader:
         self.at = np.zeros(len(values), np.int64)
         self.valid = np.ones(len(values), np.bool_)
         self.together: _JoinedValues | None = None
-        self._whole = int(self.sizes.sum()) <= _WINDOW_BYTES * len(values)
-        self._load()
+        self._whole = int(self.sizes.sum()) <= _JOINED_BYTES * len(values)
+        self.heads: Sequence[bytes] = self._values
+        if not self._whole:
+            self.heads = [value[:_FIRST_WINDOW_BYTES] for value in self._values]
+        self._load(self.heads)
 
-    def _load(self) -> None:
+    def _window(self) -> Sequence[bytes]:
+        """Return the bytes of each row from its next one on."""
+        offsets = zip(self._values, self.at.tolist(), strict=True)
+        return [value[at : at + _WINDOW_BYTES] for value, at in offsets]
+
+    def _load(self, pieces: Sequence[bytes]) -> None:
         """Join the bytes to read next: whole values, or a window of each from its offset on."""
-        if self._whole:
-            pieces = self._values
-        else:
-            offsets = zip(self._values, self.at.tolist(), strict=True)
-            pieces = [value[at : at + _WINDOW_BYTES] for value, at in offsets]
         # A row that runs over its end reads its neighbour or the padding, and becomes invalid.
         joined = b"".join([*pieces, bytes(2 * _VARINT_BYTES)])
         self._bytes, self._words = np.frombuffer(joined, np.uint8), _words(joined)
@@ -207,7 +216,7 @@ class _LockstepReader:
             not self._whole
             and ((self.at + _VARINT_BYTES > self._loaded_to) & (self._loaded_to < self.sizes)).any()
         ):
-            self._load()
+            self._load(self._window())
         return np.minimum(self.at + self._shift, self._last)
 
     def header(self, expected: bytes) -> None:
@@ -404,9 +413,11 @@ def _senders(
     senders: list[Sender] = []
     sender = np.full(len(values), -1, np.int64)
     rows = np.flatnonzero(reader.valid)
+    # The heads were read just now. Long values may have left the processor's cache.
+    are_in_heads = not len(rows) or int(ends[rows].max()) <= _FIRST_WINDOW_BYTES
+    strings: Any = reader.heads if are_in_heads else values
     spans = zip(rows.tolist(), ends[rows].tolist(), strict=True)
-    every_value: Any = values
-    prefixes = [every_value[row][_HEADER_BYTES:end] for row, end in spans]
+    prefixes = [strings[row][_HEADER_BYTES:end] for row, end in spans]
     by_prefix = {prefix: _add_sender(prefix, senders) for prefix in dict.fromkeys(prefixes)}
     sender[rows] = list(map(by_prefix.__getitem__, prefixes))
     reader.valid &= sender >= 0

@@ -26,6 +26,7 @@ _MAX_EXTENT_BLOCKS: Final = CHUNK_BLOCKS
 _ARRAY_CONTAINER_MAX: Final = 4096  # RoaringFormatSpec, "Containers"
 _COOKIE_NO_RUNS: Final = 12346
 _CONTAINER_BITS: Final = 16
+_CONTAINER_BLOCKS: Final = np.uint32(1 << _CONTAINER_BITS)
 
 
 def blocks_of(columns: ExtentColumns, block_size: int) -> Blocks | None:
@@ -135,16 +136,16 @@ def _array_containers(blocks: Blocks) -> tuple[npt.NDArray[np.int64], npt.NDArra
 
     Return None if a container of another kind, runs or a bitmap, would be smaller for any of them.
     """
-    keys = np.empty(len(blocks), np.uint16)
-    np.right_shift(blocks, np.uint32(_CONTAINER_BITS), out=keys, casting="unsafe")
-    starts = np.concatenate(([0], np.flatnonzero(keys[1:] != keys[:-1]) + 1))
+    is_end = (blocks[1:] ^ blocks[:-1]) >= _CONTAINER_BLOCKS
+    starts = np.concatenate(([0], np.flatnonzero(is_end) + 1))
     cardinalities = np.diff(starts, append=len(blocks))
     if int(cardinalities.max()) > _ARRAY_CONTAINER_MAX:
         return None
-    follows = np.zeros(len(blocks), np.bool_)
-    np.equal(blocks[1:] - blocks[:-1], 1, out=follows[1:])
-    follows[starts] = False
-    if follows.any():
+    steps = np.diff(blocks)
+    ends_of_pairs = np.flatnonzero(steps == 1)
+    # Runs of two blocks take at least as many bytes as the two blocks.
+    if (np.diff(ends_of_pairs) == 1).any():
+        follows = np.concatenate(([False], (steps == 1) & ~is_end))
         runs = cardinalities - np.add.reduceat(follows, starts, dtype=np.int64)
         if (2 + 4 * runs < 2 + 2 * cardinalities).any():
             return None
