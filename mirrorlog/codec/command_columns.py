@@ -99,7 +99,8 @@ class CommandColumns:
         starts, ends = self._ranges[name]
         spans = zip(rows.tolist(), starts[rows].tolist(), ends[rows].tolist(), strict=True)
         values: Any = self.values
-        return b"".join([values[row][start:end] for row, start, end in spans])
+        # A slice of bytes is a copy, and long ones come from memory that isn't in the cache.
+        return b"".join([memoryview(values[row])[start:end] for row, start, end in spans])
 
     def _kinds(self, rows: I64) -> bytes:
         starts, ends = self._ranges["kinds"]

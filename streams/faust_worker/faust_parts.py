@@ -111,6 +111,8 @@ faust.transport.consumer:ThreadDelegateConsumer.seek_to_committed() \
     | called by faust.transport.consumer:Consumer.perform_seek
 faust.transport.consumer:ThreadDelegateConsumer.seek_wait(partitions)
 faust.transport.drivers.aiokafka:AIOKafkaConsumerThread
+faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._create_consumer(loop) \
+    | called by faust.transport.drivers.aiokafka:AIOKafkaConsumerThread.on_start
 faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._ensure_consumer()
 faust.transport.drivers.aiokafka:AIOKafkaConsumerThread._fetch_records( \
     consumer, active_partitions, timeout, max_records) \
@@ -148,6 +150,20 @@ mode.signals:BaseSignal.connect
 mode.signals:Signal.send
 mode.utils.queues:FlowControlEvent.resume()
 mode.worker:Worker.execute_from_commandline()
+aiokafka.client:AIOKafkaClient._get_conn(node_id, group, no_hint) \
+    | called by aiokafka.client:AIOKafkaClient.ready
+aiokafka.conn:AIOKafkaConnection._handle_frame(resp) \
+    | called by aiokafka.conn:AIOKafkaConnection._read
+aiokafka.conn:AIOKafkaConnection._last_action
+aiokafka.conn:AIOKafkaConnection._protocol
+aiokafka.conn:AIOKafkaConnection._requests
+aiokafka.conn:AIOKafkaConnection._writer
+aiokafka.conn:AIOKafkaConnection.close(reason, exc)
+aiokafka.conn:AIOKafkaConnection.connected()
+aiokafka.conn:AIOKafkaConnection.host
+aiokafka.conn:AIOKafkaConnection.port
+aiokafka.conn:CloseReason.CONNECTION_BROKEN
+aiokafka.consumer.consumer:AIOKafkaConsumer._client
 aiokafka.consumer.consumer:AIOKafkaConsumer._fetcher
 aiokafka.consumer.fetcher:Fetcher._records
 aiokafka.consumer.fetcher:Fetcher._subscriptions
@@ -165,6 +181,9 @@ aiokafka.consumer.subscription_state:SubscriptionState.subscription
 aiokafka.consumer.subscription_state:TopicPartitionState.highwater
 aiokafka.consumer.subscription_state:TopicPartitionState.timestamp
 aiokafka.errors:KafkaError.retriable
+aiokafka.protocol.api:RequestStruct.parse_response_header(read_buffer)
+aiokafka.protocol.api:RequestStruct.RESPONSE_TYPE
+aiokafka.protocol.api:Response.decode
 aiokafka.record.default_records:DefaultRecord.headers
 aiokafka.record.default_records:DefaultRecord.key
 aiokafka.record.default_records:DefaultRecord.offset

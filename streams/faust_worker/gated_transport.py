@@ -25,6 +25,7 @@ from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.streams.engine import BatchSink, CommitPositions
 from mirrorlog.streams.faust_worker.fetched_columns import FetchedColumns, fetch_by_column
+from mirrorlog.streams.faust_worker.large_answers import receive_in_place
 from mirrorlog.streams.faust_worker.partition_watch import PartitionView, PartitionWatch
 from mirrorlog.streams.fold.batch import EventBatch
 
@@ -37,6 +38,12 @@ class ColumnThread(driver.AIOKafkaConsumerThread):
     """Faust's thread of the consumer. It hands on the commands by column."""
 
     consumer: GatedConsumer
+
+    def _create_consumer(self, loop: asyncio.AbstractEventLoop) -> Any:
+        """Return aiokafka's consumer, which isn't started."""
+        consumer: Any = super()._create_consumer(loop)
+        receive_in_place(consumer._client)
+        return consumer
 
     async def _fetch_records(self, consumer: Any, *arguments: Any, **named: Any) -> Any:
         """Return what was fetched, by partition: of a partition of the commands FetchedColumns."""

@@ -1,10 +1,10 @@
 """The record batches of a fetch: checked, and decompressed into memory that is used again.
 
 aiokafka's own reader copies what is compressed, and copies it again when it is decompressed, and
-its wheels compute checksums without the processor's instruction. Of a node that folds large
-commands, that was a fifteenth of its CPU time (docs/performance.md). Here a batch is checked by
-google-crc32c, and one with lz4 is decompressed to where the one before was. aiokafka still reads
-the records in it, and all batches of older formats and other codecs.
+its wheels compute checksums without the processor's instruction. Here a batch is checked by
+google-crc32c, and one with lz4 is decompressed to where the one before was
+(docs/decisions/fetching-commands.md). aiokafka still reads the records in it, and all batches of
+older formats and other codecs.
 
 The format is that of Kafka's protocol guide, "Record Batch".
 """
