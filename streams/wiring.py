@@ -96,6 +96,8 @@ _CHANGELOG_QUEUE_BYTES: Final = 8 << 20
 """How much of the changelog is fetched while the tables take what came before it."""
 _QUERY_PATIENCE_S: Final = 5.0
 """How long a question over HTTP waits for a broker that is away. The client asks again."""
+_GARBAGE_OBJECTS: Final = 50_000
+"""How many new containers make a collection of garbage due. Python's default is 700 or 2,000."""
 
 
 def _log_ready(url: str | None, partitions: Sequence[int]) -> None:
@@ -146,8 +148,10 @@ def run_node(
         engine = _faust_engine(settings, ports)
         build_node(settings, ports, engine)
         opened.pop_all()  # the worker uses them until the process ends
-    # Collections of garbage pass over what was imported: to look at it takes 35 ms each time.
+    # Collections of garbage pass over what was imported: to look at it takes 35 ms each time. They
+    # are rarer than usual, because each one looks at every command that waits.
     gc.freeze()
+    gc.set_threshold(_GARBAGE_OBJECTS)
     with _growing_trees(settings):
         engine.run()
 

@@ -10,6 +10,7 @@ while it is used up.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,7 +76,10 @@ class BatchProcessor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FlushLimits:
-    """A flush begins when its oldest batch is `age_s` old, or at this many commands or bytes."""
+    """A flush begins `age_s` after the one before began, or at this many commands or bytes.
+
+    No batch waits longer than that for its flush, and one that comes after a pause doesn't wait.
+    """
 
     age_s: float
     commands: int
@@ -90,6 +94,7 @@ class _WaitingBatches:
         self._batches: deque[FetchedBatch] = deque()
         self._news = asyncio.Event()
         self._is_woken = False
+        self._taken_s = -math.inf
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -132,8 +137,8 @@ class _WaitingBatches:
         return bool(self._batches)
 
     async def fill(self) -> None:
-        """Return when a flush of these batches is full, when it is old enough, or when woken."""
-        deadline_s = _now_s() + self._limits.age_s
+        """Return when a flush of these batches is full, when it may begin anyway, or when woken."""
+        deadline_s = self._taken_s + self._limits.age_s
         while not self._is_woken and not self.full():
             if not await self.wait(deadline_s - _now_s()):
                 break
@@ -144,9 +149,11 @@ class _WaitingBatches:
         return first if is_full else []
 
     def take(self) -> list[FetchedBatch]:
-        """Remove the batches of the next flush, and return them."""
+        """Remove the batches of the next flush, which begins now, and return them."""
         self._is_woken = False
         first, _ = self._first_flush()
+        if first:
+            self._taken_s = _now_s()
         for _ in first:
             self._batches.popleft()
         return first
