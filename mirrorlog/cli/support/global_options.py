@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -136,12 +137,16 @@ def read_global_options(
     """Declare the global options. Their values are in given_options(), not in these parameters."""
 
 
-def global_parameters() -> list[Any]:
-    """Return the global options as parameters of a command (Click's type), new ones each time."""
+@cache
+def global_parameters() -> tuple[Any, ...]:
+    """Return the global options as parameters of a command (Click's type).
+
+    They are the same objects each time: parsing leaves no state in a parameter.
+    """
     app = typer.Typer()
     app.callback()(read_global_options)
-    return [
+    return tuple(
         param
         for param in typer.main.get_group(app).params
         if getattr(param, "rich_help_panel", None) == PANEL
-    ]
+    )
