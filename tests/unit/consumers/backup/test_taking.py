@@ -340,7 +340,7 @@ def test_a_freeze_that_ended_too_early_is_refused_or_marked(
     world: TakingWorld, tmp_path: Path
 ) -> None:
     thawed = tmp_path / "thawed"
-    hooks = Hooks(before="true", after=f"touch {thawed}", timeout_s=0.05)
+    hooks = Hooks(before=None, after=f"touch {thawed}", timeout_s=0.05)
 
     def wait(event: str) -> None:
         if event == "open":
