@@ -15,7 +15,7 @@ from mirrorlog.cli.demo.run import Run
 from mirrorlog.errors import ExitCode, PartFailed
 from mirrorlog.processes.child_processes import stop_all
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 MIB = 1 << 20
 Record = Callable[[str, object], None]

@@ -24,7 +24,7 @@ from writing import make_volumes, names_by_partition
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.producers import open_volume
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 MIB = 1 << 20
 TIMEOUT_S = 3.0
