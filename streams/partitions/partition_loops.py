@@ -76,9 +76,11 @@ class BatchProcessor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class FlushLimits:
-    """A flush begins `age_s` after the one before began, or at this many commands or bytes.
+    """A flush is full at this many commands or bytes, and begins then.
 
-    No batch waits longer than that for its flush, and one that comes after a pause doesn't wait.
+    One that isn't full begins `age_s` after the last one that wasn't full began. So no batch waits
+    longer than that for its flush, and one that comes after a pause, or as the last one of many,
+    doesn't wait.
     """
 
     age_s: float
@@ -94,7 +96,7 @@ class _WaitingBatches:
         self._batches: deque[FetchedBatch] = deque()
         self._news = asyncio.Event()
         self._is_woken = False
-        self._taken_s = -math.inf
+        self._last_partial_s = -math.inf
 
     def __len__(self) -> int:
         return len(self._batches)
@@ -138,7 +140,7 @@ class _WaitingBatches:
 
     async def fill(self) -> None:
         """Return when a flush of these batches is full, when it may begin anyway, or when woken."""
-        deadline_s = self._taken_s + self._limits.age_s
+        deadline_s = self._last_partial_s + self._limits.age_s
         while not self._is_woken and not self.full():
             if not await self.wait(deadline_s - _now_s()):
                 break
@@ -151,9 +153,9 @@ class _WaitingBatches:
     def take(self) -> list[FetchedBatch]:
         """Remove the batches of the next flush, which begins now, and return them."""
         self._is_woken = False
-        first, _ = self._first_flush()
-        if first:
-            self._taken_s = _now_s()
+        first, is_full = self._first_flush()
+        if first and not is_full:
+            self._last_partial_s = _now_s()
         for _ in first:
             self._batches.popleft()
         return first

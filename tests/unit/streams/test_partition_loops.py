@@ -114,22 +114,24 @@ def test_batches_are_joined_and_recorded_before_they_are_acknowledged() -> None:
     run(test)
 
 
-def test_only_what_comes_soon_after_a_flush_waits_for_more() -> None:
+def test_only_what_comes_soon_after_a_flush_that_was_not_full_waits_for_more() -> None:
     async def test() -> None:
         world = World(age_s=60.0, commands=4)
         world.loops.start([0])
         await until(lambda: world.processor.maintained == [0])
         world.loops.wake(0)  # without a batch, no flush begins
         await until(lambda: world.processor.maintained == [0, 0])
-        world.put(0, 1)
-        await until(lambda: world.acknowledged == [1])
-        world.put(0, 2)
+        world.put(0, 1, 2, 3, 4)
+        await until(lambda: world.acknowledged == [4])
+        world.put(0, 5)
+        await until(lambda: world.acknowledged == [4, 5])
+        world.put(0, 6)
         for _ in range(20):
             await asyncio.sleep(0)
-        assert world.processor.recorded == [(0, [1])]
-        world.put(0, 3, 4, 5)
-        await until(lambda: world.acknowledged == [1, 2, 5])
-        assert world.processor.recorded == [(0, [1]), (0, [2, 3, 4, 5])]
+        assert world.processor.recorded == [(0, [1, 2, 3, 4]), (0, [5])]
+        world.put(0, 7, 8, 9)
+        await until(lambda: world.acknowledged == [4, 5, 6, 9])
+        assert world.processor.recorded[2:] == [(0, [6, 7, 8, 9])]
         world.loops.stop()
 
     run(test)
