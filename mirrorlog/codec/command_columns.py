@@ -426,14 +426,28 @@ def _senders(
 
 
 def _add_sender(prefix: bytes, senders: list[Sender]) -> int:
-    """Add the sender in `prefix` and return its index; -1 if a name isn't UTF-8."""
-    reader = _LockstepReader([prefix])
+    """Add the sender in `prefix` and return its index; -1 if a name isn't UTF-8.
+
+    prefix: the names of a valid row.
+    """
+    names, at = [], 0
+    for _ in _NAMES:
+        size, at = _long(prefix, at)
+        names.append(prefix[at : at + size])
+        at += size
     try:
-        names = [
-            prefix[int(begin[0]) : int(end[0])].decode()
-            for begin, end in (reader.span() for _ in _NAMES)
-        ]
+        senders.append(Sender(*(name.decode() for name in names)))
     except UnicodeDecodeError:
         return -1
-    senders.append(Sender(*names))
     return len(senders) - 1
+
+
+def _long(data: bytes, at: int) -> tuple[int, int]:
+    """Return the zig-zag varint at an offset, which must be whole, and the offset behind it."""
+    raw = shift = 0
+    while True:
+        raw |= (data[at] & (_MORE - 1)) << shift
+        shift += 7
+        at += 1
+        if data[at - 1] < _MORE:
+            return (raw >> 1) ^ -(raw & 1), at

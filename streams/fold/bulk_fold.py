@@ -14,19 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mirrorlog.codec.command_columns import I64, CommandColumns, rows_by_sender
-from mirrorlog.codec.events import decode
-from mirrorlog.domain.commands import (
-    LEFT_OUT_SESSIONS,
-    AcceptedBatch,
-    StatusCode,
-    TrackingCommand,
-)
+from mirrorlog.domain.commands import LEFT_OUT_SESSIONS, AcceptedBatch, StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.volumes import Volume, VolumeState
 from mirrorlog.streams.fold.named_sessions import FEW_SESSIONS
@@ -50,6 +44,18 @@ class SessionRun:
     head: SessionHead
     positions: I64
     sequences: I64
+
+
+class _FirstCommand(NamedTuple):
+    """What decides how a session's first command in a batch continues it (SessionCommand).
+
+    acknowledged_position: -1, the position before the first, if it knew of none.
+    """
+
+    host: str
+    session: str
+    sequence: int
+    acknowledged_position: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -245,21 +251,21 @@ def _session_run(
     """Return the run of one session's commands, None if they don't simply continue the session.
 
     They do if the first one is accepted, each further one has the next sequence, and each knew of
-    the session's close if there was one. Only the first command is decoded. If the volume is
-    authenticated, its head must know the session, and each command an acknowledged position: other
-    commands may be bytes that were sent before (authenticity.repeat_reason).
+    the session's close if there was one. If the volume is authenticated, its head must know the
+    session, and each command an acknowledged position: other commands may be bytes that were sent
+    before (authenticity.repeat_reason).
     """
     sequences = columns.numbers["sequence"][rows]
     if sequences[0] < 0 or (len(sequences) > 1 and not (np.diff(sequences) == 1).all()):
         return None
-    first_position = int(positions[rows[0]])
-    first = decode(columns.values[int(rows[0])] or b"", TrackingCommand)
-    if session_order(known, first, first_position, shared=volume.shared) != _ACCEPTED:
-        return None
     acknowledged = columns.numbers["acknowledged_position"][rows]
     if (acknowledged >= positions[rows]).any():
         return None  # the history broke: known_positions.knows_more says how
+    first_position = int(positions[rows[0]])
     sender = columns.senders[int(columns.sender[rows[0]])]
+    first = _FirstCommand(sender.host, sender.session, int(sequences[0]), int(acknowledged[0]))
+    if session_order(known, first, first_position, shared=volume.shared) != _ACCEPTED:
+        return None
     before = known.get(sender.session)
     if volume.is_authenticated and (before is None or (acknowledged < 0).any()):
         return None

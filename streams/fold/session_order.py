@@ -21,13 +21,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
-from mirrorlog.domain.commands import (
-    LEFT_OUT_SESSIONS,
-    StatusCode,
-    TrackingCommand,
-    is_imported_host,
-)
+from mirrorlog.domain.commands import LEFT_OUT_SESSIONS, StatusCode, is_imported_host
 from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.tracking_log.heads import SessionHead
 
@@ -47,9 +43,29 @@ class SessionOrder:
     may_repeat: bool = False
 
 
+class SessionCommand(Protocol):
+    """The part of a TrackingCommand that decides how it continues its session."""
+
+    @property
+    def host(self) -> str:
+        """The host that sent it."""
+
+    @property
+    def session(self) -> str:
+        """The session."""
+
+    @property
+    def sequence(self) -> int:
+        """Its number in the session; below 0 if it belongs to none."""
+
+    @property
+    def acknowledged_position(self) -> int | None:
+        """The highest position that the session knew as acknowledged."""
+
+
 def session_order(
     sessions: Mapping[str, SessionHead],
-    command: TrackingCommand,
+    command: SessionCommand,
     position: int,
     *,
     shared: bool = False,
@@ -91,7 +107,7 @@ def session_order(
 def _stale_reason(
     sessions: Mapping[str, SessionHead],
     head: SessionHead | None,
-    command: TrackingCommand,
+    command: SessionCommand,
     *,
     shared: bool,
 ) -> str:
