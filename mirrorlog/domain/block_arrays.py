@@ -141,11 +141,10 @@ def _array_containers(blocks: Blocks) -> tuple[npt.NDArray[np.int64], npt.NDArra
     cardinalities = np.diff(starts, append=len(blocks))
     if int(cardinalities.max()) > _ARRAY_CONTAINER_MAX:
         return None
-    steps = np.diff(blocks)
-    ends_of_pairs = np.flatnonzero(steps == 1)
+    is_next = np.diff(blocks) == 1
     # Runs of two blocks take at least as many bytes as the two blocks.
-    if (np.diff(ends_of_pairs) == 1).any():
-        follows = np.concatenate(([False], (steps == 1) & ~is_end))
+    if (np.diff(np.flatnonzero(is_next)) == 1).any():
+        follows = np.concatenate(([False], is_next & ~is_end))
         runs = cardinalities - np.add.reduceat(follows, starts, dtype=np.int64)
         if (2 + 4 * runs < 2 + 2 * cardinalities).any():
             return None

@@ -90,14 +90,13 @@ class BatchReader:
             raise CorruptRecordException(f"a record batch of {end - at} bytes")
         header = _HEADER.unpack_from(data, at)
         base, _, _, _, crc, attributes, last_delta, _, newest_ms, _, _, _, count = header
-        # google-crc32c takes nothing but bytes.
-        checked = data[at + _CHECKED_FROM : end] if check_crcs else b""
-        if check_crcs and crc32c(checked) != crc:
+        covered = data[at + _CHECKED_FROM : end]  # google-crc32c takes nothing but bytes
+        if check_crcs and crc32c(covered) != crc:
             raise CorruptRecordException("the checksum of a record batch isn't right")
         records: Any = None
         if attributes & _CODEC_MASK == _LZ4:
-            source = memoryview(checked or data[at + _CHECKED_FROM : end])
-            records = self._decompressed(data[at : at + _HEADER.size], source)
+            compressed = memoryview(covered)[_HEADER.size - _CHECKED_FROM :]
+            records = self._decompressed(data[at : at + _HEADER.size], compressed)
         return RecordBatch(
             DefaultRecordBatch(memoryview(data)[at:end]) if records is None else records,
             base + last_delta + 1,
@@ -106,14 +105,13 @@ class BatchReader:
             newest_ms if attributes & _LOG_APPEND_TIME else None,
         )
 
-    def _decompressed(self, header: bytes, checked: memoryview) -> Any:
+    def _decompressed(self, header: bytes, compressed: memoryview) -> Any:
         """Return the batch with lz4 as one without; None if aiokafka must read it.
 
         It must if the records don't fit into the scratch, and it says what is wrong with damaged
         ones.
         """
         scratch, first = self._scratch, _HEADER.size
-        compressed = checked[first - _CHECKED_FROM :]
         try:
             size = cramjam.lz4.decompress_into(compressed, scratch[first:])
         except cramjam.DecompressionError:

@@ -41,8 +41,7 @@ class Served:
         return connection
 
     async def hold(self, request: web.Request) -> web.Response:
-        # A header that a busy machine reads late may come with its time, and finds an ended
-        # connection.
+        # A busy machine may read a header just when its time is up: the connection has ended then.
         if request.transport is not None and not request.transport.is_closing():
             self.held.set()
         await self.released.wait()
