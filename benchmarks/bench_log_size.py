@@ -120,6 +120,8 @@ class Changelog:
     ) -> list[bytes]:
         return list(self.rows.irange(start, end, inclusive=(True, False)))[:limit]
 
+    def empty_write_buffer(self, partition: int, *, wait: bool) -> None: ...
+
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         for key, value in rows:
             self.rows.pop(key, None) if value is None else self.rows.update({key: value})
@@ -192,6 +194,7 @@ class Bench:
             dict.fromkeys(TIERS[:3], 0.0),
             None,
             settings.node_record_max_bytes,
+            settings.node_table_file_s,
         )
         self.compactor = LogCompactor(table, catalog, _NoSites, self.clock, compaction_settings)
         self.node = BatchFolder(

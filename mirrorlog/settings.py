@@ -209,8 +209,11 @@ class Settings(BaseSettings):
     node_commit_interval_s: float = Field(default=0.5, gt=0)
     node_block_cache_bytes: int = 32 << 20
     node_write_buffer_bytes: int = Field(default=16 << 20, ge=1 << 16)
-    """What each partition's table gathers in memory, and in its journal, before it goes to a file.
-    Up to three such buffers wait for the disk."""
+    """What each partition's table gathers in memory before it goes to a file. Up to three such
+    buffers wait for the disk."""
+    node_table_file_s: float = Field(default=300.0, gt=0)
+    """How often at the latest what a table gathers goes to a file. A worker that is killed reads
+    what isn't in one from the changelog again, and `log rebuild --check` can't see it."""
     node_http: str = "127.0.0.1:0"
     """The address of the node's HTTP service, HOST:PORT, or `off`. Port 0 is a free port, which the
     node prints when it is ready."""

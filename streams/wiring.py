@@ -338,7 +338,10 @@ def build_node(settings: Settings, ports: NodePorts, engine: Engine) -> None:
             now_us=ports.clock.now_us(),
         ),
     )
-    recovery = WatchedRecovery(ChangelogFollower(store, ports.changelog, ports.on_recovery))
+    follower = ChangelogFollower(
+        store, ports.changelog, ports.on_recovery, file_every_s=settings.node_table_file_s
+    )
+    recovery = WatchedRecovery(follower)
     services: list[EngineService] = [
         NodeLiveness(engine.health, ports.life),
         _reporter(settings, ports, figures, recovery),
@@ -511,6 +514,7 @@ def _compaction_settings(settings: Settings) -> CompactionSettings:
         settings.node_keep_s,
         settings.node_keep_past_sites_after_s,
         settings.node_record_max_bytes,
+        settings.node_table_file_s,
     )
 
 

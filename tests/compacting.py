@@ -27,12 +27,14 @@ class FakeTable:
 
     `+` and `-` stand before the tier and range of a record that was written or removed; `W` is the
     watermark.
+
+    emptied: how often its write buffer was emptied.
     """
 
     def __init__(self) -> None:
         self.rows: dict[bytes, bytes] = {}
         self.flushed: dict[str, int] = {}
-        self.through, self.written = -1, ""
+        self.through, self.written, self.emptied = -1, "", 0
 
     def flush(self, text: str, blocks: str, **more: object) -> None:
         """Write a record in the notation of notation.record, as a flush does."""
@@ -54,6 +56,9 @@ class FakeTable:
 
     def watermark(self, partition: int) -> Watermark | None:
         return Watermark(partition=partition, through=self.through, at_us=0)
+
+    def empty_write_buffer(self, partition: int) -> None:
+        self.emptied += 1
 
     def take_flushed(self, partition: int) -> Mapping[str, int]:
         taken, self.flushed = self.flushed, {}
@@ -109,7 +114,7 @@ class CompactorModel:
         self.table, self.clock, self.reports = FakeTable(), ManualClock(1_000_000.0), FakeReports()
         self.volumes: dict[str, Volume] = {}
         self.settings = CompactionSettings(
-            (60, 3600, 86_400), keep_s or NOTHING_KEPT, past_s, record_max_bytes
+            (60, 3600, 86_400), keep_s or NOTHING_KEPT, past_s, record_max_bytes, 300.0
         )
         self.restart()
 

@@ -12,15 +12,22 @@ It does nothing by itself. A test assigns partitions, fetches and commits, each 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import deepcopy
 
 from mirrorlog.errors import ChangelogRefused, KafkaFailed, NodeUnavailable
 from mirrorlog.simulation.memory_broker import MemoryBroker
 from mirrorlog.streams.engine import EngineHealth, EngineWork, FetchedBatch
 from mirrorlog.streams.fold.batch import EventBatch
-from mirrorlog.streams.table.local_store import Row, rows_to_keep
+from mirrorlog.streams.table.acknowledged_end import (
+    AcknowledgedEnd,
+    newly_acknowledged,
+    rows_to_keep,
+)
+from mirrorlog.streams.table.local_store import Row, heads_and_watermark
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.topics import Topics
+from mirrorlog.tracking_log.keys import watermark_key
 
 
 class MemoryTableView:
@@ -44,13 +51,20 @@ class MemoryTableView:
 
 
 class MemoryStore:
-    """The rows of a worker by partition (engine.WorkerStore)."""
+    """The rows of a worker by partition (engine.WorkerStore).
 
-    def __init__(self) -> None:
+    step: called before each row is written, and before what newly_acknowledged() returns is kept.
+    """
+
+    def __init__(self, step: Callable[[], None] = lambda: None) -> None:
         self.rows: dict[int, dict[bytes, bytes]] = {}
+        self._step = step
         self._positions: dict[int, int] = {}
         self._identities: dict[int, str] = {}
         self._discarded: dict[int, dict[bytes, bytes]] = {}
+        self._ends: dict[int, AcknowledgedEnd] = {}
+        self._copies: dict[int, dict[bytes, bytes]] = {}
+        self._files: dict[int, tuple[dict[bytes, bytes], int | None]] = {}
 
     def get(self, partition: int, key: bytes) -> bytes | None:
         """Return the value of a row; None if there is none."""
@@ -64,12 +78,15 @@ class MemoryStore:
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         """Write rows, then store the highest of `positions`."""
+        known = self._ends.get(partition)
+        if (kept := newly_acknowledged(known, partition, rows, positions)) is not None:
+            self._step()
+            self._ends[partition], copied = kept
+            _put(self._copies.setdefault(partition, {}), copied)
         table = self.rows.setdefault(partition, {})
-        for key, value in rows:
-            if value is None:
-                table.pop(key, None)
-            else:
-                table[key] = value
+        for row in rows:
+            self._step()
+            _put(table, [row])
         if positions:
             self._positions[partition] = max(positions)
 
@@ -81,16 +98,59 @@ class MemoryStore:
         """Return the identity of the changelog that the rows came from, None if unknown."""
         return self._identities.get(partition)
 
+    def acknowledged_end(self, partition: int) -> AcknowledgedEnd | None:
+        """Return where the rows that the table took ended (FollowedStore.acknowledged_end)."""
+        return self._ends.get(partition)
+
+    def acknowledged_watermark(self, partition: int) -> bytes | None:
+        """Return the newest watermark that the table took, None if it is unknown."""
+        return self._copies.get(partition, {}).get(watermark_key(partition))
+
     def reset(self, partition: int, changelog_identity: str) -> None:
         """Empty the table for rows of that changelog (FollowedStore.reset)."""
-        self._discarded[partition] = rows_to_keep(self, partition, self.discarded(partition))
-        self.rows[partition] = {}
-        self._positions.pop(partition, None)
+        kept = rows_to_keep(
+            partition,
+            self.discarded(partition),
+            heads_and_watermark(self, partition),
+            self._copies.get(partition, {}),
+        )
+        self.lose(partition)
+        self._discarded[partition] = kept
         self._identities[partition] = changelog_identity
 
-    def empty_write_buffer(self, partition: int) -> None:
-        """Do nothing: there are no files (FollowedStore.empty_write_buffer)."""
-        del partition
+    def lose(self, partition: int) -> None:
+        """Lose all of the table, as with the worker's disk."""
+        self.rows[partition] = {}
+        for part in (
+            self._positions,
+            self._identities,
+            self._discarded,
+            self._ends,
+            self._copies,
+            self._files,
+        ):
+            part.pop(partition, None)
+
+    def empty_write_buffer(self, partition: int, *, wait: bool) -> None:
+        """Let the rows go to a file, of which there is one (RowStore)."""
+        del wait
+        rows, position = self.rows.get(partition, {}), self._positions.get(partition)
+        self._files[partition] = (dict(rows), position)
+
+    def copied(self, step: Callable[[], None]) -> MemoryStore:
+        """Return a store with the same rows, which `step` is called for."""
+        other = deepcopy(self, {id(self._step): step})
+        other._step = step
+        return other
+
+    def lose_write_buffer(self, partition: int) -> None:
+        """Lose the rows that are in no file, as when the worker is killed (RowStore.write)."""
+        rows, position = self._files.get(partition, ({}, None))
+        self.rows[partition] = dict(rows)
+        if position is None:
+            self._positions.pop(partition, None)
+        else:
+            self._positions[partition] = position
 
     def discarded(self, partition: int) -> dict[bytes, bytes]:
         """Return what `reset` kept."""
@@ -112,6 +172,14 @@ class MemoryStore:
                 "the partition's table isn't open", where=f"partition {partition}"
             )
         return MemoryTableView(self.rows[partition])
+
+
+def _put(table: dict[bytes, bytes], rows: Sequence[Row]) -> None:
+    for key, value in rows:
+        if value is None:
+            table.pop(key, None)
+        else:
+            table[key] = value
 
 
 class MemoryEngine:

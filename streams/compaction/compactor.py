@@ -108,12 +108,14 @@ class CompactionSettings:
     keep_s: how long each tier is kept, seconds, by its name.
     keep_past_sites_after_s: as in the settings (node_keep_past_sites_after_s).
     record_max_bytes: the limit for the bitmaps of one record or part of one.
+    table_file_s: as in the settings (node_table_file_s).
     """
 
     tiers_s: Sequence[int]
     keep_s: Mapping[str, float]
     keep_past_sites_after_s: float | None
     record_max_bytes: int
+    table_file_s: float
 
 
 class LogCompactor:
@@ -210,6 +212,7 @@ class _PartitionCompactor:
         self._job: Job | None = None
         self._is_surveyed = False
         self._retention_due = False
+        self._file_due_s = self._clock.monotonic_s() + settings.table_file_s
 
     def note_flushed(self, volume: str, *, after: int) -> None:
         """Note that a flush wrote a record of the volume, which begins at `after`."""
@@ -218,7 +221,11 @@ class _PartitionCompactor:
 
     async def work(self) -> float:
         """Run the current job, or the next one, for about _WORK_S; see LogCompactor.work."""
-        until_s = self._clock.monotonic_s() + _WORK_S
+        began_s = self._clock.monotonic_s()
+        until_s = began_s + _WORK_S
+        if began_s >= self._file_due_s:
+            self._table.empty_write_buffer(self._partition)
+            self._file_due_s = began_s + self._settings.table_file_s
         if self._job is None:
             self._job = await self._next_job()
         rows: list[Row] = []
@@ -254,7 +261,7 @@ class _PartitionCompactor:
             or self._retention_due
         ):
             return 0.0
-        due_s = min(state.roll_ups.due_s, state.times.due_s, state.sweeps.due_s)
+        due_s = min(state.roll_ups.due_s, state.times.due_s, state.sweeps.due_s, self._file_due_s)
         return max(0.0, due_s - self._clock.monotonic_s())
 
     async def _next_job(self) -> Job | None:

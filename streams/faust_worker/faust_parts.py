@@ -50,6 +50,8 @@ faust.assignor.partition_assignor:PartitionAssignor.assigned_actives()
 faust.assignor.partition_assignor:PartitionAssignor.assigned_standbys()
 faust.stores.rocksdb:RocksDBOptions.as_options() \
     | called by faust.stores.rocksdb:RocksDBOptions.open
+faust.stores.rocksdb:RocksDBOptions.open(path, read_only) \
+    | called by faust.stores.rocksdb:Store._open_for_partition
 faust.stores.rocksdb:Store._db_for_partition(partition)
 faust.stores.rocksdb:Store._dbs
 faust.stores.rocksdb:Store.apply_changelog_batch(batch, to_key, to_value)
@@ -203,8 +205,13 @@ rocksdict:Rdict.flush
 rocksdict:Rdict.iter
 rocksdict:Rdict.property_int_value
 rocksdict:Rdict.put
+rocksdict:Rdict.set_write_options
+rocksdict:Rdict.write
 rocksdict:RdictIter.next
 rocksdict:RdictIter.seek
 rocksdict:RdictIter.status
 rocksdict:RdictIter.valid
+rocksdict:WriteBatch.delete
+rocksdict:WriteBatch.put
+rocksdict:WriteOptions.disable_wal
 """

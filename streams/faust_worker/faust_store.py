@@ -9,22 +9,31 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Final
 
 import faust
 from faust.stores.rocksdb import RocksDBOptions
 from faust.types import TP
+from rocksdict import WriteBatch, WriteOptions
 
 from mirrorlog.errors import NodeUnavailable
-from mirrorlog.streams.table.local_store import Row, rows_to_keep
+from mirrorlog.streams.table.acknowledged_end import (
+    AcknowledgedEnd,
+    newly_acknowledged,
+    rows_to_keep,
+)
+from mirrorlog.streams.table.local_store import Row, heads_and_watermark
 from mirrorlog.streams.table.rocks_view import RocksTableView
-from mirrorlog.tracking_log.keys import above_prefix
+from mirrorlog.tracking_log.keys import above_prefix, watermark_key
 
 _IDENTITY_KEY: Final = b"__faust\0changelog__"
 """The row that holds the changelog's identity. Faust keeps its position under a similar key."""
 _DISCARDED_PREFIX: Final = b"__faust\0discarded__"
 """The rows that `reset` keeps of the table that it replaces have this before their keys."""
+_ACKNOWLEDGED_PREFIX: Final = b"__faust\0acknowledged__"
+"""The key of the AcknowledgedEnd. The copies that are kept with it have it before their keys."""
 
 _SIZES: Final = ("rocksdb.total-sst-files-size", "rocksdb.cur-size-all-mem-tables")
 """RocksDB's properties that make up the size of a table: its files, and what isn't in one yet."""
@@ -35,14 +44,25 @@ _LOG_FILES: Final = 4
 
 
 class _TableOptions(RocksDBOptions):
-    """Faust's options, and a bound for RocksDB's own log files (LOG), which otherwise grow for ever
-    while the table is open."""
+    """Faust's options, with two changes.
+
+    RocksDB's own log files (LOG) have a bound: otherwise they grow while the table is open.
+    Writes without options of their own aren't written to the write-ahead log: the changelog has
+    them (docs/decisions/table-log.md).
+    """
 
     def as_options(self) -> Any:
         options = super().as_options()
         options.set_max_log_file_size(_LOG_FILE_BYTES)
         options.set_keep_log_file_num(_LOG_FILES)
         return options
+
+    def open(self, path: Path, *, read_only: bool = False) -> Any:
+        table: Any = super().open(path, read_only=read_only)
+        unlogged: Any = WriteOptions()
+        unlogged.disable_wal = True  # Its stub says that it's a method, and it is a property.
+        table.set_write_options(unlogged)
+        return table
 
 
 class FaustStore:
@@ -62,6 +82,7 @@ class FaustStore:
             ),
             options=dict(options),
         )
+        self._logged: Final = WriteOptions()
         data: Any = self.table.data
         data.rocksdb_options = _TableOptions(**options, use_rocksdict=True)
 
@@ -126,6 +147,15 @@ class FaustStore:
         value: bytes | None = self.table.data._db_for_partition(partition).get(_IDENTITY_KEY)
         return None if value is None else value.decode()
 
+    def acknowledged_end(self, partition: int) -> AcknowledgedEnd | None:
+        """Return where the rows that the table took ended (FollowedStore.acknowledged_end)."""
+        stored = self.get(partition, _ACKNOWLEDGED_PREFIX)
+        return None if stored is None else AcknowledgedEnd.from_bytes(stored)
+
+    def acknowledged_watermark(self, partition: int) -> bytes | None:
+        """Return the newest watermark that the table took, None if it is unknown."""
+        return self.get(partition, _ACKNOWLEDGED_PREFIX + watermark_key(partition))
+
     def reset(self, partition: int, changelog_identity: str) -> None:
         """Replace the partition's table by an empty one for rows of that changelog.
 
@@ -133,37 +163,46 @@ class FaustStore:
         again loses them.
         """
         data = self.table.data
-        kept = rows_to_keep(self, partition, self.discarded(partition))
+        kept = rows_to_keep(
+            partition,
+            self.discarded(partition),
+            heads_and_watermark(self, partition),
+            self._copies(partition, _ACKNOWLEDGED_PREFIX),
+        )
         if (old := data._dbs.pop(partition, None)) is not None:
             old.close()
         shutil.rmtree(data.partition_path(partition), ignore_errors=True)
         new = data._db_for_partition(partition)
         for key, value in kept.items():
-            new.put(_DISCARDED_PREFIX + key, value)
-        new.put(_IDENTITY_KEY, changelog_identity.encode())
+            new.put(_DISCARDED_PREFIX + key, value, self._logged)
+        new.put(_IDENTITY_KEY, changelog_identity.encode(), self._logged)
 
-    def empty_write_buffer(self, partition: int) -> None:
-        """Return when the rows that the table gathers in memory are in a file (FollowedStore)."""
-        self.table.data._db_for_partition(partition).flush(wait=True)
+    def empty_write_buffer(self, partition: int, *, wait: bool) -> None:
+        """Let the rows that the table gathers in memory go to a file (RowStore)."""
+        self.table.data._db_for_partition(partition).flush(wait=wait)
 
     def discarded(self, partition: int) -> dict[bytes, bytes]:
         """Return what `reset` kept of the tables that it replaced, by key."""
-        keys = self.keys(partition, _DISCARDED_PREFIX, above_prefix(_DISCARDED_PREFIX))
-        rows = {key: self.get(partition, key) for key in keys}
+        return self._copies(partition, _DISCARDED_PREFIX)
+
+    def _copies(self, partition: int, prefix: bytes) -> dict[bytes, bytes]:
+        """Return the rows that have a prefix before their keys, by their keys without it."""
+        keys = self.keys(partition, prefix, above_prefix(prefix))
         return {
-            key.removeprefix(_DISCARDED_PREFIX): value
-            for key, value in rows.items()
-            if value is not None
+            key.removeprefix(prefix): value
+            for key in keys
+            if key != prefix and (value := self.get(partition, key)) is not None
         }
 
     def forget_discarded(self, partition: int) -> None:
         """Forget what `discarded` returns."""
         table = self.table.data._db_for_partition(partition)
         for key in self.keys(partition, _DISCARDED_PREFIX, above_prefix(_DISCARDED_PREFIX)):
-            table.delete(key)
+            table.delete(key, self._logged)
 
     def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
         """Write `rows` in one batch, then store the highest of `positions` (RowStore.write)."""
+        self._keep_acknowledged(partition, rows, positions)
         tp = TP(self._changelog, partition)
         events = [
             SimpleNamespace(
@@ -174,3 +213,20 @@ class FaustStore:
             for (key, value), position in zip(rows, positions, strict=True)
         ]
         self.table.data.apply_changelog_batch(events, to_key=None, to_value=None)
+
+    def _keep_acknowledged(
+        self, partition: int, rows: Sequence[Row], positions: Sequence[int]
+    ) -> None:
+        """Write what newly_acknowledged() says to the write-ahead log."""
+        known = self.acknowledged_end(partition)
+        if (kept := newly_acknowledged(known, partition, rows, positions)) is None:
+            return
+        end, copied = kept
+        batch = WriteBatch(raw_mode=True)
+        for key, value in copied:
+            if value is None:
+                batch.delete(_ACKNOWLEDGED_PREFIX + key)
+            else:
+                batch.put(_ACKNOWLEDGED_PREFIX + key, value)
+        batch.put(_ACKNOWLEDGED_PREFIX, end.to_bytes())
+        self.table.data._db_for_partition(partition).write(batch, self._logged)

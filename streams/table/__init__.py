@@ -7,6 +7,7 @@ Files in reading order:
 - `log_table`: LogTable, and the order in which a flush becomes durable.
 - `flush_counters`: what was written since the worker's start.
 - `local_store`: the port to the rows on the disk, in the parts that its users need.
+- `acknowledged_end`: what a table keeps at once of what the changelog acknowledged.
 - `rocks_view`: a view of one state of a partition's table in RocksDB.
 - `outgoing`: a message that is sent and waited for.
 - `changelog_follower`: brings the table up to the changelog, and keeps a standby's there.

@@ -5,7 +5,9 @@ not used (docs/decisions/recovery.md). For each partition:
 
 1. The table is trusted if its rows came from this changelog, it is not ahead of it, and the last
    row that it took still has the same value there, unless compaction removed it. Otherwise it is
-   emptied: no site would ever read what it holds beside the changelog (invariant 3).
+   emptied: no site would ever read what it holds beside the changelog (invariant 3). Rows that it
+   took and lost when the worker was killed count, too: it knows where they ended, and the last
+   watermark among them (AcknowledgedEnd).
 2. Rows are read from the table's position on, and written in their order, with the position. Of
    two heads of a volume in one history the later one stays (later_head): a worker that lost the
    partition may have appended an older one behind it. Readers keep the later one, too.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,12 +29,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
+from mirrorlog.domain.positions import BEFORE_FIRST
 from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.streams import Message, TopicReader
 from mirrorlog.streams.table.kept_heads import heads_behind_records, later_head
 from mirrorlog.streams.table.local_store import FollowedStore, Row
-from mirrorlog.tracking_log.keys import HEAD_PREFIX
+from mirrorlog.tracking_log.keys import HEAD_PREFIX, watermark_key
 
 log = logging.getLogger("mirrorlog.node")
 
@@ -78,22 +82,32 @@ class _ChangelogReading:
 
 
 def reason_to_rebuild(
-    *, position: int | None, origin: str | None, identity: str, first_kept: int, end: int
+    *,
+    position: int | None,
+    acknowledged: int | None,
+    origin: str | None,
+    identity: str,
+    first_kept: int,
+    end: int,
 ) -> str | None:
     """Return why the table can't be continued at `position`; None if it can.
 
     position:        the last changelog position that the table holds; None for an empty table.
+    acknowledged:    the last changelog position that it ever took; None if it isn't known.
     origin:          the identity of the changelog that the table's rows came from.
     identity:        the identity of the changelog now.
     first_kept, end: the changelog's oldest kept and next position.
     """
-    if position is None:
+    taken = max(
+        (known for known in (position, acknowledged) if known is not None), default=BEFORE_FIRST
+    )
+    if taken == BEFORE_FIRST:
         return None
     if origin != identity:
         return "its rows came from another changelog"
-    if position >= end:
-        return f"it is at position {position}, and the changelog ends at {end}"
-    if position < first_kept:
+    if taken >= end:
+        return f"it is at position {taken}, and the changelog ends at {end}"
+    if position is not None and position < first_kept:
         return f"it is at position {position}, and the changelog is kept from {first_kept} on"
     return None
 
@@ -147,6 +161,7 @@ class ChangelogFollower:
 
     on_progress: called by catch_up() when it begins to read, every PROGRESS_S seconds, and when
         the tables have caught up; not if nothing was missing.
+    file_every_s: how often what a standby table gathers goes to a file.
     """
 
     def __init__(
@@ -154,8 +169,11 @@ class ChangelogFollower:
         store: FollowedStore,
         changelog: ChangelogSource,
         on_progress: Callable[[RecoveryProgress], None] = _ignore_progress,
+        *,
+        file_every_s: float = math.inf,
     ) -> None:
         self._store, self._changelog, self._on_progress = store, changelog, on_progress
+        self._file_every_s = file_every_s
 
     async def catch_up(self, partitions: Sequence[int]) -> None:
         """Return when the tables hold all that the changelog held at the call."""
@@ -200,9 +218,13 @@ class ChangelogFollower:
         while True:
             try:
                 async with self._open(partitions) as reading:
-                    gathered = GatheredRows()
+                    gathered, emptied_s = GatheredRows(), now_s()
                     while True:
                         self._write(await reading.poll(), gathered)
+                        if now_s() - emptied_s >= self._file_every_s:
+                            emptied_s = now_s()
+                            for partition in partitions:
+                                self._store.empty_write_buffer(partition, wait=False)
                         if text := reports.worked(doing, now_s=now_s()):
                             log.warning("%s %s", doing, text)
             except _TableReset:
@@ -247,19 +269,21 @@ class ChangelogFollower:
     def _start_position(
         self, partition: int, identity: str, first_kept: int, end: int
     ) -> int | None:
-        """Return the position to read from; None for the oldest one, into an emptied table.
+        """Return the position to read from; None for the oldest one, into an empty table.
 
         It is the position of the last row that the table holds: `_check_last_row` compares them.
         """
         position = self._store.changelog_position(partition)
+        acknowledged = self._store.acknowledged_end(partition)
         reason = reason_to_rebuild(
             position=position,
+            acknowledged=None if acknowledged is None else acknowledged.position,
             origin=self._store.changelog_identity(partition),
             identity=identity,
             first_kept=first_kept,
             end=end,
         )
-        if reason is not None or position is None:
+        if reason is not None or (position is None and acknowledged is None):
             self._reset(partition, identity, reason)
             return None
         return position
@@ -279,9 +303,30 @@ class ChangelogFollower:
             return
         stored = self._store.get(partition, key)
         if stored != message.value and stored != later_head(stored, key, message.value):
-            reason = f"the row at position {message.position} isn't the one that it took there"
-            self._reset(partition, self._store.changelog_identity(partition) or "", reason)
-            raise _TableReset
+            self._reset_differing(message)
+
+    def _check_watermark(self, messages: Sequence[Message]) -> None:
+        """Reset the table if another row is at the position of its newest acknowledged watermark.
+
+        messages: of one partition, in order.
+        """
+        partition = messages[0].partition
+        end = self._store.acknowledged_end(partition)
+        if end is None or (at := end.watermark_position) is None or messages[-1].position < at:
+            return
+        message = next((message for message in messages if message.position == at), None)
+        if message is not None and (
+            message.key != watermark_key(partition)
+            or message.value != self._store.acknowledged_watermark(partition)
+        ):
+            self._reset_differing(message)
+
+    def _reset_differing(self, message: Message) -> None:
+        """Empty the table that took another row at the message's position. Raise _TableReset."""
+        partition = message.partition
+        reason = f"the row at position {message.position} isn't the one that it took there"
+        self._reset(partition, self._store.changelog_identity(partition) or "", reason)
+        raise _TableReset
 
     def _write(self, messages: Sequence[Message], gathered: GatheredRows) -> None:
         """Write the rows to their tables, in order. _TableReset if a table was emptied instead."""
@@ -290,6 +335,7 @@ class ChangelogFollower:
             by_partition[message.partition].append(message)
         for partition, in_order in by_partition.items():
             self._check_last_row(in_order[0])
+            self._check_watermark(in_order)
             rows: list[Row] = []
             positions: list[int] = []
             heads: dict[bytes, bytes | None] = {}
@@ -304,4 +350,4 @@ class ChangelogFollower:
                 positions.append(message.position)
             self._store.write(partition, rows, positions)
             if (fullest := gathered.add(partition, rows)) is not None:
-                self._store.empty_write_buffer(fullest)
+                self._store.empty_write_buffer(fullest, wait=True)

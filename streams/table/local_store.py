@@ -13,11 +13,10 @@ implement them in memory. Every user takes the smallest part that serves it:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeAlias
 
-from mirrorlog.codec.events import decode
-from mirrorlog.tracking_log.heads import Watermark
+from mirrorlog.streams.table.acknowledged_end import AcknowledgedEnd
 from mirrorlog.tracking_log.keys import HEAD_PREFIX, above_prefix, watermark_key
 
 Row: TypeAlias = tuple[bytes, bytes | None]
@@ -36,6 +35,9 @@ class RowStore(Protocol):
         positions: for each row the offset of its message in the changelog. The changelog must have
         acknowledged all of them: recovery continues behind the stored position, so the table is
         never ahead of the changelog (invariant 3).
+
+        The batch may be lost when the process is killed, with all later ones: the table is then as
+        it was before. What newly_acknowledged() returns of it isn't lost.
         """
 
     def changelog_position(self, partition: int) -> int | None:
@@ -45,6 +47,13 @@ class RowStore(Protocol):
         self, partition: int, start: bytes, end: bytes, limit: int | None = None
     ) -> list[bytes]:
         """Return the keys in [start, end) in their order, at most the first `limit` of them."""
+
+    def empty_write_buffer(self, partition: int, *, wait: bool) -> None:
+        """Let the rows that the table gathers in memory go to a file.
+
+        It frees memory, and a worker that is killed reads less again.
+        wait: return when they are there. Otherwise they go there soon.
+        """
 
 
 class LocalStore(RowStore, Protocol):
@@ -63,34 +72,32 @@ class FollowedStore(RowStore, Protocol):
     def changelog_identity(self, partition: int) -> str | None:
         """Return the identity of the changelog that the rows came from, None if unknown."""
 
+    def acknowledged_end(self, partition: int) -> AcknowledgedEnd | None:
+        """Return where the rows that the table took ended in the changelog, None if unknown.
+
+        They may end above `changelog_position`: a worker that was killed has lost the newest ones.
+        """
+
+    def acknowledged_watermark(self, partition: int) -> bytes | None:
+        """Return the newest watermark that the table took, None if it is unknown."""
+
     def reset(self, partition: int, changelog_identity: str) -> None:
         """Replace the partition's table by an empty one for rows of that changelog.
 
         The watermark and the heads of the table stay beside the empty one (`LocalStore.discarded`):
-        they may be all that shows that the broker went back in time. What an earlier reset kept
-        stays too, unless this table has the key; of two watermarks the later one stays.
-        """
-
-    def empty_write_buffer(self, partition: int) -> None:
-        """Return when the rows that the table gathers in memory are in a file.
-
-        It frees memory. Durability doesn't depend on it: a crash takes the table back to an earlier
-        position at the most, and reading goes on from there.
+        they may be all that shows that the broker went back in time. Those that it took and lost
+        when it was killed count as the table's (`acknowledged_end`). What an earlier reset kept
+        stays too, unless this table has the key; of several watermarks the latest one stays.
         """
 
 
-def rows_to_keep(
-    store: RowStore, partition: int, before: Mapping[bytes, bytes]
-) -> dict[bytes, bytes]:
-    """Return what a reset keeps of a partition's table, with what it kept `before`."""
-    kept = dict(before)
-    keys = store.keys(partition, HEAD_PREFIX, above_prefix(HEAD_PREFIX))
-    kept |= {key: value for key in keys if (value := store.get(partition, key)) is not None}
-    key = watermark_key(partition)
-    watermarks = [value for value in (before.get(key), store.get(partition, key)) if value]
-    if watermarks:
-        kept[key] = max(watermarks, key=lambda value: decode(value, Watermark).order)
-    return kept
+def heads_and_watermark(store: RowStore, partition: int) -> dict[bytes, bytes]:
+    """Return the rows of a partition's table that a reset keeps, by key."""
+    keys = [
+        *store.keys(partition, HEAD_PREFIX, above_prefix(HEAD_PREFIX)),
+        watermark_key(partition),
+    ]
+    return {key: value for key in keys if (value := store.get(partition, key)) is not None}
 
 
 class TableView(Protocol):

@@ -115,6 +115,10 @@ class LogTable:
         """Return the keys in [start, end) in their order, at most the first `limit` of them."""
         return self._store.keys(partition, start, end, limit)
 
+    def empty_write_buffer(self, partition: int) -> None:
+        """Let the rows that the table gathers in memory go to a file soon (RowStore)."""
+        self._store.empty_write_buffer(partition, wait=False)
+
     def take_flushed(self, partition: int) -> Mapping[str, int]:
         """Return the volumes of which a flush wrote a record since the last call.
 

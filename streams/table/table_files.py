@@ -32,8 +32,8 @@ def table_partitions(node_folder: Path) -> dict[int, Path]:
 def table_records(folder: Path) -> Iterator[LogRecord]:
     """Yield every log record in one partition's RocksDB folder, a part of a record as a record.
 
-    A running node isn't disturbed; what it wrote in the last second may be missing. Raise BadUse if
-    the folder isn't a table. Raise BadInput for a record that fails its checksum.
+    A running node isn't disturbed. What it gathers in memory is missing (node_table_file_s). Raise
+    BadUse if the folder isn't a table. Raise BadInput for a record that fails its checksum.
     """
     with closing(_open(folder)) as table:
         for key, value in table.items():

@@ -24,6 +24,8 @@ from mirrorlog.broker.first_start import prepare_runtime
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.settings import load_settings
 
+TABLE_FILE_S = 0.5
+"""What proves a node's table reads its files, beside the node."""
 _HAS_FAILED = pytest.StashKey[bool]()
 
 
@@ -119,6 +121,7 @@ def run_on(broker: SharedBroker, folder: Path, more: Mapping[str, object]) -> It
         "state_dir": folder / "state",
         "topic_prefix": prefix,
         "bootstrap_servers": broker.bootstrap_servers,
+        "node_table_file_s": TABLE_FILE_S,
         **more,
     }
     try:
@@ -148,7 +151,8 @@ def run(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Run]:
     It is on the shared broker, unless the test is marked `own_broker`, because it stops the broker.
     """
     if request.node.get_closest_marker("own_broker"):
-        settings = load_settings(None, {"state_dir": tmp_path / "state"})
+        given = {"state_dir": tmp_path / "state", "node_table_file_s": TABLE_FILE_S}
+        settings = load_settings(None, given)
         with Run(tmp_path / "run", settings, own_broker=True) as started:
             started.start_broker()
             yield started

@@ -116,9 +116,9 @@ def test_a_commands_topic_that_is_created_again(world: Run) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("keeps_table", [True, False])
+@pytest.mark.parametrize("worker", ["is stopped", "is killed", "loses its disk"])
 def test_a_broker_that_goes_back_in_time_and_uses_positions_again(
-    tmp_path: Path, keeps_table: bool
+    tmp_path: Path, worker: str
 ) -> None:
     settings = load_settings(None, {"state_dir": tmp_path / "state", **SETTINGS})
     with Run(tmp_path / "run", settings, own_broker=True) as run:
@@ -134,14 +134,18 @@ def test_a_broker_that_goes_back_in_time_and_uses_positions_again(
         write(run, 20, 20, fill=2)
         before = end_of_commands(run) - 1
         wait_for_report(run, is_consistent_at(before))
-        stop(run, "a", "node")
+        if worker == "is killed":
+            run.parts.pop("node").kill()
+            stop(run, "a")
+        else:
+            stop(run, "a", "node")
 
         def restore() -> None:
             shutil.rmtree(data)
             shutil.copytree(tmp_path / "backup", data)
 
         restart_broker(run, restore)
-        if not keeps_table:
+        if worker == "loses its disk":
             for folder in run.folder.glob("node*"):
                 shutil.rmtree(folder) if folder.is_dir() else None
         write(run, 60, 40, fill=3)  # while nothing else runs, past the old positions
@@ -150,7 +154,10 @@ def test_a_broker_that_goes_back_in_time_and_uses_positions_again(
         write(run, 120, 2, fill=4)
         wait_for_report(run, is_consistent_at(end_of_commands(run) - 1))
         check_equal(run)
-        assert "Its history is renewed: epoch" in (run.folder / "node.log").read_text()
+        node_log = (run.folder / "node.log").read_text()
+        assert "Its history is renewed: epoch" in node_log
+        knows = "the table of partition 0 is rebuilt from the changelog" in node_log
+        assert knows == (worker != "loses its disk")
         assert "taking the rung" in (run.folder / "a.log").read_text()
 
 

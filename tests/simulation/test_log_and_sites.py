@@ -30,7 +30,7 @@ from mirrorlog.tracking_log.tiers import TIERS
 
 def record_keys(world: World) -> list[RecordKey]:
     """Return the keys of all records in the node's table."""
-    return [read_record_key(key) for key in world.node.rows if key_kind(key) is LogRecord]
+    return [read_record_key(key) for key in world.node.store.rows[0] if key_kind(key) is LogRecord]
 
 
 @pytest.mark.parametrize("seed", [*range(40), 20297, 20483])

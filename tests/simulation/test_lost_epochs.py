@@ -109,8 +109,8 @@ def lose_renewal(world: World) -> None:
     for topic, end in world.history_faults._ends[0].items():
         world.broker.rewind(topic, 0, min(end, world.broker.end_position(topic, 0)))
     world.broker.rewind(world.settings.topics.commands, 0, 5)
-    world.node.reset(0, "another changelog")
-    world.node.forget_discarded(0)
+    world.node.store.reset(0, "another changelog")
+    world.node.store.forget_discarded(0)
     renew(world)
 
 
@@ -120,7 +120,7 @@ def go_on(world: World, *, compacts: bool, restarts: bool, through: int) -> None
     through: the commands go on to this position at least.
     """
     if restarts:
-        world.node.reset(0, "another changelog")
+        world.node.store.reset(0, "another changelog")
         world.restart_node()
     world.host.write_block("w", UNPUBLISHED)
     if compacts:

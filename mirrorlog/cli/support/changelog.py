@@ -137,11 +137,12 @@ def table_range(held: Watermark | None, newest: NewestWatermark) -> TableRange:
 
     held: the watermark in the table; None if there is no table, or none in it. newest: that of the
     changelog. A table says by its watermark that it is complete, as of a history. It is behind if
-    its worker doesn't run, or lost the partition to another worker.
+    its worker has the rest in memory, doesn't run, or lost the partition to another worker.
     """
     if held is None:
         return TableRange(
-            None, "this machine has no complete table of it; only the changelog was compared"
+            None,
+            "this machine has no complete table of it in files; only the changelog was compared",
         )
     if held.epoch != newest.epoch:
         return TableRange(
@@ -152,7 +153,8 @@ def table_range(held: Watermark | None, newest: NewestWatermark) -> TableRange:
         return TableRange(
             held.through,
             f"this machine's table of it ends at {held.through}, and was compared up to there: its "
-            f"worker doesn't run, or another one has the partition; the log ends at "
+            "worker has the rest in memory (node_table_file_s), or doesn't run, or another one has "
+            f"the partition; the log ends at "
             f"{newest.through}",
         )
     return TableRange(newest.through)

@@ -18,6 +18,7 @@ from mirrorlog.settings import Settings
 from mirrorlog.simulation.coroutines import CoroutineRunner
 from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_engine import MemoryStore
 from mirrorlog.simulation.world.crashes import Fuse
 from mirrorlog.streams.compaction.compactor import CompactionSettings, LogCompactor
 from mirrorlog.streams.fold.batch import EventBatch
@@ -34,7 +35,6 @@ from mirrorlog.streams.questions.open_questions import OpenQuestions
 from mirrorlog.streams.questions.question_reader import read_question
 from mirrorlog.streams.questions.table_census import TableCensus
 from mirrorlog.streams.table.changelog_follower import ChangelogFollower, ChangelogSource
-from mirrorlog.streams.table.local_store import Row, rows_to_keep
 from mirrorlog.streams.table.log_table import LogTable, changelog_rows
 from mirrorlog.streams.table.outgoing import Outgoing
 from mirrorlog.tracking_log.breaks import CommandsNow
@@ -47,6 +47,11 @@ _COMMANDS_AT_ONCE = 20
 _AHEAD_SHARE = 0.5
 """The share of sends during which the next batch is planned, until it is."""
 _AHEAD_COMMANDS = 6
+_TABLE_FILE_S = 300.0
+_FILE_SHARE = 0.1
+"""The share of sends before which the table's rows go to a file."""
+_LOST_BUFFER_SHARE = 0.5
+"""The share of crashes, of those that leave the disk, that lose the rows that are in no file."""
 
 
 class _Source:
@@ -98,9 +103,10 @@ class _WatchedTable(LogTable):
 
 
 class NodeModel:
-    """One worker with partition 0. It is the store of its own table (`rows`).
+    """One worker with partition 0.
 
-    After a crash the table is there, or it is lost and read again from the changelog.
+    store: its table. After a crash it is there, or the rows that are in no file yet are lost, or
+        all of it. What is lost is read again from the changelog.
 
     While it sends what it records, it plans the next batch now and then, as PartitionLoops does.
     Each such plan that is used is compared with what would be planned in its turn.
@@ -124,10 +130,9 @@ class NodeModel:
         self.planned_ahead = self.dropped_plans = 0
         self._committed = 0
         self._clock = ManualClock(look_s=_CLOCK_STEP_S)
-        self.rows: dict[bytes, bytes] = {}
-        self._changelog_position: int | None = None
-        self._changelog_identity: str | None = None
-        self._discarded: dict[bytes, bytes] = {}
+        self._file_random = Random()
+        self._file_random.setstate(random.getstate())
+        self.store = MemoryStore(self._fuse.step)
         self.start()
 
     def start(self) -> None:
@@ -136,7 +141,9 @@ class NodeModel:
         The table follows the changelog, and the history of the partition is renewed if it ended.
         """
         if self._random.random() < 0.5:
-            self.rows, self._discarded, self._changelog_position = {}, {}, None
+            self.store.lose(0)
+        elif self._file_random.random() < _LOST_BUFFER_SHARE:
+            self.store.lose_write_buffer(0)
         topic, broker = self._settings.topics.changelog, self._broker
         changelog = ChangelogSource(
             topic,
@@ -147,7 +154,7 @@ class NodeModel:
             ),
             lambda: broker.identity(topic),
         )
-        self._coroutines.run(ChangelogFollower(self, changelog).catch_up([0]))
+        self._coroutines.run(ChangelogFollower(self.store, changelog).catch_up([0]))
         self._build()
         self._coroutines.run(self._assign())
 
@@ -172,8 +179,9 @@ class NodeModel:
         Its table stays as this one's is now, except for what it writes itself.
         """
         other = copy(self)
-        other.rows, other._clock, other._fuse = dict(self.rows), copy(self._clock), Fuse()
-        other._discarded = {}
+        other._clock, other._fuse = copy(self._clock), Fuse()
+        other.store = self.store.copied(other._fuse.step)
+        other.store.forget_discarded(0)
         other._build()
         other._catalog.refresh()
         other._gate.assign(0, position=other._committed)
@@ -185,8 +193,10 @@ class NodeModel:
         self._using: PlannedFlush | None = None
         self._recorded_end = 0
         self._gate = CommitGate(topics.commands)
-        census = TableCensus(self)
-        self._table = table = _WatchedTable(self.send, self, topics, self._gate, census.note_rows)
+        census = TableCensus(self.store)
+        self._table = table = _WatchedTable(
+            self.send, self.store, topics, self._gate, census.note_rows
+        )
         table.before_flush = self._check_ahead
         self._catalog = catalog = Catalog(
             self._broker.reader(), self._broker, topics, ManualClock(look_s=_CLOCK_STEP_S)
@@ -196,7 +206,7 @@ class NodeModel:
             RenewalPorts(table, self.send, catalog, topics), source, self._clock
         )
         compaction = CompactionSettings(
-            self._settings.node_tiers_s, self._settings.node_keep_s, None, 45
+            self._settings.node_tiers_s, self._settings.node_keep_s, None, 45, _TABLE_FILE_S
         )
         self._folder = BatchFolder(
             table,
@@ -301,13 +311,13 @@ class NodeModel:
     def _reports(self) -> SiteReports:
         return SiteReports(self._broker.reader(), self._broker, self._settings.topics, self._clock)
 
-    # The ports of the table: the producer, and the store
-
     async def send(self, messages: Sequence[Outgoing]) -> list[int]:
         """Append the messages; return their positions. Each is a step of the fuse."""
         positions = []
         if self._ahead is None and self._ahead_random.random() < _AHEAD_SHARE:
             self._plan_ahead()
+        if self._file_random.random() < _FILE_SHARE:
+            self.store.empty_write_buffer(0, wait=False)
         for message in messages:
             self._fuse.step()
             positions.append(
@@ -317,62 +327,6 @@ class NodeModel:
             )
         self._fuse.step()
         return positions
-
-    def get(self, partition: int, key: bytes) -> bytes | None:
-        """Return the value of a row; None if there is none."""
-        del partition
-        return self.rows.get(key)
-
-    def keys(
-        self, partition: int, start: bytes, end: bytes, limit: int | None = None
-    ) -> list[bytes]:
-        """Return the keys in [start, end), ascending."""
-        del partition
-        return sorted(key for key in self.rows if start <= key < end)[:limit]
-
-    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
-        """Write rows. Each is a step of the fuse."""
-        del partition
-        for key, value in rows:
-            self._fuse.step()
-            self._put(key, value)
-        self._changelog_position = max(positions)
-
-    def changelog_position(self, partition: int) -> int | None:
-        """Return the highest changelog position that the table holds, None if it holds none."""
-        del partition
-        return self._changelog_position
-
-    def changelog_identity(self, partition: int) -> str | None:
-        """Return the identity of the changelog that the rows came from, None if unknown."""
-        del partition
-        return self._changelog_identity
-
-    def reset(self, partition: int, changelog_identity: str) -> None:
-        """Empty the table for rows of that changelog; keep what FollowedStore.reset says."""
-        self._discarded = rows_to_keep(self, partition, self._discarded)
-        self.rows, self._changelog_position = {}, None
-        self._changelog_identity = changelog_identity
-
-    def empty_write_buffer(self, partition: int) -> None:
-        """Do nothing: there are no files (FollowedStore.empty_write_buffer)."""
-        del partition
-
-    def discarded(self, partition: int) -> dict[bytes, bytes]:
-        """Return what `reset` kept."""
-        del partition
-        return dict(self._discarded)
-
-    def forget_discarded(self, partition: int) -> None:
-        """Forget what `reset` kept."""
-        del partition
-        self._discarded = {}
-
-    def _put(self, key: bytes, value: bytes | None) -> None:
-        if value is None:
-            self.rows.pop(key, None)
-        else:
-            self.rows[key] = value
 
 
 def _begins_with(messages: Sequence[Message], batch: EventBatch) -> bool:

@@ -536,7 +536,7 @@ def _describe(name: str) -> Volume:
 
 def _table_blocks(node: NodeModel, name: str) -> BlockSet:
     blocks = BlockSet()
-    for key, value in node.rows.items():
+    for key, value in node.store.rows[0].items():
         if key_kind(key) is LogRecord and (record := decode(value, LogRecord)).volume == name:
             blocks |= record.changed
     return blocks

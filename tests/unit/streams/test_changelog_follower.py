@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from contextlib import suppress
 
 import pytest
@@ -14,58 +13,33 @@ from mirrorlog.domain.block_sets import BlockSet
 from mirrorlog.errors import KafkaFailed
 from mirrorlog.ports.streams import TopicReader
 from mirrorlog.simulation.memory_broker import MemoryBroker
+from mirrorlog.simulation.memory_engine import MemoryStore
 from mirrorlog.streams.table.changelog_follower import (
     ChangelogFollower,
     ChangelogSource,
     GatheredRows,
 )
-from mirrorlog.streams.table.local_store import Row
 from mirrorlog.topics import TopicSpec
-from mirrorlog.tracking_log.heads import SessionHead, VolumeHead
-from mirrorlog.tracking_log.keys import head_key, record_key
+from mirrorlog.tracking_log.heads import SessionHead, VolumeHead, Watermark
+from mirrorlog.tracking_log.keys import head_key, record_key, watermark_key
 from mirrorlog.tracking_log.records import LogRecord
 
 
-class Store:
-    """Tables in memory."""
+class Store(MemoryStore):
+    """Tables in memory. resets, emptied: the partitions for which each was called."""
 
     def __init__(self) -> None:
-        self.rows: dict[int, dict[bytes, bytes]] = {}
-        self.positions: dict[int, int] = {}
-        self.origins: dict[int, str] = {}
+        super().__init__()
         self.resets: list[int] = []
         self.emptied: list[int] = []
 
-    def get(self, partition: int, key: bytes) -> bytes | None:
-        return self.rows[partition].get(key)
-
-    def keys(
-        self, partition: int, start: bytes, end: bytes, limit: int | None = None
-    ) -> list[bytes]:
-        assert limit is None
-        return sorted(key for key in self.rows[partition] if start <= key < end)
-
-    def changelog_position(self, partition: int) -> int | None:
-        return self.positions.get(partition)
-
-    def changelog_identity(self, partition: int) -> str | None:
-        return self.origins.get(partition)
-
     def reset(self, partition: int, changelog_identity: str) -> None:
         self.resets.append(partition)
-        self.rows[partition] = {}
-        self.positions.pop(partition, None)
-        self.origins[partition] = changelog_identity
+        super().reset(partition, changelog_identity)
 
-    def write(self, partition: int, rows: Sequence[Row], positions: Sequence[int]) -> None:
-        for key, value in rows:
-            self.rows[partition].pop(key, None)
-            if value is not None:
-                self.rows[partition][key] = value
-        self.positions[partition] = positions[-1]
-
-    def empty_write_buffer(self, partition: int) -> None:
+    def empty_write_buffer(self, partition: int, *, wait: bool) -> None:
         self.emptied.append(partition)
+        super().empty_write_buffer(partition, wait=wait)
 
 
 class World:
@@ -171,6 +145,60 @@ def test_a_table_that_does_not_match_the_changelog_is_rebuilt(case: str) -> None
     assert len(resets := list(world.store.resets)) > 1
     world.catch_up(0)
     assert (world.table(), world.store.resets) == (expected, resets)
+
+
+def mark(through: int) -> bytes:
+    return encode(Watermark(partition=0, through=through, at_us=0))
+
+
+# what the changelog has behind its first row when the killed worker starts | whether that shows
+# that it went back in time. W9 is the watermark that the worker took at position 3 and lost.
+AFTER_KILL = """
+b2 c3 W9          | no
+b2 c3 W9 d4       | no
+b2 c3 . d4 W12    | no
+b2                | the changelog ends at 2
+b2 c3             | the changelog ends at 3
+b2 c3 W8          | the row at position 3
+b2 c3 d4          | the row at position 3
+b2 c3 d4 W9       | the row at position 3
+"""
+
+
+@pytest.mark.parametrize("has_file", [True, False])
+@pytest.mark.parametrize("case", AFTER_KILL.strip().splitlines())
+def test_a_worker_that_was_killed_knows_what_it_lost(
+    case: str, has_file: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    words, reason = (part.strip() for part in case.split("|"))
+    world = World()
+    world.append("a1")
+    world.catch_up(0)
+    if has_file:
+        world.store.empty_write_buffer(0, wait=True)
+    world.append("b2 c3")
+    world.broker.append("log", 0, watermark_key(0), mark(9))
+    world.catch_up(0)
+    world.store.lose_write_buffer(0)
+    assert (world.store.changelog_position(0), world.store.resets) == (0 if has_file else None, [0])
+    log = world.broker.partition("log", 0)
+    log.messages, log.end = log.messages[:1], 1
+    for word in words.split():
+        if word == ".":  # the watermark of position 3 was compacted away
+            log.end += 1
+        elif word[0] == "W":
+            world.broker.append("log", 0, watermark_key(0), mark(int(word[1:])))
+        else:
+            world.append(word)
+    caplog.clear()
+    world.catch_up(0)
+    assert ("".join(caplog.messages) or "no").count(reason) == 1
+    kept = world.store.discarded(0)
+    assert kept == ({} if reason == "no" else {watermark_key(0): mark(9)})
+    written = [word for word in words.split() if word[0] not in "W."]
+    assert {key: value for key, value in world.store.rows[0].items() if len(key) == 1} == {
+        word[0].encode(): word[1:].encode() for word in ["a1", *written]
+    }
 
 
 class HeadWorld(World):

@@ -54,6 +54,15 @@ def test_a_volume_with_nothing_new_costs_nothing() -> None:
     assert (model.after(86_400), asked) == ("", [])
 
 
+def test_the_tables_rows_go_to_a_file_every_five_minutes_also_when_nothing_comes() -> None:
+    model = CompactorModel()
+    model.work()
+    assert (model.after(299), model.table.emptied) == ("", 0)
+    assert (model.after(1), model.table.emptied) == ("", 1)
+    assert model.work() <= 300
+    assert (model.after(300), model.table.emptied) == ("", 2)
+
+
 def test_finer_records_are_kept_for_as_long_as_their_tier_says() -> None:
     model = CompactorModel({"second": 600.0, "minute": 7200.0})
     model.volumes["w"] = volume("w", keep_s={"second": 0})

@@ -90,7 +90,7 @@ class World:
         return planned[1]  # while its records are sent
 
     def row(self, key: bytes) -> bytes:
-        value = self.node.get(0, key)
+        value = self.node.store.get(0, key)
         assert value is not None
         return value
 
@@ -117,16 +117,16 @@ def test_a_plan_made_ahead_is_written_if_nothing_has_changed(world: World) -> No
 
 def other_head(world: World) -> None:
     head = decode(world.row(head_key("v")), VolumeHead)
-    world.node.rows[head_key("v")] = encode(replace(head, through=0))
+    world.node.store.rows[0][head_key("v")] = encode(replace(head, through=0))
 
 
 def no_head(world: World) -> None:
-    del world.node.rows[head_key("v")]
+    del world.node.store.rows[0][head_key("v")]
 
 
 def other_watermark(world: World) -> None:
     mark = decode(world.row(watermark_key(0)), Watermark)
-    world.node.rows[watermark_key(0)] = encode(replace(mark, at_us=mark.at_us + 1))
+    world.node.store.rows[0][watermark_key(0)] = encode(replace(mark, at_us=mark.at_us + 1))
 
 
 def other_description(world: World) -> None:
@@ -162,7 +162,7 @@ def test_a_plan_made_of_other_heartbeats_is_made_again(
     assert planned is not None
     assert planned.read.beats == {"t": 3}, "the heartbeat of the flush before"
     beat = decode(world.row(beat_key("t")), SessionBeat)
-    world.node.rows[beat_key("t")] = encode(replace(beat, position=2))
+    world.node.store.rows[0][beat_key("t")] = encode(replace(beat, position=2))
     assert world.record(ahead=planned) is not planned.plan
 
 
