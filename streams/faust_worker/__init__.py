@@ -7,6 +7,7 @@ kafka_options.py       librdkafka's names of client settings, translated for Fau
 assignment.py          decides which worker has which partitions
 gated_transport.py     commits what the node allows; hands on batches, not messages
 large_answers.py       receives what a broker sends into memory that is used again
+large_records.py       sends large records with fewer copies
 fetched_columns.py     reads what was fetched of the commands by column
 record_batches.py      checks and decompresses the record batches of a fetch
 partition_watch.py     finds partitions on which the worker is stuck (pure)

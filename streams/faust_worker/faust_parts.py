@@ -129,7 +129,10 @@ faust.transport.drivers.aiokafka:Consumer.verify_event_path(now, tp) \
     | called by faust.transport.consumer:Consumer.verify_all_partitions_active
 faust.transport.drivers.aiokafka:Producer.send( \
     topic, key, value, partition, timestamp, headers, transactional_id)
+faust.transport.drivers.aiokafka:Producer._new_producer(transactional_id) \
+    | called by faust.transport.drivers.aiokafka:Producer.on_start
 faust.transport.drivers.aiokafka:Transport.Consumer
+faust.transport.drivers.aiokafka:Transport.Producer
 faust.types.settings:Settings.broker_consumer
 faust.types.settings:Settings.broker_request_timeout
 faust.types.settings:Settings.stream_processing_timeout
@@ -183,6 +186,15 @@ aiokafka.consumer.subscription_state:SubscriptionState.subscription
 aiokafka.consumer.subscription_state:TopicPartitionState.highwater
 aiokafka.consumer.subscription_state:TopicPartitionState.timestamp
 aiokafka.errors:KafkaError.retriable
+aiokafka.producer.message_accumulator:BatchBuilder._builder
+aiokafka.producer.message_accumulator:MessageAccumulator._batch_size
+aiokafka.producer.message_accumulator:MessageAccumulator._compression_type
+aiokafka.producer.message_accumulator:MessageAccumulator._txn_manager
+aiokafka.producer.message_accumulator:MessageAccumulator.create_builder( \
+    key_serializer, value_serializer) \
+    | called by aiokafka.producer.message_accumulator:MessageAccumulator.add_message
+aiokafka.producer.producer:AIOKafkaProducer._message_accumulator
+aiokafka.producer.producer:AIOKafkaProducer.client
 aiokafka.protocol.api:RequestStruct.parse_response_header(read_buffer)
 aiokafka.protocol.api:RequestStruct.RESPONSE_TYPE
 aiokafka.protocol.api:Response.decode

@@ -1,9 +1,10 @@
-"""Faust's Kafka transport with three changes.
+"""Faust's Kafka transport with four changes.
 
 - The node decides what the consumer commits, not the acknowledgements of Faust's streams.
 - What one poll brings of a partition of the commands topic is read by column
   (fetched_columns.py), and handed on as one message, whose value is an EventBatch. Faust wraps
   every message in several tasks, which costs more than folding a small command.
+- Large records are sent with fewer copies (large_records.py).
 - A watch of mirrorlog's own finds partitions on which the worker is stuck (partition_watch.py says
   what is wrong with Faust's).
 """
@@ -26,6 +27,7 @@ from mirrorlog.errors import KafkaFailed
 from mirrorlog.streams.engine import BatchSink, CommitPositions
 from mirrorlog.streams.faust_worker.fetched_columns import FetchedColumns, fetch_by_column
 from mirrorlog.streams.faust_worker.large_answers import receive_in_place
+from mirrorlog.streams.faust_worker.large_records import send_in_place
 from mirrorlog.streams.faust_worker.partition_watch import PartitionView, PartitionWatch
 from mirrorlog.streams.fold.batch import EventBatch
 
@@ -50,6 +52,15 @@ class ColumnThread(driver.AIOKafkaConsumerThread):
         commands = self.consumer
         fetch_by_column(consumer._fetcher, commands.gate.topic, with_headers=commands.with_headers)
         return await super()._fetch_records(consumer, *arguments, **named)
+
+
+class LargeRecordProducer(driver.Producer):
+    """Faust's producer. It sends large records with fewer copies (large_records.py)."""
+
+    def _new_producer(self, transactional_id: str | None = None) -> Any:
+        producer: Any = super()._new_producer(transactional_id)
+        send_in_place(producer)
+        return producer
 
 
 class GatedConsumer(driver.Consumer):
@@ -228,4 +239,5 @@ def gated_transport(
         "with_headers": with_headers,
     }
     consumer = type("NodeConsumer", (GatedConsumer,), parts)
-    return type("NodeTransport", (driver.Transport,), {"Consumer": consumer})
+    clients = {"Consumer": consumer, "Producer": LargeRecordProducer}
+    return type("NodeTransport", (driver.Transport,), clients)
