@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import cramjam
+import numpy as np
 from aiokafka.errors import CorruptRecordException
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
@@ -90,7 +91,8 @@ class BatchReader:
             raise CorruptRecordException(f"a record batch of {end - at} bytes")
         header = _HEADER.unpack_from(data, at)
         base, _, _, _, crc, attributes, last_delta, _, newest_ms, _, _, _, count = header
-        covered = data[at + _CHECKED_FROM : end]  # google-crc32c takes nothing but bytes
+        # google-crc32c takes no memoryview. A view by numpy isn't a copy either.
+        covered: Any = np.frombuffer(data, np.uint8)[at + _CHECKED_FROM : end]
         if check_crcs and crc32c(covered) != crc:
             raise CorruptRecordException("the checksum of a record batch isn't right")
         records: Any = None
