@@ -139,9 +139,7 @@ class MemoryStore:
 
     def copied(self, step: Callable[[], None]) -> MemoryStore:
         """Return a store with the same rows, which `step` is called for."""
-        other = deepcopy(self, {id(self._step): step})
-        other._step = step
-        return other
+        return deepcopy(self, {id(self._step): step})
 
     def lose_write_buffer(self, partition: int) -> None:
         """Lose the rows that are in no file, as when the worker is killed (RowStore.write)."""

@@ -30,7 +30,7 @@ from confluent_kafka.admin import (
 )
 from deadlines import DEADLINE_S
 from doomed_node import POINTS
-from folding import Event, Proof, changelog_rows, read_all, table_folder
+from folding import Event, Proof, changelog_rows, read_all, table_folder, table_rows
 from notation import record
 from rocksdict import Options, Rdict
 from running import Outcome, wait_for_result, wait_for_writes
@@ -324,6 +324,15 @@ def test_a_deleted_table_is_rebuilt(world: Run) -> None:
     writer = write_some_log(world)
     shutil.rmtree(world.folder / "node")
     restart_and_prove(world, writer)
+
+
+@pytest.mark.parametrize(
+    "world", [ONE_PARTITION | {"node_table_file_s": 3600.0}], indirect=True, ids=[""]
+)
+def test_a_node_that_stops_in_order_has_all_of_its_table_in_files(world: Run) -> None:
+    write_some_log(world)
+    rows = table_rows(table_folder(world.settings, "node", 0))
+    assert rows == changelog_rows(world.settings, 0)
 
 
 @one_partition
