@@ -62,7 +62,7 @@ def own_lease(name: str, folder: Path, clock: Clock) -> SiteLease:
 
 def fence_ports(ports: SitePorts, settings: Settings, stack: ExitStack) -> FencePorts:
     """Return what the fence of a site needs. Its reader is closed with the stack."""
-    reader = KafkaReader(settings.kafka_client())
+    reader = KafkaReader(settings.kafka_client(), tells_end=False)
     stack.callback(reader.close)
     return FencePorts(
         reader=reader,
@@ -87,8 +87,8 @@ def site_ports(
     """
     client, topics, clock = settings.kafka_client(), settings.topics, SystemClock()
 
-    def open_reader() -> KafkaReader:
-        reader = KafkaReader(client)
+    def open_reader(*, tells_end: bool) -> KafkaReader:
+        reader = KafkaReader(client, tells_end=tells_end)
         stack.callback(reader.close)
         return reader
 
@@ -105,15 +105,17 @@ def site_ports(
             admin,
             publisher,
             clock,
-            log_reader=open_reader(),
-            catalog_reader=open_reader(),
+            log_reader=open_reader(tells_end=True),
+            catalog_reader=open_reader(tells_end=False),
             partitions=partitions,
         )
         log, catalog, ends = mirrored.log, mirrored.catalog, mirrored.ends
     else:
         partition_count(admin, topics)
-        log = LogReader(open_reader(), admin, topics.changelog, partitions, site=name)
-        catalog = Catalog(open_reader(), admin, topics, clock, settings.patience_s)
+        reader = open_reader(tells_end=True)
+        log = LogReader(reader, admin, topics.changelog, partitions, site=name)
+        reader = open_reader(tells_end=False)
+        catalog = Catalog(reader, admin, topics, clock, settings.patience_s)
     secondaries = site_devices(name, folder, settings)
     stack.callback(secondaries.close)
     return SitePorts(
@@ -143,7 +145,7 @@ def _asked_digests(
     """Return what asks a host for digests, if the settings say so. Raise KafkaFailed."""
     if settings.site_primary_reader != "host":
         return None
-    reader = KafkaReader(settings.kafka_client())
+    reader = KafkaReader(settings.kafka_client(), tells_end=False)
     stack.callback(reader.close)
     admin.partitions(settings.topics.digests)
     return AskedDigests(

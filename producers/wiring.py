@@ -80,7 +80,8 @@ class HostWiring:
         Raise KafkaFailed if they can't be read, or if the topics differ in their partitions.
         """
         partition_count(self.admin, self._settings.topics)
-        catalog = Catalog(self._reader(), self.admin, self._settings.topics, self.clock)
+        reader = KafkaReader(self._client, tells_end=False)
+        catalog = Catalog(reader, self.admin, self._settings.topics, self.clock)
         self._stack.callback(catalog.close)
         catalog.refresh()
         self._catalog = catalog
@@ -163,18 +164,16 @@ class HostWiring:
     def _status_ports(self) -> StatusPorts | None:
         if not self._settings.confirms_recorded:
             return None
-        return StatusPorts(self._closed_reader(), self.admin)
+        return StatusPorts(self._closed_reader(tells_end=True), self.admin)
 
     def _fork_ports(self, on_fork_change: Callable[[ForkStateChange], None]) -> ForkPorts:
-        reports = SiteReports(self._closed_reader(), self.admin, self._settings.topics, self.clock)
+        reader = self._closed_reader(tells_end=False)
+        reports = SiteReports(reader, self.admin, self._settings.topics, self.clock)
         return ForkPorts(open_marked_secondary, ThreadWorkers(), reports, on_fork_change)
 
-    def _reader(self) -> KafkaReader:
-        return KafkaReader(self._client)
-
-    def _closed_reader(self) -> KafkaReader:
-        """Return a reader that the stack closes."""
-        reader = self._reader()
+    def _closed_reader(self, *, tells_end: bool) -> KafkaReader:
+        """Return a reader that the stack closes. tells_end: as for KafkaReader."""
+        reader = KafkaReader(self._client, tells_end=tells_end)
         self._stack.callback(reader.close)
         return reader
 

@@ -467,7 +467,7 @@ def _source_topic(settings: Settings, admin: KafkaAdmin) -> SourceTopic:
 
 
 def _open_catalog(settings: Settings, admin: KafkaAdmin) -> Catalog:
-    reader = KafkaReader(settings.kafka_client())
+    reader = KafkaReader(settings.kafka_client(), tells_end=False)
     return Catalog(reader, admin, settings.topics, SystemClock(), settings.patience_s)
 
 
@@ -482,12 +482,12 @@ def _changelog_source(settings: Settings, admin: KafkaAdmin) -> ChangelogSource:
 
 
 def _open_reports(settings: Settings, admin: KafkaAdmin) -> SiteReports:
-    reader = KafkaReader(settings.kafka_client())
+    reader = KafkaReader(settings.kafka_client(), tells_end=False)
     return SiteReports(reader, admin, settings.topics, SystemClock(), settings.patience_s)
 
 
 def _open_backup_reports(settings: Settings, admin: KafkaAdmin) -> BackupReports:
-    reader = KafkaReader(settings.kafka_client())
+    reader = KafkaReader(settings.kafka_client(), tells_end=False)
     return BackupReports(reader, admin, settings.topics, SystemClock(), _QUERY_PATIENCE_S)
 
 

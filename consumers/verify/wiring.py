@@ -171,7 +171,8 @@ def _primaries(
 def _volumes(settings: Settings, stack: ExitStack) -> Callable[[str], Volume]:
     """Return a function that returns the newest description of a volume."""
     client = settings.kafka_client()
-    admin, reader = KafkaAdmin(client, settings.patience_s), KafkaReader(client)
+    admin = KafkaAdmin(client, settings.patience_s)
+    reader = KafkaReader(client, tells_end=False)
     stack.callback(admin.close)
     source = settings.kafka_mirror_of
     catalog = Catalog(
@@ -199,7 +200,7 @@ def open_digest_server(make: MakeAnswering, settings: Settings) -> Iterator[Dige
         admin = stack.enter_context(closing(KafkaAdmin(client, settings.patience_s)))
         topics = settings.topics
         topic = topics.digests
-        reader = stack.enter_context(closing(KafkaReader(client)))
+        reader = stack.enter_context(closing(KafkaReader(client, tells_end=False)))
         publisher = stack.enter_context(closing(KafkaPublisher(client)))
         yield DigestServer(
             make(stack),

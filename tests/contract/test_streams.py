@@ -397,3 +397,26 @@ def test_partitions_that_are_assigned_again_are_read_once_and_in_order(servers: 
     assert taken == {0: list(range(25)), 1: list(range(25))}
     for opened in (reader, publisher, admin):
         opened.close()
+
+
+@pytest.mark.integration
+def test_a_reader_that_follows_gets_what_comes_and_learns_of_each_end(servers: str) -> None:
+    client = {"bootstrap.servers": servers}
+    admin, publisher = KafkaAdmin(client), KafkaPublisher(client)
+    reader, topic = KafkaReader(client, tells_end=False), f"t-{uuid.uuid4().hex[:8]}"
+    admin.create([TopicSpec(topic, {})], 2)
+    reader.assign(topic, {0: None})
+    for partition in (0, 1):  # the second is added while the first is followed
+        for count in (1, 2):
+            publisher.publish(topic, partition, b"k", b"v")
+            publisher.flush(DEADLINE_S)
+            if (partition, count) == (1, 1):
+                reader.assign(topic, {1: None})
+            assert [message.partition for message in read(reader, 1)] == [partition]
+            assert reader.reached(topic, partition) == count
+        until = time.monotonic() + DEADLINE_S
+        while not reader.at_end(topic, partition):
+            assert reader.poll(0.2) == []
+            assert time.monotonic() < until
+    for opened in (reader, publisher, admin):
+        opened.close()

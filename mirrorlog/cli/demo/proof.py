@@ -71,7 +71,7 @@ class ProgressFollower:
     """
 
     def __init__(self, settings: Settings) -> None:
-        self._reader = KafkaReader(settings.kafka_client())
+        self._reader = KafkaReader(settings.kafka_client(), tells_end=False)
         self._reader.assign(settings.topics.progress, {0: None})
         self.reports: dict[tuple[str, str], SiteProgress] = {}
 
