@@ -336,7 +336,8 @@ class Site:
         assert self.copying is not None
         if len(self.buffer) < len(self.copying):
             sector = self.copying[len(self.buffer)]
-            self.buffer[sector] = read(self.world.primary)[sector]
+            primary = self.world.primary.reopen(writable=False)
+            self.buffer[sector] = primary.pread(offset=sector * SECTOR, length=SECTOR)
         elif self.written < len(self.copying):
             sector = self.copying[self.written]
             self.disk.reopen().pwrite(sector * SECTOR, self.buffer[sector])
