@@ -11,16 +11,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final, TypeAlias
 
 from mirrorlog.codec.events import decode
 from mirrorlog.errors import BadInput
 from mirrorlog.tracking_log.heads import Watermark
 from mirrorlog.tracking_log.keys import HEAD_PREFIX, watermark_key
 
-if TYPE_CHECKING:
-    from mirrorlog.streams.table.local_store import Row
-
+_Row: TypeAlias = tuple[bytes, bytes | None]
+"""As in the port to the rows (local_store.py), which imports this module."""
 _FORM: Final = re.compile(rb"1 (\d+) (\d+|-)")
 
 
@@ -56,8 +55,8 @@ class AcknowledgedEnd:
 
 
 def newly_acknowledged(
-    known: AcknowledgedEnd | None, partition: int, rows: Sequence[Row], positions: Sequence[int]
-) -> tuple[AcknowledgedEnd, list[Row]] | None:
+    known: AcknowledgedEnd | None, partition: int, rows: Sequence[_Row], positions: Sequence[int]
+) -> tuple[AcknowledgedEnd, list[_Row]] | None:
     """Return what is kept at once of rows that a table takes: the new end, and the rows to copy.
 
     known: the end so far. rows, positions: as RowStore.write takes them.
