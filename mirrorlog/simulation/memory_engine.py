@@ -53,7 +53,7 @@ class MemoryTableView:
 class MemoryStore:
     """The rows of a worker by partition (engine.WorkerStore).
 
-    step: called before each row is written, and before what newly_acknowledged() returns is kept.
+    step: called before each row is written, after what newly_acknowledged() returns is kept.
     """
 
     def __init__(self, step: Callable[[], None] = lambda: None) -> None:
@@ -80,7 +80,6 @@ class MemoryStore:
         """Write rows, then store the highest of `positions`."""
         known = self._ends.get(partition)
         if (kept := newly_acknowledged(known, partition, rows, positions)) is not None:
-            self._step()
             self._ends[partition], copied = kept
             _put(self._copies.setdefault(partition, {}), copied)
         table = self.rows.setdefault(partition, {})

@@ -44,7 +44,7 @@ class AcknowledgedEnd:
         """Read what to_bytes() returned. BadInput for anything else."""
         if (match := _FORM.fullmatch(stored)) is None:
             raise BadInput(
-                f"the table's acknowledged end isn't of version 1: {stored[:50]!r}",
+                f"the table's acknowledged end isn't of version 1: {stored[:50].hex()}",
                 next="Start the release of the node that wrote the table.",
             )
         position, watermark = match.groups()
