@@ -278,12 +278,6 @@ class _SparseBytes:
 
     def read(self, *, offset: int, length: int) -> bytes:
         """Return the bytes of the range."""
-        first, start = divmod(offset, PAGE_BYTES)
-        if start + length <= PAGE_BYTES:  # most reads lie in one page
-            page_content = self.pages.get(first)
-            if page_content is None:
-                return bytes(length)
-            return bytes(page_content[start : start + length])
         content = bytearray(length)
         for page in self.present(offset=offset, length=length):
             start, end = _overlap(page, offset=offset, length=length)
@@ -294,13 +288,6 @@ class _SparseBytes:
 
     def apply(self, change: _Change) -> None:
         """Write a change."""
-        first, start = divmod(change.offset, PAGE_BYTES)
-        end = start + change.length
-        if change.data is not None and start < end <= PAGE_BYTES:  # most lie in one page
-            if (page_content := self.pages.get(first)) is None:
-                page_content = self.pages[first] = bytearray(PAGE_BYTES)
-            page_content[start:end] = change.data
-            return
         if change.data is None:
             pages = self.present(offset=change.offset, length=change.length)
         else:

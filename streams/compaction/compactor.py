@@ -102,7 +102,7 @@ _TIMELESS: Final = (
 
 @dataclass(frozen=True, slots=True)
 class CompactionSettings:
-    """The settings for rolling up and deleting records.
+    """The settings for rolling up and deleting records, and for the files of the table.
 
     tiers_s: the period of each tier above the lowest, seconds.
     keep_s: how long each tier is kept, seconds, by its name.

@@ -6,6 +6,7 @@ app.py                 makes the Faust app and connects it to the parts of the n
 kafka_options.py       librdkafka's names of client settings, translated for Faust
 assignment.py          decides which worker has which partitions
 gated_transport.py     commits what the node allows; hands on batches, not messages
+kafka_connections.py   prepares the connections of a client before they are used
 large_answers.py       receives what a broker sends into memory that is used again
 large_records.py       sends large records with fewer copies
 fetched_columns.py     reads what was fetched of the commands by column

@@ -20,6 +20,8 @@ from typing import Any, Final
 
 from aiokafka.conn import CloseReason
 
+from mirrorlog.streams.faust_worker.kafka_connections import prepare_connections
+
 log = logging.getLogger("mirrorlog.node")
 
 _SIZE_BYTES: Final = 4
@@ -32,18 +34,14 @@ _MOST_BYTES: Final = 100_000_000
 
 def receive_in_place(client: Any) -> None:
     """Let an AIOKafkaClient, which has no connection yet, receive large answers in place."""
-    get_connection = client._get_conn
+    prepare_connections(client, _receive_by_protocol)
 
-    async def connection_in_place(*arguments: Any, **named: Any) -> Any:
-        connection = await get_connection(*arguments, **named)
-        # No other task has run since it was made. One with an open request stays as it is.
-        if connection is not None and connection.connected() and not connection._requests:
-            transport: asyncio.Transport = connection._writer.transport
-            if not isinstance(transport.get_protocol(), AnswerProtocol):
-                transport.set_protocol(AnswerProtocol(connection))
-        return connection
 
-    client._get_conn = connection_in_place
+def _receive_by_protocol(connection: Any) -> None:
+    """Let a connection receive by AnswerProtocol. One with an open request stays as it is."""
+    transport: asyncio.Transport = connection._writer.transport
+    if not connection._requests and not isinstance(transport.get_protocol(), AnswerProtocol):
+        transport.set_protocol(AnswerProtocol(connection))
 
 
 class AnswerProtocol(asyncio.BufferedProtocol):

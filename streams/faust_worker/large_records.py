@@ -12,7 +12,6 @@ that are compressed, begin with a small record, or belong to a transaction.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
@@ -20,21 +19,16 @@ from typing import Any, Final, NamedTuple
 from aiokafka.record.util import encode_varint
 from google_crc32c import extend as extend_crc32c
 
+from mirrorlog.streams.faust_worker.kafka_connections import prepare_connections
+from mirrorlog.streams.faust_worker.record_batches import CHECKED_FROM, HEADER, MAGIC, SIZED_FROM
+
 _LARGE_BYTES: Final = 1 << 15
-_HEADER: Final = struct.Struct(">qiibI")
-_CHECKED: Final = struct.Struct(">hiqqqhii")
-"""The part of the header that the checksum covers, with the records behind it."""
-_SIZED_FROM: Final = 12
-"""The batch's length counts the bytes from there on."""
-_HEADER_BYTES: Final = _HEADER.size + _CHECKED.size
-_MAGIC: Final = 2
 
 
 def send_in_place(producer: Any) -> None:
     """Let an AIOKafkaProducer, which isn't started, send large records with fewer copies."""
     accumulator: Any = producer._message_accumulator
-    client: Any = producer.client
-    create_builder, get_connection = accumulator.create_builder, client._get_conn
+    create_builder = accumulator.create_builder
 
     def builder_of_parts(*arguments: Any, **named: Any) -> Any:
         batch: Any = create_builder(*arguments, **named)
@@ -42,16 +36,16 @@ def send_in_place(producer: Any) -> None:
             batch._builder = BatchOfParts(batch._builder, accumulator._batch_size)
         return batch
 
-    async def connection_of_views(*arguments: Any, **named: Any) -> Any:
-        connection: Any = await get_connection(*arguments, **named)
-        writer = None if connection is None else connection._writer
-        if writer is not None and "write" not in vars(writer):
-            transport = writer.transport
-            writer.write = lambda data: transport.write(memoryview(data))
-        return connection
-
     accumulator.create_builder = builder_of_parts
-    client._get_conn = connection_of_views
+    prepare_connections(producer.client, _write_views)
+
+
+def _write_views(connection: Any) -> None:
+    """Let a connection hand views to its transport, which copies a part of bytes."""
+    writer: Any = connection._writer
+    if "write" not in vars(writer):
+        transport = writer.transport
+        writer.write = lambda data: transport.write(memoryview(data))
 
 
 class SentRecord(NamedTuple):
@@ -75,7 +69,7 @@ class BatchOfParts:
         self._own, self._limit_bytes = own, limit_bytes
         self._is_own: bool | None = None
         self._parts: list[bytes] = []
-        self._size_bytes = _HEADER_BYTES
+        self._size_bytes = HEADER.size
         self._timestamps: list[int] = []
 
     def append(
@@ -119,14 +113,12 @@ class BatchOfParts:
             return own
         count = len(self._timestamps)
         # No codec, no transaction; no id of a producer, which numbers no batch.
-        checked = _CHECKED.pack(
-            0, count - 1, self._timestamps[0], max(self._timestamps), -1, -1, 0, count
-        )
+        sized = (0, self._size_bytes - SIZED_FROM, -1, MAGIC)
+        checked = (0, count - 1, self._timestamps[0], max(self._timestamps), -1, -1, 0, count)
         crc = 0
-        for part in (checked, *self._parts):
+        for part in (HEADER.pack(*sized, crc, *checked)[CHECKED_FROM:], *self._parts):
             crc = extend_crc32c(crc, part)
-        length = self._size_bytes - _SIZED_FROM
-        return b"".join((_HEADER.pack(0, length, -1, _MAGIC, crc), checked, *self._parts))
+        return b"".join((HEADER.pack(*sized, crc, *checked), *self._parts))
 
 
 def _headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:

@@ -23,15 +23,15 @@ from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 from google_crc32c import value as crc32c
 
-_HEADER: Final = struct.Struct(">qiibIhiqqqhii")
-_SIZED_FROM: Final = 12
+HEADER: Final = struct.Struct(">qiibIhiqqqhii")
+SIZED_FROM: Final = 12
 """The batch's length counts the bytes from there on."""
-_CHECKED_FROM: Final = 21
+CHECKED_FROM: Final = 21
 """The checksum covers the bytes from there on, the attributes first."""
 _CODEC_AT: Final = 22
 _CODEC_MASK, _LZ4 = 0x07, 3
 _LOG_APPEND_TIME, _CONTROL = 0x08, 0x20
-_MAGIC: Final = 2
+MAGIC: Final = 2
 _MAGIC_AT: Final = 16
 _OLD_HEADER_BYTES: Final = 14
 _SCRATCH_BYTES: Final = 4 << 20
@@ -73,32 +73,32 @@ class BatchReader:
             yield from _batches_of(fetched, check_crcs=check_crcs)
             return
         at = 0
-        while at + _SIZED_FROM <= len(data):
-            length = int.from_bytes(data[at + 8 : at + _SIZED_FROM], "big", signed=True)
-            end = at + _SIZED_FROM + length
+        while at + SIZED_FROM <= len(data):
+            length = int.from_bytes(data[at + 8 : at + SIZED_FROM], "big", signed=True)
+            end = at + SIZED_FROM + length
             if length < _OLD_HEADER_BYTES:
                 raise CorruptRecordException(f"a record batch of {length} bytes")
             if end > len(data):
                 return
-            if data[at + _MAGIC_AT] == _MAGIC:
+            if data[at + _MAGIC_AT] == MAGIC:
                 yield self._batch(data, at, end, check_crcs=check_crcs)
             else:
                 yield from _batches_of(MemoryRecords(data[at:end]), check_crcs=check_crcs)
             at = end
 
     def _batch(self, data: bytes, at: int, end: int, *, check_crcs: bool) -> RecordBatch:
-        if end - at < _HEADER.size:
+        if end - at < HEADER.size:
             raise CorruptRecordException(f"a record batch of {end - at} bytes")
-        header = _HEADER.unpack_from(data, at)
+        header = HEADER.unpack_from(data, at)
         base, _, _, _, crc, attributes, last_delta, _, newest_ms, _, _, _, count = header
         # google-crc32c takes no memoryview. A view by numpy isn't a copy either.
-        covered: Any = np.frombuffer(data, np.uint8)[at + _CHECKED_FROM : end]
+        covered: Any = np.frombuffer(data, np.uint8)[at + CHECKED_FROM : end]
         if check_crcs and crc32c(covered) != crc:
             raise CorruptRecordException("the checksum of a record batch isn't right")
         records: Any = None
         if attributes & _CODEC_MASK == _LZ4:
-            compressed = memoryview(covered)[_HEADER.size - _CHECKED_FROM :]
-            records = self._decompressed(data[at : at + _HEADER.size], compressed)
+            compressed = memoryview(covered)[HEADER.size - CHECKED_FROM :]
+            records = self._decompressed(data[at : at + HEADER.size], compressed)
         return RecordBatch(
             DefaultRecordBatch(memoryview(data)[at:end]) if records is None else records,
             base + last_delta + 1,
@@ -113,7 +113,7 @@ class BatchReader:
         It must if the records don't fit into the scratch, and it says what is wrong with damaged
         ones.
         """
-        scratch, first = self._scratch, _HEADER.size
+        scratch, first = self._scratch, HEADER.size
         try:
             size = cramjam.lz4.decompress_into(compressed, scratch[first:])
         except cramjam.DecompressionError:

@@ -312,7 +312,9 @@ class ChangelogFollower:
         """
         partition = messages[0].partition
         end = self._store.acknowledged_end(partition)
-        if end is None or (at := end.watermark_position) is None or messages[-1].position < at:
+        if end is None or (at := end.watermark_position) is None:
+            return
+        if not messages[0].position <= at <= messages[-1].position:
             return
         message = next((message for message in messages if message.position == at), None)
         if message is not None and (

@@ -154,8 +154,7 @@ def table_range(held: Watermark | None, newest: NewestWatermark) -> TableRange:
             held.through,
             f"this machine's table of it ends at {held.through}, and was compared up to there: its "
             "worker has the rest in memory (node_table_file_s), or doesn't run, or another one has "
-            f"the partition; the log ends at "
-            f"{newest.through}",
+            f"the partition; the log ends at {newest.through}",
         )
     return TableRange(newest.through)
 

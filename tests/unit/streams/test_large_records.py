@@ -95,6 +95,10 @@ def test_what_the_socket_does_not_take_at_once_is_sent_as_well() -> None:
         class Connection:
             _writer = writer
 
+            @staticmethod
+            def connected() -> bool:
+                return True
+
         async def connection(*_: Any, **__: Any) -> Any:
             return Connection
 

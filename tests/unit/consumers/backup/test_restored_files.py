@@ -53,18 +53,14 @@ def paths_in(folder: Path) -> list[Path]:
 def contents(folder: Path) -> dict[bytes, object]:
     """Return by path what is in a folder: bytes of files, targets of links, None for folders."""
     inside: dict[bytes, object] = {}
-    for above, folders, files in os.walk(os.fsencode(folder)):
-        for name in (*folders, *files):
-            path = os.path.join(above, name)  # noqa: PTH118 - names that aren't UTF-8
-            short = path.removeprefix(os.fsencode(folder))
-            mode = os.lstat(path).st_mode
-            if stat.S_ISLNK(mode):
-                inside[short] = ("link", os.readlink(path))  # noqa: PTH115
-            elif stat.S_ISDIR(mode):
-                inside[short] = None
-            else:
-                with open(path, "rb") as file:  # noqa: PTH123
-                    inside[short] = file.read()
+    for path in paths_in(folder):
+        short = b"/" + os.fsencode(path.relative_to(folder))
+        if path.is_symlink():
+            inside[short] = ("link", os.fsencode(path.readlink()))
+        elif path.is_dir():
+            inside[short] = None
+        else:
+            inside[short] = path.read_bytes()
     return inside
 
 
