@@ -28,7 +28,7 @@ from confluent_kafka.admin import (
     ConfigEntry,
     ConfigResource,
 )
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
 from doomed_node import POINTS
 from folding import Event, Proof, changelog_rows, read_all, table_folder, table_rows
 from notation import record
@@ -540,14 +540,14 @@ def test_commands_replayed_from_the_start_change_nothing(table: str, world: Run)
     assert copied == len(before["v"][0])
     if table == "lost":
         shutil.rmtree(world.folder / "node")
-    admin = KafkaAdmin(world.settings.kafka_client())
-    until = time.monotonic() + DEADLINE_S
-    while committed(world):
-        assert time.monotonic() < until
+    admin, topics = KafkaAdmin(world.settings.kafka_client()), world.settings.topics
+
+    def is_at_the_start() -> bool:
         with suppress(KafkaFailed):  # the stopped node is still a member of the group for a while
-            admin.commit(
-                f"{world.settings.topic_prefix}node", world.settings.topics.commands, {0: 0}
-            )
+            admin.commit(topics.node_group, topics.commands, {0: 0})
+        return admin.committed_positions(topics.node_group, topics.commands)[0] == 0
+
+    wait_until(is_at_the_start, every_s=0.1)
     admin.close()
 
     one = np.array([4096], np.uint64)
@@ -555,11 +555,12 @@ def test_commands_replayed_from_the_start_change_nothing(table: str, world: Run)
     writer.flush()
     answers = StatusTimes(world.settings)
     world.start_node()
+    until = time.monotonic() + DEADLINE_S
     while len(answers.arrived_at) < writer.sent or not all(
         len(times) > 1 for times in list(answers.arrived_at.values())[:-1]
     ):
         answers.poll(0.2)
-        assert time.monotonic() < until + DEADLINE_S
+        assert time.monotonic() < until
     answers.close()
     report = wait_applied(world, sites, "site-a", writer.sent - 1)
     assert report.blocks_copied <= copied + 1

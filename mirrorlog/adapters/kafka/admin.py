@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
+from threading import Lock
 from time import monotonic
 from typing import Any, Final
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -35,30 +43,42 @@ _LEAST_S: Final = 0.1
 class KafkaAdmin:
     """TopicAdmin of a cluster.
 
+    What a consumer can ask for is asked by one, which never joins a group. The client for all else
+    is made at its first use, because each client has threads and connections of its own.
+
     patience_s: how long a request is repeated while the cluster is unavailable.
     """
 
     def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
         self._settings, self._patience_s = dict(settings), patience_s
         self._servers = str(self._settings.get("bootstrap.servers"))
-        self._admin = KafkaClient(AdminClient, settings)
-        self._consumer = self._consumer_of(f"{CLIENT_GROUPS}asker")
+        self._consumer = KafkaClient(
+            Consumer,
+            {
+                **self._settings,
+                "group.id": f"{CLIENT_GROUPS}asker",
+                "enable.auto.commit": False,
+                **READ_UNCOMMITTED,
+            },
+        )
+        self._made_admin: KafkaClient | None = None
+        self._lock, self._is_closed = Lock(), False
 
-    def _consumer_of(self, group: str) -> KafkaClient:
-        """Return a consumer named after `group`. It never joins the group."""
-        settings: ClientSettings = {
-            **self._settings,
-            "group.id": group,
-            "enable.auto.commit": False,
-            **READ_UNCOMMITTED,
-        }
-        return KafkaClient(Consumer, settings)
+    @property
+    def _admin(self) -> KafkaClient:
+        """The client for what no consumer can ask for."""
+        with self._lock:
+            if self._is_closed:
+                return self._consumer  # it was released, and refuses every request
+            if self._made_admin is None:
+                self._made_admin = KafkaClient(AdminClient, self._settings)
+            return self._made_admin
 
     def wait_ready(self, deadline_s: float) -> None:
         """Return when a broker answers. KafkaFailed at the deadline."""
         until_s = monotonic() + deadline_s
-        self._admin.request(
-            lambda timeout_s: self._admin.raw.list_topics(
+        self._consumer.request(
+            lambda timeout_s: self._consumer.raw.list_topics(
                 timeout=min(timeout_s, max(until_s - monotonic(), _LEAST_S))
             ),
             patience_s=deadline_s,
@@ -176,7 +196,7 @@ class KafkaAdmin:
         """Return when every broker knows the topics: a new topic has no leader for a moment."""
 
         def check_leaders(timeout_s: float) -> None:
-            topics = self._admin.raw.list_topics(timeout=timeout_s).topics
+            topics = self._consumer.raw.list_topics(timeout=timeout_s).topics
             led = {
                 name
                 for name in names
@@ -185,7 +205,7 @@ class KafkaAdmin:
             if led != names:
                 raise KafkaException(KafkaError(KafkaError.LEADER_NOT_AVAILABLE))
 
-        self._admin.request(
+        self._consumer.request(
             check_leaders,
             patience_s=self._patience_s,
             doing="waiting for the topics' leaders",
@@ -270,18 +290,9 @@ class KafkaAdmin:
     def committed_positions(self, group: str, topic: str) -> dict[int, int | None]:
         """Return, by partition, the position that `group` committed; None where it never did."""
         wanted = [TopicPartition(topic, partition) for partition in range(self.partitions(topic))]
-        consumer = self._consumer_of(group)
-        try:
-            committed = consumer.request(
-                lambda timeout_s: _without_errors(
-                    consumer.raw.committed(wanted, timeout=timeout_s)
-                ),
-                patience_s=self._patience_s,
-                doing="asking for committed positions",
-                where=f"group {group}",
-            )
-        finally:
-            consumer.raw.close()
+        committed = self._of_group(
+            "list_consumer_group_offsets", group, wanted, "asking for committed positions"
+        )
         return {entry.partition: entry.offset if entry.offset >= 0 else None for entry in committed}
 
     def commit(self, group: str, topic: str, positions: Mapping[int, int]) -> None:
@@ -292,16 +303,22 @@ class KafkaAdmin:
         wanted = [
             TopicPartition(topic, partition, position) for partition, position in positions.items()
         ]
-        consumer = self._consumer_of(group)
-        try:
-            consumer.request(
-                lambda _: _without_errors(consumer.raw.commit(offsets=wanted, asynchronous=False)),
-                patience_s=self._patience_s,
-                doing="committing positions",
-                where=f"group {group}",
-            )
-        finally:
-            consumer.raw.close()
+        self._of_group("alter_consumer_group_offsets", group, wanted, "committing positions")
+
+    def _of_group(
+        self, method: str, group: str, wanted: Sequence[TopicPartition], doing: str
+    ) -> Sequence[TopicPartition]:
+        """Return what the client's method for positions of a group answers."""
+
+        def answer(timeout_s: float) -> Sequence[TopicPartition]:
+            asked = [ConsumerGroupTopicPartitions(group, list(wanted))]
+            futures = getattr(self._admin.raw, method)(asked, request_timeout=timeout_s)
+            return _without_errors(futures[group].result(timeout_s + 1).topic_partitions)
+
+        told: Sequence[TopicPartition] = self._admin.request(
+            answer, patience_s=self._patience_s, doing=doing, where=f"group {group}"
+        )
+        return told
 
     def identity(self, topic: str) -> str:
         """Return Kafka's id of the topic. It changes if the topic is deleted and created again."""
@@ -325,12 +342,15 @@ class KafkaAdmin:
         with suppress(KafkaException):  # it was released before
             self._consumer.raw.close()
         self._consumer.release()
-        self._admin.release()
+        with self._lock:
+            self._is_closed, made = True, self._made_admin
+        if made is not None:
+            made.release()
 
     def _cluster(self) -> Any:
         """Return the cluster's metadata: its brokers and topics."""
-        return self._admin.request(
-            lambda timeout_s: self._admin.raw.list_topics(timeout=timeout_s),
+        return self._consumer.request(
+            lambda timeout_s: self._consumer.raw.list_topics(timeout=timeout_s),
             patience_s=self._patience_s,
             doing="asking the cluster",
             where=self._servers,

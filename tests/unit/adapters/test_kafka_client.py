@@ -7,7 +7,8 @@ import subprocess
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import pytest
 from confluent_kafka import Consumer, KafkaError, KafkaException
@@ -154,39 +155,37 @@ def test_metadata_that_is_wrong_is_replaced(code: int) -> None:
     assert client.request(client.raw.end, patience_s=5.0, doing="asking", where="here") == 7
 
 
-class _Answered(NamedTuple):
-    """What a request answers for one partition."""
-
-    error: KafkaError | None
-    offset: int
-    partition: int = 0
+_MOVED = KafkaError(KafkaError.NOT_COORDINATOR)
 
 
-class AnswersByPartition(FailsOnce):
-    """A consumer whose first request doesn't fail, but answers with an error for a partition.
+class AnswersByPartition:
+    """A client whose first request doesn't fail, but answers with an error for its one partition.
 
-    answered: the errors of all requests to consumers of this kind.
+    answered: the errors of all requests to clients of this kind.
     """
 
     answered: ClassVar[list[KafkaError | None]] = []
 
-    def __init__(self, settings: Any, logger: Any) -> None:
-        super().__init__({**settings, "code": KafkaError.NOT_COORDINATOR}, logger)
+    def __init__(self, _settings: Any, logger: Any) -> None:
         self.answered.clear()
 
-    def _answer(self, *_: Any, **__: Any) -> list[_Answered]:
-        self.requests += 1
-        error = KafkaError(self.code) if self.requests == 1 else None
-        self.answered.append(error)
-        return [_Answered(error, -1001 if error else 7)]
+    def poll(self, _timeout: float) -> None:
+        return None
 
-    offsets_for_times = committed = commit = _answer
+    def offsets_for_times(self, *_: Any, **__: Any) -> list[Any]:
+        error = None if self.answered else _MOVED
+        self.answered.append(error)
+        return [SimpleNamespace(partition=0, offset=-1001 if error else 7, error=error)]
 
     def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
         return 0, 9
 
-    def close(self) -> None:
-        return None
+    def list_consumer_group_offsets(self, asked: Any, **_: Any) -> dict[str, Future[Any]]:
+        answer: Future[Any] = Future()
+        answer.set_result(SimpleNamespace(topic_partitions=self.offsets_for_times()))
+        return {asked[0].group_id: answer}
+
+    alter_consumer_group_offsets = list_consumer_group_offsets
 
 
 @pytest.mark.parametrize(
@@ -200,10 +199,11 @@ class AnswersByPartition(FailsOnce):
 def test_a_request_that_failed_for_one_partition_is_repeated(
     ask: Any, answer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(admin, "Consumer", AnswersByPartition)
+    for kind in ("Consumer", "AdminClient"):
+        monkeypatch.setattr(admin, kind, AnswersByPartition)
     monkeypatch.setattr(KafkaAdmin, "partitions", lambda *_: 1)
     assert ask(KafkaAdmin({"bootstrap.servers": "127.0.0.1:1"})) == answer
-    assert AnswersByPartition.answered[1:] == [None]
+    assert AnswersByPartition.answered == [_MOVED, None]
 
 
 class Refusing:
@@ -302,11 +302,14 @@ class NeverAnswers:
         self.timeouts_s.append(timeout)
         raise KafkaException(KafkaError(KafkaError._TIMED_OUT))
 
+    def close(self) -> None:
+        return None
+
 
 def test_no_attempt_of_waiting_for_a_broker_may_outlast_the_deadline(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(admin, "AdminClient", NeverAnswers)
+    monkeypatch.setattr(admin, "Consumer", NeverAnswers)
     monkeypatch.setattr(client, "FIRST_ANSWER_S", 0.2)
     asked = KafkaAdmin({"bootstrap.servers": "127.0.0.1:1"})
     with closing(asked), pytest.raises(KafkaFailed, match="asking for a broker failed"):

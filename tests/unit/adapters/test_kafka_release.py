@@ -104,8 +104,9 @@ def test_a_closed_client_refuses_requests() -> None:
     admin = KafkaAdmin(DEAD, 0.1)
     admin.close()
     admin.close()
-    with pytest.raises(KafkaFailed, match="closed"):
-        admin.cluster_id()
+    for ask in (admin.cluster_id, lambda: admin.identity("topic")):
+        with pytest.raises(KafkaFailed, match="closed"):
+            ask()
 
 
 DEAD = {"bootstrap.servers": "127.0.0.1:1"}
