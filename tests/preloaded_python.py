@@ -19,6 +19,7 @@ import atexit
 import contextlib
 import gc
 import importlib
+import inspect
 import json
 import os
 import pkgutil
@@ -35,9 +36,14 @@ from typing import Any, Final
 
 from preloaded_processes import Forker, fork_from
 
+from mirrorlog.codec.events import newest_contract
+from mirrorlog.domain.commands import TrackingCommand
+
 REQUEST_BYTES: Final = 1 << 20
 MODULES: Final = (
     "asyncio",
+    "faust.app",
+    "faust.worker",
     "psutil",
     "mirrorlog.producers.wiring",
     "mirrorlog.consumers.wiring",
@@ -48,12 +54,17 @@ PACKAGES: Final = ("mirrorlog.cli.commands", "mirrorlog.cli.support", "mirrorlog
 
 
 def import_modules() -> None:
-    """Import what the programs need. None of it may start a thread: a fork would lose it."""
+    """Import what the programs need, and make them keep what each would work out at its start.
+
+    None of it may start a thread: a fork would lose it.
+    """
     for name in MODULES:
         importlib.import_module(name)
     for package in map(importlib.import_module, PACKAGES):
         for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
             importlib.import_module(module.name)
+    newest_contract(TrackingCommand)  # it reads and keeps all contracts
+    inspect.getmodule(sys._getframe())  # it keeps which file is whose; Faust's agents look it up
     threads = os.listdir("/proc/self/task")  # noqa: PTH208
     assert len(threads) == 1, f"an import started {len(threads) - 1} threads"
 
