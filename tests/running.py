@@ -7,10 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import closing
 from typing import Any
 
 from deadlines import DEADLINE_S
 
+from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import load_volumes
@@ -75,6 +77,18 @@ def run_cli(
         env={**os.environ, **settings.as_environment()},
         stdin=subprocess.DEVNULL,
     )
+
+
+def committed(run: Run) -> dict[int, int | None]:
+    """Return, by partition, the first position that the node's group hasn't committed.
+
+    None where it has committed nothing. A worker that starts folds from there on, also what the log
+    holds already: it may write records of positions below the log's watermark. None of those below
+    what this returns is folded again.
+    """
+    group = f"{run.settings.topic_prefix}node"
+    with closing(KafkaAdmin(run.settings.kafka_client())) as admin:
+        return admin.committed_positions(group, run.settings.topics.commands)
 
 
 def wait_for_writes(run: Run, at_least: int) -> None:

@@ -19,7 +19,7 @@ from confluent_kafka.admin import (
 )
 from deadlines import DEADLINE_S
 from notation import command, flipped
-from running import Outcome, run_cli
+from running import Outcome, committed, run_cli
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader
 from mirrorlog.cli.demo.run import Run
@@ -85,16 +85,6 @@ def limit_messages(run: Run, topic: str, size_bytes: int) -> None:
     client = AdminClient({"bootstrap.servers": run.settings.bootstrap_servers})
     for future in client.incremental_alter_configs([resource]).values():
         future.result(30)
-
-
-def committed(run: Run) -> dict[int, int | None]:
-    admin = KafkaAdmin(run.settings.kafka_client())
-    try:
-        return admin.committed_positions(
-            f"{run.settings.topic_prefix}node", run.settings.topics.commands
-        )
-    finally:
-        admin.close()
 
 
 def test_a_changelog_that_refuses_every_record_stops_the_node_with_nothing_committed(

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+import running
 from confluent_kafka import TopicPartition
 from confluent_kafka.admin import (
     AdminClient,
@@ -61,16 +62,7 @@ ONE_PARTITION = {"partitions": 1, "node_http": "off"}
 
 def committed(run: Run, partition: int = 0) -> int:
     """Return the first position that the node's group hasn't committed."""
-    admin = KafkaAdmin(run.settings.kafka_client())
-    try:
-        return (
-            admin.committed_positions(
-                f"{run.settings.topic_prefix}node", run.settings.topics.commands
-            )[partition]
-            or 0
-        )
-    finally:
-        admin.close()
+    return running.committed(run)[partition] or 0
 
 
 def complete_through(run: Run, partition: int = 0) -> int:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from deadlines import DEADLINE_S
-from running import Outcome, wait_for_result, wait_for_writes
+from running import Outcome, committed, wait_for_result, wait_for_writes
 
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.changelog import read_changelog
@@ -49,8 +49,12 @@ def wait_for_records(
 
 
 def write_until_all_is_rolled_up(run: Run, partition: int, last: int) -> None:
-    """Return when the log is complete through `last`, and through what was sent again, and the
-    lowest tier has no record left.
+    """Return when the log is complete through `last`, and through what was sent again, the lowest
+    tier has no record left, and no worker will fold any of it once more.
+
+    A worker that was killed may have recorded commands, and rolled their records up, before their
+    positions were committed. The next one folds them again and writes a record of them. It may do
+    that after the log was seen rolled up, and with no record behind it.
 
     A record with no record behind it is not rolled up. Whether the node folds a command into a
     record of its own depends on its pace. So a write that the host made is sent again whenever one
@@ -62,9 +66,10 @@ def write_until_all_is_rolled_up(run: Run, partition: int, last: int) -> None:
     extent = f"{again.offset}+{again.length}"
     until = time.monotonic() + DEADLINE_S
     while True:
+        begins = committed(run)[partition] or 0  # before the log: it holds all that is committed
         records, through = read_changelog(run.settings, partition)
         waiting = [record for record in records if not record.tier]
-        if through >= last and records and not waiting:
+        if begins > last and through >= last and records and not waiting:
             return
         if through >= last and len(waiting) == 1:
             sent = cli(run, "command", "send", "demo", "--write", extent)
