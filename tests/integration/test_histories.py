@@ -12,7 +12,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from deadlines import DEADLINE_S
+from deadlines import DEADLINE_S, wait_until
+from running import committed
 from typer.testing import CliRunner
 
 from mirrorlog.adapters.kafka import KafkaAdmin, KafkaReader
@@ -28,7 +29,14 @@ from mirrorlog.settings import Settings, load_settings
 pytestmark = pytest.mark.integration
 
 BLOCK = 4096
-SETTINGS = {"partitions": 1, "node_http": "off"}
+SETTINGS = {
+    "partitions": 1,
+    "node_http": "off",
+    "host_batch_extents": 1,
+    "host_heartbeat_s": DEADLINE_S,
+}
+"""Each write is a command of its own, and there are no heartbeats. So it doesn't depend on the pace
+how far the positions go."""
 
 
 def command_line(settings: Settings, *arguments: str) -> str:
@@ -44,7 +52,7 @@ def stop(run: Run, *names: str) -> None:
 
 
 def write(run: Run, first: int, count: int, fill: int) -> None:
-    """Write blocks of the volume in a session of its own, each durable in Kafka."""
+    """Write blocks of the volume in a session of its own. All are in Kafka when it returns."""
     with open_volume("v", run.settings) as volume:
         for block in range(first, first + count):
             volume.pwrite(bytes([fill]) * BLOCK, block * BLOCK, fua=True)
@@ -94,7 +102,8 @@ def test_a_commands_topic_that_is_created_again(world: Run) -> None:
     start(world)
     command_line(world.settings, "volume", "create", "v", "--size", "1MiB")
     write(world, 0, 20, fill=1)
-    before = wait_for_report(world, is_consistent_at(end_of_commands(world) - 1))
+    old_end = end_of_commands(world)
+    before = wait_for_report(world, is_consistent_at(old_end - 1))
     stop(world, "a", "node")
     topic = world.settings.topics.commands
     with closing(KafkaAdmin(world.settings.kafka_client())) as admin:
@@ -109,7 +118,7 @@ def test_a_commands_topic_that_is_created_again(world: Run) -> None:
     wait_for_report(
         world, lambda report: is_consistent_at(end - 1)(report) and report.generation != before
     )
-    assert end < 20  # positions of the old topic
+    assert end < old_end  # all are positions of the old topic
     check_equal(world)
     assert "the commands topic was created again" in (world.folder / "node.log").read_text()
     assert "taking the rung" in (world.folder / "a.log").read_text()
@@ -134,6 +143,9 @@ def test_a_broker_that_goes_back_in_time_and_uses_positions_again(
         write(run, 20, 20, fill=2)
         before = end_of_commands(run) - 1
         wait_for_report(run, is_consistent_at(before))
+        # The site reads the last flush from the changelog before the node's table has it. A table
+        # without the session's close would be the last that knows of the session, as an open one.
+        wait_until(lambda: (committed(run)[0] or 0) > before, run.check, every_s=0.2)
         if worker == "is killed":
             run.parts.pop("node").kill()
             stop(run, "a")
@@ -148,8 +160,10 @@ def test_a_broker_that_goes_back_in_time_and_uses_positions_again(
         if worker == "loses its disk":
             for folder in run.folder.glob("node*"):
                 shutil.rmtree(folder) if folder.is_dir() else None
-        write(run, 60, 40, fill=3)  # while nothing else runs, past the old positions
-        assert end_of_commands(run) > before
+        # While nothing else runs, past the old positions. One session may not be enough: its host
+        # finds that the history broke, and for a while no command names its writes.
+        while end_of_commands(run) <= before:
+            write(run, 60, 40, fill=3)
         start(run)
         write(run, 120, 2, fill=4)
         wait_for_report(run, is_consistent_at(end_of_commands(run) - 1))
