@@ -28,7 +28,7 @@ from mirrorlog.processes import dies_with_parent
 _TESTS: Final = Path(__file__).parent
 _PR_SET_CHILD_SUBREAPER: Final = 36
 """The option of prctl(2), from linux/prctl.h."""
-_MAY_DIFFER: Final = ("MIRRORLOG_", "PYTEST_", "HOME", "PATH", "PWD", "XDG_", "AWS_")
+_MAY_DIFFER: Final = ("MIRRORLOG_", "PYTEST_", "HOME", "PATH", "PWD", "XDG_", "AWS_", "ARROW_")
 """Variables that programs read when they run, and no import reads."""
 _OWN_VARIABLES: Final = {"OPENBLAS_NUM_THREADS": "1"}
 """So that importing numpy starts no thread."""
@@ -63,8 +63,12 @@ class Forker:
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Return whether its imports would have read the same in this environment."""
+        return not self.differing(environment)
+
+    def differing(self, environment: Mapping[str, str]) -> list[str]:
+        """Return the variables that imports may have read, and that differ in this environment."""
         given = self._environment.items() ^ environment.items()
-        return all(name.startswith(_MAY_DIFFER) for name, _ in given)
+        return sorted({name for name, _ in given if not name.startswith(_MAY_DIFFER)})
 
     def fork(self, request: Mapping[str, Any], fds: Sequence[int]) -> int:
         """Return the id of the new child of this process.

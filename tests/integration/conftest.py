@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -63,9 +64,14 @@ def tmp_path(
 
 @pytest.fixture(scope="session")
 def forker() -> Iterator[Forker]:
-    """Yield what forks processes of mirrorlog from one that has imported it already."""
+    """Yield what forks processes of mirrorlog from one that has imported it already.
+
+    Nothing is forked any more once a test has left another environment behind, and the suite takes
+    far longer. So that is an error.
+    """
     with started_forker() as started:
         yield started
+        assert started.differing(os.environ) == [], "a test has left these variables changed"
 
 
 @pytest.fixture(scope="module", autouse=True)

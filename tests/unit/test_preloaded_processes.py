@@ -18,6 +18,7 @@ from preloaded_processes import forking, started_forker
 
 from mirrorlog import __version__
 from mirrorlog.processes.dies_with_parent import dies_with_parent
+from mirrorlog.processes.free_memory import use_system_memory
 
 SELF = """
 import json, os, signal, sys, threading, uuid
@@ -48,6 +49,7 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from preloaded_processes import forking, started_forker
 from mirrorlog.processes.dies_with_parent import dies_with_parent
+from mirrorlog.processes.free_memory import use_system_memory
 with started_forker() as forker, forking(forker, Path({folder!r})):
     command = dies_with_parent([sys.executable, {script!r}])
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -79,6 +81,17 @@ def run(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
 def is_preloaded(*arguments: object, **options: Any) -> bool:
     """Return whether such a process is forked: it then has Faust already."""
     return run(*arguments, **options).stdout == "True\n"
+
+
+def test_what_a_command_sets_in_a_process_of_tests_ends_no_forking(
+    scripts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "")  # so that it's taken back at the end
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL")
+    use_system_memory()
+    assert is_preloaded(scripts / "modules.py")
+    monkeypatch.setenv("LANG_OF_IMPORTS", "1")
+    assert not is_preloaded(scripts / "modules.py")
 
 
 @pytest.fixture(params=["forked", "started"])
