@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from copy import copy
 from pathlib import Path
+from shutil import copytree
 
 import pytest
 from plain_images import BackupWorld
@@ -55,12 +57,20 @@ def world_of(folder: Path) -> BackupWorld:
     return world
 
 
-def pruned_at(folder: Path, call: int, *, drop: Sequence[int], opens: int) -> bool:
+def copy_of(made: BackupWorld, folder: Path) -> BackupWorld:
+    """Return a world again, with a copy of its folder."""
+    copytree(made.store.where, folder)
+    world = copy(made)
+    world.store = FolderBackups(folder)
+    world.repository = Repository.open(world.store, world.images)
+    return world
+
+
+def pruned_at(world: BackupWorld, call: int, *, drop: Sequence[int], opens: int) -> bool:
     """Open a point while others are pruned at a call. It reads as it must.
 
     drop, opens: numbers of points. Return whether there were so many calls.
     """
-    world = world_of(folder)
     names = list(world.points)
     images = Interrupted(call, lambda: world.prune({names[number] for number in drop}))
     repository = Repository.open(world.store, images)
@@ -75,12 +85,12 @@ def pruned_at(folder: Path, call: int, *, drop: Sequence[int], opens: int) -> bo
 def test_a_point_reads_as_it_must_at_whatever_step_a_prune_comes(
     drop: list[int], tmp_path: Path
 ) -> None:
-    calls = 1
-    while pruned_at(tmp_path / str(calls), calls, drop=drop, opens=4):
+    made, calls = world_of(tmp_path / "made"), 1
+    while pruned_at(copy_of(made, tmp_path / str(calls)), calls, drop=drop, opens=4):
         calls += 1
     assert calls > 8
 
 
 def test_a_point_that_is_pruned_meanwhile_is_gone(tmp_path: Path) -> None:
     with pytest.raises(BadUse, match="has no point"):
-        pruned_at(tmp_path, 1, drop=[2], opens=2)
+        pruned_at(world_of(tmp_path), 1, drop=[2], opens=2)
