@@ -6,14 +6,17 @@ import contextlib
 import gc
 import logging
 import os
+import re
+import shutil
 import signal
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
 from compiled_sources import compile_share
 from hypothesis import settings
-from memory_folders import memory_root
+from memory_folders import HAS_FAILED, keep_small_files, memory_root
 from ordering import long_first
 
 # The machine may be busy: no example fails because it takes long.
@@ -65,11 +68,55 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def unchanged_environment() -> Iterator[None]:
+    """Undo what a test leaves in the environment, as a command does that runs in its process."""
+    before = dict(os.environ)
+    yield
+    for name, _ in before.items() ^ dict(os.environ).items():
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            os.environ.pop(name, None)
+
+
 @pytest.fixture(scope="session")
 def fast_root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Yield the folder for files of processes: in memory if there is room, or on the disk."""
     with memory_root(tmp_path_factory.getbasetemp()) as root:
         yield root
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item,
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Note for tmp_path whether the test has failed."""
+    report = yield
+    item.stash[HAS_FAILED] = item.stash.get(HAS_FAILED, False) or report.failed
+    return report
+
+
+@pytest.fixture
+def tmp_path(
+    request: pytest.FixtureRequest, fast_root: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Path]:
+    """Yield a new folder in memory, or on the disk for a test that is marked `disk`.
+
+    It is removed at the end. If the test failed, its small files are kept where pytest keeps such
+    folders, and the report names the folder.
+    """
+    name = re.sub(r"\W", "_", request.node.name)[:30]
+    if request.node.get_closest_marker("disk"):
+        yield tmp_path_factory.mktemp(name)
+        return
+    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix=f"{name[:12]}-"))
+    yield folder
+    if request.node.stash.get(HAS_FAILED, False):
+        kept = tmp_path_factory.mktemp(name)
+        keep_small_files(folder, kept)
+        request.node.add_report_section("teardown", "files", f"its small files are in {kept}")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

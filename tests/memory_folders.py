@@ -1,8 +1,9 @@
-"""Folders in memory for tests that start processes.
+"""Folders in memory for tests.
 
-Most of their time goes into fsync: 4 ms each on a disk that six tests share, and a demo with 2,000
-volumes makes 30,000 of them. A disk shows such a test nothing more. A test can kill a process, and
-what a killed process has written is there in either case. Only a power cut tells them apart.
+An fsync takes 4 ms on a disk that six tests share, and a demo with 2,000 volumes makes 30,000 of
+them. A disk shows such a test nothing more. A test can kill a process, and what a killed process
+has written is there in either case. Only a power cut tells them apart. Contracts of devices and
+folders are tested on the disk, and so is what is marked `disk`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 import psutil
+import pytest
 
+HAS_FAILED: Final = pytest.StashKey[bool]()
+"""Whether a test has failed so far; a failed one's files are kept."""
 MEMORY: Final = Path("/dev/shm")
 NEEDED_BYTES: Final = 8 << 30
 """What must be free, of the file system and of the memory, for a run of all tests."""

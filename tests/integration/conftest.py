@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import os
-import re
-import shutil
-import tempfile
 import zlib
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ import psutil
 import pytest
 from composing import Compose, compose_of
 from deadlines import DEADLINE_S
-from memory_folders import keep_small_files
+from memory_folders import HAS_FAILED
 from preloaded_processes import Forker, forking, started_forker
 from shared_brokers import SharedBroker, delete_topics, one_for_all
 
@@ -27,39 +24,6 @@ from mirrorlog.settings import load_settings
 
 TABLE_FILE_S = 0.5
 """What proves a node's table reads its files, beside the node."""
-_HAS_FAILED = pytest.StashKey[bool]()
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Note for tmp_path whether the test has failed."""
-    report = yield
-    item.stash[_HAS_FAILED] = item.stash.get(_HAS_FAILED, False) or report.failed
-    return report
-
-
-@pytest.fixture
-def tmp_path(
-    request: pytest.FixtureRequest, fast_root: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """Yield a new folder in memory, or on the disk for a test that is marked `disk`.
-
-    It is removed at the end. If the test failed, its small files are kept where pytest keeps such
-    folders, and the report names the folder.
-    """
-    name = re.sub(r"\W", "_", request.node.name)[:30]
-    if request.node.get_closest_marker("disk"):
-        yield tmp_path_factory.mktemp(name)
-        return
-    folder = Path(tempfile.mkdtemp(dir=fast_root, prefix=f"{name[:12]}-"))
-    yield folder
-    if request.node.stash.get(_HAS_FAILED, False):
-        kept = tmp_path_factory.mktemp(name)
-        keep_small_files(folder, kept)
-        request.node.add_report_section("teardown", "files", f"its small files are in {kept}")
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
@@ -189,6 +153,6 @@ def compose(docker_engine: Any, request: pytest.FixtureRequest) -> Iterator[Comp
     """
     with compose_of(docker_engine) as services:
         yield services
-        if request.node.stash.get(_HAS_FAILED, False):
+        if request.node.stash.get(HAS_FAILED, False):
             lines = services.run("--profile", "*", "logs", "--no-color", "--tail", "40")
             request.node.add_report_section("teardown", "services", lines)
