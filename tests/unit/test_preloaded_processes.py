@@ -42,7 +42,8 @@ print(process.returncode, subprocess.Popen._execute_child.__module__)
 """
 MODULES = "import sys; print('faust' in sys.modules)\n"
 BUFFERS = "import sys\nsys.stdout = open(1, 'w', closefd=False)\nprint('lost')\n"
-WAITS = "print('ready', flush=True)\nimport signal\nsignal.pause()\n"
+# signal.pause() would wait for ever if Python had taken note of the signal just before it.
+WAITS = "import time\nprint('ready', flush=True)\nwhile True:\n    time.sleep(0.05)\n"
 PARENT = """
 import subprocess, sys
 sys.path.insert(0, {tests!r})
