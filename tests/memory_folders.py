@@ -2,8 +2,8 @@
 
 An fsync takes 4 ms on a disk that six tests share, and a demo with 2,000 volumes makes 30,000 of
 them. A disk shows such a test nothing more. A test can kill a process, and what a killed process
-has written is there in either case. Only a power cut tells them apart. Contracts of devices and
-folders are tested on the disk, and so is what is marked `disk`.
+has written is there in either case. Only a power cut tells them apart. What is marked `disk` stays
+on the disk: O_DIRECT, and the contracts of devices and folders.
 """
 
 from __future__ import annotations

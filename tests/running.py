@@ -6,17 +6,19 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import closing
 from typing import Any
 
-from deadlines import DEADLINE_S
+from confluent_kafka import KafkaException
+from deadlines import DEADLINE_S, wait_until
 
 from mirrorlog.adapters.kafka import KafkaAdmin
 from mirrorlog.cli.demo.proof import ProgressFollower, differing_volumes, dirty_blocks_of_log
 from mirrorlog.cli.demo.run import Run
 from mirrorlog.cli.support.lookup import load_volumes
 from mirrorlog.domain.site_progress import SiteProgress
+from mirrorlog.errors import KafkaFailed
 from mirrorlog.settings import Settings
 
 
@@ -86,9 +88,22 @@ def committed(run: Run) -> dict[int, int | None]:
     holds already: it may write records of positions below the log's watermark. None of those below
     what this returns is folded again.
     """
-    group = f"{run.settings.topic_prefix}node"
+    topics = run.settings.topics
     with closing(KafkaAdmin(run.settings.kafka_client())) as admin:
-        return admin.committed_positions(group, run.settings.topics.commands)
+        return admin.committed_positions(topics.node_group, topics.commands)
+
+
+def when_the_group_is_empty(change: Callable[[], object]) -> None:
+    """Call `change` until Kafka allows it: a stopped worker stays in its group for a while."""
+
+    def is_allowed() -> bool:
+        try:
+            change()
+        except (KafkaFailed, KafkaException):
+            return False
+        return True
+
+    wait_until(is_allowed, every_s=0.1)
 
 
 def wait_for_writes(run: Run, at_least: int) -> None:

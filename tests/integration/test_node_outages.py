@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +29,7 @@ from confluent_kafka.admin import (
     ConfigEntry,
     ConfigResource,
 )
-from deadlines import DEADLINE_S, wait_until
+from deadlines import DEADLINE_S
 from doomed_node import POINTS
 from folding import Event, Proof, changelog_rows, read_all, table_folder, table_rows
 from notation import record
@@ -46,7 +46,6 @@ from mirrorlog.codec.events import decode, encode
 from mirrorlog.domain.commands import StatusCode
 from mirrorlog.domain.extents import ExtentColumns
 from mirrorlog.domain.site_progress import Rung, SiteProgress
-from mirrorlog.errors import KafkaFailed
 from mirrorlog.processes.child_processes import stop_all
 from mirrorlog.processes.dies_with_parent import dies_with_parent
 from mirrorlog.producers.traces import demo_trace_path
@@ -532,15 +531,12 @@ def test_commands_replayed_from_the_start_change_nothing(table: str, world: Run)
     assert copied == len(before["v"][0])
     if table == "lost":
         shutil.rmtree(world.folder / "node")
-    admin, topics = KafkaAdmin(world.settings.kafka_client()), world.settings.topics
-
-    def is_at_the_start() -> bool:
-        with suppress(KafkaFailed):  # the stopped node is still a member of the group for a while
-            admin.commit(topics.node_group, topics.commands, {0: 0})
-        return admin.committed_positions(topics.node_group, topics.commands)[0] == 0
-
-    wait_until(is_at_the_start, every_s=0.1)
-    admin.close()
+    topics = world.settings.topics
+    with closing(KafkaAdmin(world.settings.kafka_client())) as admin:
+        running.when_the_group_is_empty(
+            lambda: admin.commit(topics.node_group, topics.commands, {0: 0})
+        )
+    assert committed(world) == 0
 
     one = np.array([4096], np.uint64)
     writer.send_extents("v", ExtentColumns(one * 5, one))

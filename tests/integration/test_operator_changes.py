@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient, NewPartitions
-from deadlines import DEADLINE_S, wait_until
+from deadlines import DEADLINE_S
 from folding import Proof
+from running import when_the_group_is_empty
 from writing import StatusTimes, Writer, make_volumes
 
 from mirrorlog.adapters.kafka import KafkaAdmin
@@ -41,23 +41,10 @@ def stop_node(world: Run) -> None:
     assert node.exit_code == 0, node.log_file.read_text()
 
 
-def when_the_group_is_empty(change: Callable[[], object]) -> None:
-    """Call `change` until Kafka allows it: a stopped worker stays in its group for a while."""
-
-    def is_allowed() -> bool:
-        try:
-            change()
-        except (KafkaFailed, KafkaException):
-            return False
-        return True
-
-    wait_until(is_allowed, every_s=0.1)
-
-
 @one_partition
 def test_a_node_whose_group_was_deleted_or_moved_ahead_folds_every_command(world: Run) -> None:
     writer = Writer(world.settings, make_volumes(world.settings, {"v": 8 << 20}), session=None)
-    group, topic = f"{world.settings.topic_prefix}node", world.settings.topics.commands
+    group, topic = world.settings.topics.node_group, world.settings.topics.commands
     client = AdminClient({"bootstrap.servers": world.settings.bootstrap_servers})
     admin = KafkaAdmin(world.settings.kafka_client())
 

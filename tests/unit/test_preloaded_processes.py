@@ -50,7 +50,6 @@ sys.path.insert(0, {tests!r})
 from pathlib import Path
 from preloaded_processes import forking, started_forker
 from mirrorlog.processes.dies_with_parent import dies_with_parent
-from mirrorlog.processes.free_memory import use_system_memory
 with started_forker() as forker, forking(forker, Path({folder!r})):
     command = dies_with_parent([sys.executable, {script!r}])
     child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
@@ -87,8 +86,7 @@ def is_preloaded(*arguments: object, **options: Any) -> bool:
 def test_what_a_command_sets_in_a_process_of_tests_ends_no_forking(
     scripts: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("ARROW_DEFAULT_MEMORY_POOL", "")  # so that it's taken back at the end
-    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL")
+    monkeypatch.delenv("ARROW_DEFAULT_MEMORY_POOL", raising=False)
     use_system_memory()
     assert is_preloaded(scripts / "modules.py")
     monkeypatch.setenv("LANG_OF_IMPORTS", "1")

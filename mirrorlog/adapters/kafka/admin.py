@@ -62,14 +62,12 @@ class KafkaAdmin:
             },
         )
         self._made_admin: KafkaClient | None = None
-        self._lock, self._is_closed = Lock(), False
+        self._lock = Lock()
 
     @property
     def _admin(self) -> KafkaClient:
         """The client for what no consumer can ask for."""
         with self._lock:
-            if self._is_closed:
-                return self._consumer  # it was released, and refuses every request
             if self._made_admin is None:
                 self._made_admin = KafkaClient(AdminClient, self._settings)
             return self._made_admin
@@ -343,7 +341,8 @@ class KafkaAdmin:
             self._consumer.raw.close()
         self._consumer.release()
         with self._lock:
-            self._is_closed, made = True, self._made_admin
+            # What was released refuses every request, and is not made again.
+            made, self._made_admin = self._made_admin, self._consumer
         if made is not None:
             made.release()
 
