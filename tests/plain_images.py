@@ -5,16 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from random import Random
 from typing import Protocol
 from uuid import UUID, uuid4
 
-import pytest
-
-from mirrorlog.consumers.backup.repository import repository
 from mirrorlog.consumers.backup.repository.catalog import VolumeCatalog
 from mirrorlog.consumers.backup.repository.check import check_volume
 from mirrorlog.consumers.backup.repository.image_files import (
@@ -27,7 +23,7 @@ from mirrorlog.consumers.backup.repository.image_files import (
     PartDigests,
     Ranges,
 )
-from mirrorlog.consumers.backup.repository.manifests import PointManifest, decode_point
+from mirrorlog.consumers.backup.repository.manifests import PointManifest
 from mirrorlog.consumers.backup.repository.prune import PruneReport, prune_volume
 from mirrorlog.consumers.backup.repository.repository import Repository
 from mirrorlog.consumers.backup.repository.repository_writer import MAX_DEPTH, open_writer
@@ -355,14 +351,6 @@ class BackupWorld:
         assert set(catalog.records) == needed == set(catalog.images)
         assert catalog.leftovers == ()
         assert all(record.is_settled for record in catalog.records.values())
-
-
-def decode_each_manifest_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let repositories remember which manifest some bytes are: catalogs read the same ones often.
-
-    Each still asks its store for them.
-    """
-    monkeypatch.setattr(repository, "decode_point", lru_cache(maxsize=1024)(decode_point))
 
 
 def catalog_with(manifests: Iterable[Mapping[str, object]]) -> VolumeCatalog:

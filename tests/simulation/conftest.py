@@ -9,17 +9,20 @@ import pytest
 
 from mirrorlog.codec.command_columns import CommandColumns, decode_columns
 from mirrorlog.codec.events import decode
+from mirrorlog.consumers.backup.repository import repository
+from mirrorlog.consumers.backup.repository.manifests import decode_point
 from mirrorlog.reading import catalog, changes_after, log_reader, open_sessions
 from mirrorlog.streams.fold import batch_plan, response
 from mirrorlog.streams.table import kept_heads, log_table
 
 
 @pytest.fixture(scope="module", autouse=True)
-def events_are_decoded_once() -> Iterator[None]:
+def all_is_decoded_once() -> Iterator[None]:
     """Let the processes of simulated worlds remember what the last few thousand events say.
 
     Nine of ten were decoded before: by other processes, after crashes, or in other worlds of the
-    same seed. Nobody changes a decoded event.
+    same seed. So were most manifests of points, which a catalog reads again. Nobody changes what
+    was decoded.
     """
     remembered = lru_cache(maxsize=1 << 14)(decode)
     columns_of = lru_cache(maxsize=1 << 12)(decode_columns)
@@ -32,4 +35,5 @@ def events_are_decoded_once() -> Iterator[None]:
         for module in readers:
             patched.setattr(module, "decode", remembered)
         patched.setattr(batch_plan, "decode_columns", columns)
+        patched.setattr(repository, "decode_point", lru_cache(maxsize=1 << 10)(decode_point))
         yield

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from random import Random
 
 import pytest
-from plain_images import BackupWorld, TinyImages, WritableImages, decode_each_manifest_once
+from plain_images import BackupWorld, TinyImages, WritableImages
 from qcow2_points import SmallQcow2
 
 from mirrorlog.simulation.manual_clock import ManualClock
@@ -81,11 +81,6 @@ def _killed_everywhere(
             store.before = store.after = _do_nothing
             assert killer.calls < kill
             return kill - 1
-
-
-@pytest.fixture(autouse=True)
-def each_manifest_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode_each_manifest_once(monkeypatch)
 
 
 SEEDS = pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from random import Random
 
 import pytest
-from plain_images import BLOCK, BackupWorld, decode_each_manifest_once
+from plain_images import BLOCK, BackupWorld
 
 from mirrorlog.consumers.backup.repository.keep import ALL, KeepRules
 from mirrorlog.consumers.backup.repository.prune_by_rules import prune_by_rules
@@ -77,11 +77,6 @@ class Schedule:
                 ]
                 changed = set().union(*(self.changes[name] for name in names_between))
                 assert record.image.data_bytes <= len(changed) * BLOCK
-
-
-@pytest.fixture(autouse=True)
-def each_manifest_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    decode_each_manifest_once(monkeypatch)
 
 
 def test_two_weeks_of_points_take_one_full_image_and_what_changed_between_them() -> None:

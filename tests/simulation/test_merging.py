@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator
 from functools import lru_cache
 from io import BytesIO
-from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -13,15 +11,12 @@ import pytest
 from archiving import ArchiveWorld, described
 
 from mirrorlog.archive.archive import Archive
-from mirrorlog.archive.manifests import ArchivedFile, FileKind
-from mirrorlog.consumers.archive import row_merger
-from mirrorlog.consumers.archive.merged_files import merged_content
+from mirrorlog.archive.manifests import FileKind
 from mirrorlog.consumers.archive.row_files import RowFiles
 from mirrorlog.consumers.archive.row_merger import RowMerger
 from mirrorlog.consumers.archive.verify import verify_archive
 from mirrorlog.errors import ArchiveFailed, StateDamaged
 
-pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
 RANGES = 3
 
@@ -90,50 +85,6 @@ def _check(world: ArchiveWorld) -> None:
     list(verify_archive(Archive(world.store)))
 
 
-@pytest.fixture(scope="module")
-def each_file_is_decoded_and_made_once() -> Iterator[None]:
-    """Remember the rows of each source and the bytes of each merged file.
-
-    All mergers read and make the same few files. Each still asks the store for every source, and
-    creates every file.
-    """
-    sources = dict[str, list[Any]]()
-    made = dict[bytes, tuple[bytes, dict[str, Any]]]()
-    decode, make = RowMerger._rows, merged_content
-
-    def rows(self: RowMerger, file: ArchivedFile, folder: Path) -> Generator[Any]:
-        if file.sha256 in sources:
-            self._archive.content(file)
-            yield from sources[file.sha256]
-            return
-        tables = list[Any]()
-        for table in decode(self, file, folder):
-            tables.append(table)
-            yield table
-        sources[file.sha256] = tables
-
-    def content(groups: Iterator[Any]) -> tuple[bytes, dict[str, Any]]:
-        tables = list(groups)
-        key = b"".join(map(_ipc_bytes, tables))
-        if key not in made:
-            made[key] = make(iter(tables))
-        return made[key]
-
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(RowMerger, "_rows", rows)
-        patched.setattr(row_merger, "merged_content", content)
-        yield
-
-
-def _ipc_bytes(table: Any) -> bytes:
-    """Return the rows of a table as bytes, in much less time than as a file of an archive."""
-    out = BytesIO()
-    with pa.ipc.new_stream(out, table.schema) as stream:
-        stream.write_table(table)
-    return out.getvalue()
-
-
-@pytest.mark.usefixtures("each_file_is_decoded_and_made_once")
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 @pytest.mark.parametrize(
     "error", [Killed(), ArchiveFailed("the disk is full")], ids=["kill", "failure"]
@@ -167,7 +118,6 @@ def test_whichever_step_is_the_last_the_next_run_completes_the_merges(
     assert at > 10
 
 
-@pytest.mark.usefixtures("each_file_is_decoded_and_made_once")
 def test_two_mergers_at_once_write_each_merge_once() -> None:
     lost = 0
     for seed in range(12):
