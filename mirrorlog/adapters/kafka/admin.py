@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from threading import Lock
 from time import monotonic
 from typing import Any, Final
 
-from confluent_kafka import (
-    Consumer,
-    ConsumerGroupTopicPartitions,
-    KafkaError,
-    KafkaException,
-    TopicCollection,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     AdminClient,
     AlterConfigOpType,
@@ -52,17 +45,19 @@ class KafkaAdmin:
     def __init__(self, settings: ClientSettings, patience_s: float = 30.0) -> None:
         self._settings, self._patience_s = dict(settings), patience_s
         self._servers = str(self._settings.get("bootstrap.servers"))
-        self._consumer = KafkaClient(
-            Consumer,
-            {
-                **self._settings,
-                "group.id": f"{CLIENT_GROUPS}asker",
-                "enable.auto.commit": False,
-                **READ_UNCOMMITTED,
-            },
-        )
+        self._consumer = self._consumer_of(f"{CLIENT_GROUPS}asker")
         self._made_admin: KafkaClient | None = None
         self._lock = Lock()
+
+    def _consumer_of(self, group: str) -> KafkaClient:
+        """Return a consumer named after `group`. It never joins the group."""
+        settings: ClientSettings = {
+            **self._settings,
+            "group.id": group,
+            "enable.auto.commit": False,
+            **READ_UNCOMMITTED,
+        }
+        return KafkaClient(Consumer, settings)
 
     @property
     def _admin(self) -> KafkaClient:
@@ -289,7 +284,9 @@ class KafkaAdmin:
         """Return, by partition, the position that `group` committed; None where it never did."""
         wanted = [TopicPartition(topic, partition) for partition in range(self.partitions(topic))]
         committed = self._of_group(
-            "list_consumer_group_offsets", group, wanted, "asking for committed positions"
+            group,
+            lambda consumer, timeout_s: consumer.committed(wanted, timeout=timeout_s),
+            doing="asking for committed positions",
         )
         return {entry.partition: entry.offset if entry.offset >= 0 else None for entry in committed}
 
@@ -301,22 +298,32 @@ class KafkaAdmin:
         wanted = [
             TopicPartition(topic, partition, position) for partition, position in positions.items()
         ]
-        self._of_group("alter_consumer_group_offsets", group, wanted, "committing positions")
+        self._of_group(
+            group,
+            lambda consumer, _: consumer.commit(offsets=wanted, asynchronous=False),
+            doing="committing positions",
+        )
 
     def _of_group(
-        self, method: str, group: str, wanted: Sequence[TopicPartition], doing: str
+        self, group: str, ask: Callable[[Any, float], Sequence[TopicPartition]], doing: str
     ) -> Sequence[TopicPartition]:
-        """Return what the client's method for positions of a group answers."""
+        """Return what `ask` returns for a new consumer of the group and a timeout.
 
-        def answer(timeout_s: float) -> Sequence[TopicPartition]:
-            asked = [ConsumerGroupTopicPartitions(group, list(wanted))]
-            futures = getattr(self._admin.raw, method)(asked, request_timeout=timeout_s)
-            return _without_errors(futures[group].result(timeout_s + 1).topic_partitions)
-
-        told: Sequence[TopicPartition] = self._admin.request(
-            answer, patience_s=self._patience_s, doing=doing, where=f"group {group}"
-        )
-        return told
+        An AdminClient has such requests, too. But it goes on asking the group's former coordinator
+        when that broker is lost, and may end the process (confluentinc/librdkafka#4605, #5040).
+        """
+        consumer = self._consumer_of(group)
+        try:
+            told: Sequence[TopicPartition] = consumer.request(
+                lambda timeout_s: _without_errors(ask(consumer.raw, timeout_s)),
+                patience_s=self._patience_s,
+                doing=doing,
+                where=f"group {group}",
+            )
+            return told
+        finally:
+            consumer.raw.close()
+            consumer.release()
 
     def identity(self, topic: str) -> str:
         """Return Kafka's id of the topic. It changes if the topic is deleted and created again."""

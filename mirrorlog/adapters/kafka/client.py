@@ -93,6 +93,7 @@ answer requests of ours. librdkafka's retriable() is false for most of them.
 _STALE_METADATA: Final = frozenset(
     {
         KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
         KafkaError._UNKNOWN_PARTITION,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
@@ -102,7 +103,8 @@ _STALE_METADATA: Final = frozenset(
 
 A broker that has just restarted and leads no partition yet answers with metadata without
 partitions, which is cached for minutes. A leader's epoch in it may be older than the broker's.
-librdkafka goes on asking a former leader whose name is gone, though another one leads.
+librdkafka goes on asking a former leader whose name is gone, though another one leads. It may wait
+without end for a controller that is lost, though another broker is the controller.
 """
 _REFUSED: Final = frozenset(
     {
@@ -303,7 +305,7 @@ class KafkaClient:
         has_answered = self._outages.has_answered(self._servers)
         try:
             for attempt in stamina.retry_context(
-                lambda error: self._is_worth_another(error, began_s),
+                lambda error: self._is_worth_another(error, began_s, patience_s),
                 attempts=None,
                 timeout=max(patience_s, _LEAST_S if has_answered else FIRST_ANSWER_S),
                 wait_initial=0.05,
@@ -328,8 +330,8 @@ class KafkaClient:
             raise self._failure(error.args[0], doing, where, began_s) from error
         raise AssertionError("a retry context ends by a return or by an error")
 
-    def _is_worth_another(self, error: Exception, began_s: float) -> bool:
-        """Return whether another attempt may succeed after `error`."""
+    def _is_worth_another(self, error: Exception, began_s: float, patience_s: float) -> bool:
+        """Return whether another attempt may succeed after `error`. Replace stale metadata."""
         self._run_callbacks()
         if (
             not isinstance(error, KafkaException)
@@ -337,12 +339,14 @@ class KafkaClient:
             or self._is_refused()
         ):
             return False
-        if error.args[0].code() in _STALE_METADATA:
+        waited_s = self._clock.monotonic_s() - began_s
+        if not self._outages.has_answered(self._servers):
+            return self._goes_on_waiting(waited_s)
+        left_s = patience_s - waited_s
+        if error.args[0].code() in _STALE_METADATA and not self._all_failed and left_s > 0:
             with suppress(KafkaException):
-                self.raw.list_topics(timeout=_FIRST_REQUEST_S)
-        if self._outages.has_answered(self._servers):
-            return True
-        return self._goes_on_waiting(self._clock.monotonic_s() - began_s)
+                self.raw.list_topics(timeout=min(left_s, _FIRST_REQUEST_S))
+        return True
 
     def _goes_on_waiting(self, waited_s: float) -> bool:
         """Return whether to wait longer for a first answer; say that the client waits."""

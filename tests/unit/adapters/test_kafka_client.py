@@ -47,6 +47,9 @@ class FailsOnce:
     def poll(self, _timeout: float) -> None:
         return None
 
+    def list_topics(self, timeout: float) -> None:
+        return None
+
     def end(self, _within_s: float) -> int:
         self.requests += 1
         if self.requests == 1:
@@ -145,6 +148,7 @@ def test_a_request_whose_future_is_not_done_in_time_is_repeated() -> None:
     "code",
     [
         KafkaError._RESOLVE,
+        KafkaError._TIMED_OUT,
         KafkaError._UNKNOWN_PARTITION,
         KafkaError.FENCED_LEADER_EPOCH,
         KafkaError.UNKNOWN_LEADER_EPOCH,
@@ -152,6 +156,7 @@ def test_a_request_whose_future_is_not_done_in_time_is_repeated() -> None:
 )
 def test_metadata_that_is_wrong_is_replaced(code: int) -> None:
     client = KafkaClient(StaleMetadata, {"code": code})
+    client.note_answer()
     assert client.request(client.raw.end, patience_s=5.0, doing="asking", where="here") == 7
 
 
@@ -172,20 +177,18 @@ class AnswersByPartition:
     def poll(self, _timeout: float) -> None:
         return None
 
-    def offsets_for_times(self, *_: Any, **__: Any) -> list[Any]:
+    def _answer(self, *_: Any, **__: Any) -> list[Any]:
         error = None if self.answered else _MOVED
         self.answered.append(error)
         return [SimpleNamespace(partition=0, offset=-1001 if error else 7, error=error)]
 
+    offsets_for_times = committed = commit = _answer
+
     def get_watermark_offsets(self, *_: Any, **__: Any) -> tuple[int, int]:
         return 0, 9
 
-    def list_consumer_group_offsets(self, asked: Any, **_: Any) -> dict[str, Future[Any]]:
-        answer: Future[Any] = Future()
-        answer.set_result(SimpleNamespace(topic_partitions=self.offsets_for_times()))
-        return {asked[0].group_id: answer}
-
-    alter_consumer_group_offsets = list_consumer_group_offsets
+    def close(self) -> None:
+        return None
 
 
 @pytest.mark.parametrize(
@@ -199,8 +202,7 @@ class AnswersByPartition:
 def test_a_request_that_failed_for_one_partition_is_repeated(
     ask: Any, answer: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for kind in ("Consumer", "AdminClient"):
-        monkeypatch.setattr(admin, kind, AnswersByPartition)
+    monkeypatch.setattr(admin, "Consumer", AnswersByPartition)
     monkeypatch.setattr(KafkaAdmin, "partitions", lambda *_: 1)
     assert ask(KafkaAdmin({"bootstrap.servers": "127.0.0.1:1"})) == answer
     assert AnswersByPartition.answered == [_MOVED, None]
@@ -215,6 +217,9 @@ class Refusing:
 
     def poll(self, _timeout: float) -> None:
         self._on_error(self._error)
+
+    def list_topics(self, timeout: float) -> None:
+        return None
 
     def end(self, _within_s: float) -> int:
         self.requests += 1
