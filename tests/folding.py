@@ -145,10 +145,21 @@ def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> d
     return folded
 
 
+def _read_only(path: Path) -> Rdict | None:
+    """Return RocksDB's folder opened. None if its worker has just deleted one of its files."""
+    try:
+        return Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
+    except Exception as error:
+        if "No such file or directory" in str(error):
+            return None
+        raise
+
+
 def table_rows(path: Path) -> dict[bytes, bytes]:
-    """Return the rows in one partition's RocksDB folder, which a worker may be opening anew."""
+    """Return the rows in one partition's RocksDB folder, which a worker may be writing to."""
     wait_until((path / "CURRENT").exists)
-    table = Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
+    table = wait_until(lambda: _read_only(path))
+    assert table is not None
     try:
         return {
             bytes(key): bytes(value)
