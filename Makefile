@@ -19,8 +19,8 @@ unexport PYTHONDONTWRITEBYTECODE
 demo: setup ## the main job in one go; ARGS='--trace FILE …'
 	@$(BIN)/mirrorlog demo $(ARGS)
 
-test: setup ## the whole suite
-	$(BIN)/pytest $(PYTEST_ARGS)
+test: setup ## the whole suite; ARGS: further arguments of pytest
+	$(BIN)/pytest $(PYTEST_ARGS) $(ARGS)
 
 BUSY ?= true
 test-busy: setup ## the suite three times in a row beside four busy processes: no test depends on pace; BUSY: what each does first
