@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from mirrorlog.codec.events import encode
 from mirrorlog.domain.commands import StatusCode
@@ -17,6 +18,8 @@ from mirrorlog.settings import Settings
 from mirrorlog.streams.engine import TableRecovery
 from mirrorlog.streams.node_figures import NodeFigures
 
+_LOOK_S: Final = 0.02
+_LOOKS: Final = 50
 log = logging.getLogger("mirrorlog.node")
 
 
@@ -120,7 +123,19 @@ class NodeReporter:
         """Report for ever. An error here is a defect, and costs no more than the report."""
         while True:
             try:
+                await self._await_known_lags()
                 self.report_if_due()
             except Exception:
                 log.exception("the worker can't report what it does")
             await asyncio.sleep(self._interval_s)
+
+    async def _await_known_lags(self) -> None:
+        """Return when each partition's lag is known, or after a second.
+
+        It isn't known for the moment between the fetch of a command, or of the partition's end, and
+        its arrival at the fold. Whoever reads the report would take that for a fault.
+        """
+        for _ in range(_LOOKS):
+            if all(report.lag_s is not None for report in self._figures.partitions()):
+                return
+            await asyncio.sleep(_LOOK_S)

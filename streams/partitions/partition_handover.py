@@ -14,7 +14,7 @@ from mirrorlog.streams.fold.commit_gate import CommitGate
 from mirrorlog.streams.history.partition_histories import PartitionHistories
 from mirrorlog.streams.partitions.partition_loops import PartitionLoops
 from mirrorlog.streams.partitions.source_topic import SourceTopic
-from mirrorlog.streams.partitions.start_positions import plan_start_position
+from mirrorlog.streams.partitions.start_positions import PartitionBounds, plan_start_position
 from mirrorlog.streams.table.log_table import LogTable
 
 log = logging.getLogger("mirrorlog.node")
@@ -55,19 +55,19 @@ class PartitionHandover:
         try:
             # The previous worker of a partition may have changed the descriptions of its volumes.
             await asyncio.to_thread(self.catalog.refresh)
+            bounds = await asyncio.to_thread(self.source.bounds, partitions)
             for partition in partitions:
-                await self._open_gate(partition)
+                await self._open_gate(partition, bounds[partition])
         except Exception as error:  # noqa: BLE001
             self.abort(error)
         self.loops.start(partitions)
         self.on_ready(partitions)
 
-    async def _open_gate(self, partition: int) -> None:
+    async def _open_gate(self, partition: int, bounds: PartitionBounds) -> None:
         """Tell the commit gate where the partition's commands begin.
 
         That is where its history begins, if it had to be renewed, or plan_start_position.
         """
-        bounds = await asyncio.to_thread(self.source.bounds, partition)
         before = self.table.complete_through(partition)
         start = await self.histories.enter(partition)
         if start is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import closing, suppress
 from itertools import islice
 from typing import Final, Protocol
@@ -52,11 +52,17 @@ class SourceTopic:
         purpose = "reading the commands that the stream may have passed over"
         self._patience = ReadPatience(SystemClock(), patience_s, purpose, poll_s=0.5)
 
-    def bounds(self, partition: int) -> PartitionBounds:
-        """Return where the partition begins and ends, and what the group has committed of it."""
-        committed = self._admin.committed_positions(self._group, self._topic)[partition]
-        first_kept, end = self._admin.bounds(self._topic, partition)
-        return PartitionBounds(first_kept, end, committed)
+    def bounds(self, partitions: Collection[int]) -> dict[int, PartitionBounds]:
+        """Return by partition where it begins and ends, and what the group has committed of it."""
+        if not partitions:
+            return {}
+        committed = self._admin.committed_positions(self._group, self._topic)
+        return {
+            partition: PartitionBounds(
+                *self._admin.bounds(self._topic, partition), committed[partition]
+            )
+            for partition in partitions
+        }
 
     def commit_first_positions(self, changelog: str) -> None:
         """Commit where each partition begins whose log nobody has begun (plan_first_commits).

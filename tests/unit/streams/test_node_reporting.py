@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,9 @@ from mirrorlog.simulation.manual_clock import ManualClock
 from mirrorlog.streams.node_reporting import NodeReporter, ReportingWorker, WatchedRecovery
 from mirrorlog.streams.table.flush_counters import FlushCounters
 
-RUNNING = PartitionReport(partition=1, state=NodePartitionState.RUNNING, recorded_through=4)
+RUNNING = PartitionReport(
+    partition=1, state=NodePartitionState.RUNNING, recorded_through=4, lag_s=0.0
+)
 
 
 class RecordingSink:
@@ -59,6 +62,7 @@ class Worker:
     def __init__(self) -> None:
         self.clock, self.counters, self.sink = ManualClock(), FlushCounters(), RecordingSink()
         self.partitions: tuple[PartitionReport, ...] = (RUNNING,)
+        self.later: tuple[PartitionReport, ...] = ()
         self.recovery = Recovery()
         self.watched = WatchedRecovery(self.recovery)
         figures: Any = SimpleNamespace(
@@ -69,7 +73,8 @@ class Worker:
         self.reporter = NodeReporter(worker, figures, self.watched, self.sink, settings)
 
     def read_partitions(self) -> tuple[PartitionReport, ...]:
-        return self.partitions
+        read, self.partitions = self.partitions, self.later or self.partitions
+        return read
 
 
 @pytest.fixture
@@ -155,3 +160,18 @@ def test_an_error_while_reporting_harms_nothing(
     asyncio.run(run())
     assert "can't report" in caplog.text
     assert [report.is_over for report in worker.sink.reports] == [True]
+
+
+@pytest.mark.parametrize("later", [RUNNING, replace(RUNNING, lag_s=None)])
+def test_a_lag_that_is_unknown_for_a_moment_is_waited_for(
+    worker: Worker, later: PartitionReport
+) -> None:
+    worker.partitions, worker.later = (replace(RUNNING, lag_s=None),), (later,)
+
+    async def run() -> None:
+        await worker.reporter.start()
+        await asyncio.wait_for(worker.sink.arrived.wait(), DEADLINE_S)
+        await worker.reporter.stop()
+
+    asyncio.run(run())
+    assert worker.sink.reports[0].partitions == (later,)
