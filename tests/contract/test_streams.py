@@ -296,6 +296,13 @@ def test_the_catalog_knows_every_description_published_before_its_refresh(cluste
     publisher.close()
 
 
+def test_a_topic_that_does_not_exist_is_an_error(cluster: Cluster) -> None:
+    with pytest.raises(KafkaFailed, match="there is no such topic"):
+        cluster.admin.partitions(cluster.topic)
+    cluster.create()
+    assert cluster.admin.partitions(cluster.topic) > 0
+
+
 def test_a_topic_that_is_created_again_has_another_identity(cluster: Cluster) -> None:
     cluster.create()
     first = cluster.admin.identity(cluster.topic)

@@ -227,7 +227,7 @@ class KafkaAdmin:
 
     def partitions(self, topic: str) -> int:
         """Return the number of partitions. Raise KafkaFailed if there is no such topic."""
-        metadata = self._cluster().topics.get(topic)
+        metadata = self._cluster(topic).topics.get(topic)
         if metadata is None or metadata.error is not None:
             raise KafkaFailed(
                 "there is no such topic",
@@ -353,10 +353,10 @@ class KafkaAdmin:
         if made is not None:
             made.release()
 
-    def _cluster(self) -> Any:
-        """Return the cluster's metadata: its brokers and topics."""
+    def _cluster(self, topic: str | None = None) -> Any:
+        """Return the cluster's metadata: its brokers, and all of its topics or one."""
         return self._consumer.request(
-            lambda timeout_s: self._consumer.raw.list_topics(timeout=timeout_s),
+            lambda timeout_s: self._consumer.raw.list_topics(topic, timeout=timeout_s),
             patience_s=self._patience_s,
             doing="asking the cluster",
             where=self._servers,
