@@ -55,6 +55,8 @@ class KafkaAdmin:
             **self._settings,
             "group.id": group,
             "enable.auto.commit": False,
+            # Whoever asks for a topic that doesn't exist may create it, with the wrong settings.
+            "allow.auto.create.topics": False,
             **READ_UNCOMMITTED,
         }
         return KafkaClient(Consumer, settings)
