@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Final
 
@@ -65,6 +65,18 @@ class MemoryBroker:
     def other_way(self) -> MemoryBroker:
         """Return the same broker, as clients reach it by a way that has an `is_away` of its own."""
         return copy(self)
+
+    def copied(self) -> MemoryBroker:
+        """Return a broker of its own that holds the same."""
+        other = copy(self)
+        other.host_times, other.refused_topics = set(self.host_times), set(self.refused_topics)
+        other._partitions = {
+            at: replace(partition, messages=list(partition.messages))
+            for at, partition in self._partitions.items()
+        }
+        other._counts, other._identities = dict(self._counts), dict(self._identities)
+        other._committed = dict(self._committed)
+        return other
 
     def check_reached(self, where: str) -> None:
         """Raise KafkaFailed if clients can't reach the broker."""

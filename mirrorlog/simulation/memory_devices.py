@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import count
 from random import Random
@@ -65,6 +66,12 @@ class MemoryDevice(ClosesOnExit):
         handle = type(self).__new__(type(self))
         handle.__dict__.update(self.__dict__)  # as copy(self), in less time
         handle._writable, handle._closed, handle._opened_in = writable, False, self._disk.history
+        return handle
+
+    def copied(self) -> MemoryDevice:
+        """Return a handle of another disk that holds the same, with the same hook."""
+        handle = self.reopen()
+        handle.__dict__["_disk"] = self._disk.copied()
         return handle
 
     def crash(self, keep: Random | None = None) -> None:
@@ -342,6 +349,13 @@ class _Disk:
         self.hook: Hook | None = None
         self.history = _History()
         self.lock: Final = RLock()
+
+    def copied(self) -> _Disk:
+        """Return another disk with the same content, serial number, hook and history."""
+        other = copy(self)
+        other.now, other.durable = self.now.copy(), self.durable.copy()
+        other.unflushed = list(self.unflushed)
+        return other
 
     def change(self, change: _Change) -> None:
         """Write a change. It isn't durable yet."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import dataclass, field
 from random import Random
 from typing import Final
@@ -81,6 +82,23 @@ class MemoryFolder:
             self._now[name] = self._durable[name] = _FileContent(
                 bytearray(content), bytearray(content)
             )
+
+    def copied(self) -> MemoryFolder:
+        """Return a folder of its own that holds the same. The hooks are the same, too."""
+        other = copy(self)
+        files: dict[int, _FileContent] = {}
+
+        def of_its_own(names: Names) -> Names:
+            for file in names.values():
+                if id(file) not in files:
+                    files[id(file)] = _FileContent(
+                        bytearray(file.now), bytearray(file.durable), list(file.unsynced)
+                    )
+            return {name: files[id(file)] for name, file in names.items()}
+
+        other._now, other._durable = of_its_own(self._now), of_its_own(self._durable)
+        other._unsynced = [of_its_own(names) for names in self._unsynced]
+        return other
 
     def snapshot(self) -> dict[str, bytes]:
         """Return what the disk holds now: by file, its durable content."""

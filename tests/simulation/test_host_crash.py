@@ -5,8 +5,8 @@ No site may believe that the log names all it has read while that isn't so.
 The world: two volumes of 16 KiB, regions of 1 KiB of which three may be hot, an activity log of
 eight slots, batches of two extents, and a broker in memory that gets some of what a dying host had
 queued. Now and then the host learns of a volume only after its start. Every call through a port
-counts as one step or more (a data write as three, with its halves apart), and the run is repeated
-with a crash at each step in turn. Sites copy what the commands name.
+counts as one step or more (a data write as three, with its halves apart), and a run is
+copied at each step, and goes on there as after a crash. Sites copy what the commands name.
 
 With outages, Kafka goes away now and then, for a second or for many. Two commands fit in the
 client's queue; a dozen, a few or none fit in the spool, whose disk is full at times. So every step
@@ -20,7 +20,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
 from uuid import UUID
@@ -99,6 +100,10 @@ class Site:
         default_factory=lambda: {name: bytearray(SECTORS * SECTOR) for name in VOLUMES}
     )
     dirty: set[tuple[str, int]] = field(default_factory=set)
+
+    def copied(self) -> Site:
+        secondaries = {name: bytearray(data) for name, data in self.secondaries.items()}
+        return Site(self.copies, secondaries, set(self.dirty))
 
     def copy(self, devices: dict[str, MemoryDevice]) -> None:
         if not self.dirty:
@@ -223,10 +228,9 @@ class World:
             )
         self.clock = CountingClock()
         self.steps = Steps(None)
+        self.outages = outages
         self.folder = MemoryFolder()
-        # Each session has steps of its own, so the hook looks them up.
-        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108
-        self.folder.full = lambda name: outages and "spool" in name and self.random.random() < 0.1
+        self.watch_folder()
         self.broker = MemoryBroker()
         self.broker.create(SETTINGS.topics.specs(single_copy=True), 1)
         self.devices = {name: MemoryDevice(SECTORS * SECTOR, address=name) for name in VOLUMES}
@@ -249,15 +253,52 @@ class World:
         self.host: Host | None = None
         self.jobs = LateJobs()
 
+    def watch_folder(self) -> None:
+        """Count each operation of the folder as a step, and let its disk be full at times."""
+        # Each session has steps of its own, so the hook looks them up.
+        self.folder.hook = lambda name: self.steps(name)  # noqa: PLW0108
+        self.folder.full = lambda name: (
+            self.outages and "spool" in name and self.random.random() < 0.1
+        )
+
     @property
     def is_away(self) -> bool:
         return self.clock.now_s < self.back_at_s
 
-    def session(self, crash_at: int | None, mode: str = "kill") -> int:
-        """Run one session from its start to its close or crash. Return its number of steps."""
-        self.steps = Steps(crash_at, self.read_primary)
-        self.jobs = LateJobs()
+    def crashed(self, publisher: Publisher, mode: str) -> World:
+        """Return a copy of the world, in which the host's process has crashed now."""
+        other = copy(self)
+        other.random = Random()
+        other.random.setstate(self.random.getstate())
+        other.clock = replace(self.clock)
+        other.steps = Steps(None, count=self.steps.count, dead=True)
+        other.folder, other.broker = self.folder.copied(), self.broker.copied()
+        other.watch_folder()
+        other.devices = {name: device.copied() for name, device in self.devices.items()}
+        other.sites = [site.copied() for site in self.sites]
+        other.primary_reads, other.writes = list(self.primary_reads), list(self.writes)
+        other.commands, other.late = list(self.commands), list(self.late)
+        other.heads, other.beats = dict(self.heads), dict(self.beats)
+        other.contents, other.fallbacks = dict(self.contents), set(self.fallbacks)
+        other.host, other.volumes, other.jobs = None, {}, LateJobs()
+        dying = Publisher(other)
+        dying.queue = list(publisher.queue)
+        other.crash(dying, mode)
+        return other
+
+    def session(
+        self,
+        crash_at: int | None,
+        mode: str = "kill",
+        on_step: Callable[[Publisher], None] = lambda _: None,
+    ) -> int:
+        """Run one session from its start to its close or crash. Return its number of steps.
+
+        on_step: called at each step, with the session's publisher.
+        """
         publisher = Publisher(self)
+        self.steps = Steps(crash_at, self.read_primary, lambda: on_step(publisher))
+        self.jobs = LateJobs()
         others = (
             SessionPorts(self.broker.reader, self.broker) if self.random.random() < 0.3 else None
         )
@@ -607,20 +648,24 @@ def crash_everywhere(
 ) -> set[str]:
     """Crash at each step in turn, or at every `every`th. Return the fallbacks that were taken."""
     undisturbed = World(seed, outages, settings)
-    steps = undisturbed.session(None)
+    crashed: list[World] = []
+
+    def crash(publisher: Publisher) -> None:
+        if undisturbed.steps.count % every == 1 % every:
+            crashed.append(undisturbed.crashed(publisher, mode))
+
+    steps = undisturbed.session(None, on_step=crash)
     undisturbed.check_end()
     fallbacks = set(undisturbed.fallbacks)
-    for crash_at in range(1, steps + 1, every):
-        world = World(seed, outages, settings)
+    for world in crashed:
+        crash_at = world.steps.count
         try:
-            world.session(crash_at, mode)
-            if world.steps.dead:
-                # The next session may crash as well, mostly while it recovers. Then the power may
-                # fail, too.
-                world.session(
-                    world.random.choice((None, world.random.randint(1, 40))),
-                    world.random.choice(("kill", "power")),
-                )
+            # The next session may crash as well, mostly while it recovers. Then the power may fail,
+            # too.
+            world.session(
+                world.random.choice((None, world.random.randint(1, 40))),
+                world.random.choice(("kill", "power")),
+            )
             if world.steps.dead:
                 world.session(None)
             world.check_end()
