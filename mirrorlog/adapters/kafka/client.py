@@ -343,7 +343,7 @@ class KafkaClient:
         if not self._outages.has_answered(self._servers):
             return self._goes_on_waiting(waited_s)
         left_s = patience_s - waited_s
-        if error.args[0].code() in _STALE_METADATA and not self._all_failed and left_s > 0:
+        if error.args[0].code() in _STALE_METADATA and left_s > 0:
             with suppress(KafkaException):
                 self.raw.list_topics(timeout=min(left_s, _FIRST_REQUEST_S))
         return True
