@@ -64,10 +64,10 @@ class Node:
         self._workload = Workload(
             count * _EXTENTS, _EXTENTS, time.time_ns() // 1000, volume_count=count
         )
-        self._folder = cluster.folder / f"volumes-{count}"
-        self._folder.mkdir()
+        # Of its own, with topics of its own: another node may have as many volumes.
+        self._folder = Path(tempfile.mkdtemp(prefix=f"volumes-{count}-", dir=cluster.folder))
         self._settings = cluster.settings(
-            f"volumes-{count}.", self._folder / "state", self._workload.partitions
+            f"{self._folder.name}.", self._folder / "state", self._workload.partitions
         )
         self._topics = self._settings.topics
         cluster.make_topics(self._settings)
