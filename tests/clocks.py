@@ -30,14 +30,10 @@ class Crashed(BaseException):
 
 @dataclass
 class Steps:
-    """Counts the steps of one session, and raises Crashed at step `crash_at` and ever after.
-
-    seen: called before each step. crashes: called where the process would have crashed.
-    """
+    """Counts the steps of one session, and raises Crashed at step `crash_at` and ever after."""
 
     crash_at: int | None
     seen: Callable[[], None] = lambda: None
-    crashes: Callable[[], None] = lambda: None
     count: int = 0
     dead: bool = False
 
@@ -45,7 +41,6 @@ class Steps:
         if not self.dead:
             self.seen()
             self.count += 1
-            self.crashes()
             self.dead = self.count == self.crash_at
         if self.dead:
             raise Crashed

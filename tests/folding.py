@@ -146,7 +146,7 @@ def fold(settings: Settings, volumes: Mapping[str, Volume], partition: int) -> d
 
 
 def _read_only(path: Path) -> Rdict | None:
-    """Return RocksDB's folder opened. None if its worker has just deleted one of its files."""
+    """Return RocksDB's folder opened. None if one of its files isn't there at the moment."""
     try:
         return Rdict(str(path), options=Options(raw_mode=True), access_type=AccessType.read_only())
     except Exception as error:
@@ -157,7 +157,6 @@ def _read_only(path: Path) -> Rdict | None:
 
 def table_rows(path: Path) -> dict[bytes, bytes]:
     """Return the rows in one partition's RocksDB folder, which a worker may be writing to."""
-    wait_until((path / "CURRENT").exists)
     table = wait_until(lambda: _read_only(path))
     assert table is not None
     try:

@@ -5,8 +5,8 @@ No site may believe that the log names all it has read while that isn't so.
 The world: two volumes of 16 KiB, regions of 1 KiB of which three may be hot, an activity log of
 eight slots, batches of two extents, and a broker in memory that gets some of what a dying host had
 queued. Now and then the host learns of a volume only after its start. Every call through a port
-counts as one step or more (a data write as three, with its halves apart), and a run is
-copied at each step, and goes on there as after a crash. Sites copy what the commands name.
+counts as one step or more (a data write as three, with its halves apart). A run is copied at each
+step, and each copy goes on as after a crash there. Sites copy what the commands name.
 
 With outages, Kafka goes away now and then, for a second or for many. Two commands fit in the
 client's queue; a dozen, a few or none fit in the spool, whose disk is full at times. So every step
@@ -271,7 +271,7 @@ class World:
         other.random = Random()
         other.random.setstate(self.random.getstate())
         other.clock = replace(self.clock)
-        other.steps = Steps(None, count=self.steps.count, dead=True)
+        other.steps = Steps(None)
         other.folder, other.broker = self.folder.copied(), self.broker.copied()
         other.watch_folder()
         other.devices = {name: device.copied() for name, device in self.devices.items()}
@@ -294,10 +294,15 @@ class World:
     ) -> int:
         """Run one session from its start to its close or crash. Return its number of steps.
 
-        on_step: called at each step, with the session's publisher.
+        on_step: called before each step, with the session's publisher.
         """
         publisher = Publisher(self)
-        self.steps = Steps(crash_at, self.read_primary, lambda: on_step(publisher))
+
+        def before_a_step() -> None:
+            self.read_primary()
+            on_step(publisher)
+
+        self.steps = Steps(crash_at, before_a_step)
         self.jobs = LateJobs()
         others = (
             SessionPorts(self.broker.reader, self.broker) if self.random.random() < 0.3 else None
@@ -648,17 +653,17 @@ def crash_everywhere(
 ) -> set[str]:
     """Crash at each step in turn, or at every `every`th. Return the fallbacks that were taken."""
     undisturbed = World(seed, outages, settings)
-    crashed: list[World] = []
+    crashed: dict[int, World] = {}
 
     def crash(publisher: Publisher) -> None:
-        if undisturbed.steps.count % every == 1 % every:
-            crashed.append(undisturbed.crashed(publisher, mode))
+        before = undisturbed.steps.count
+        if before % every == 0:
+            crashed[before + 1] = undisturbed.crashed(publisher, mode)
 
     steps = undisturbed.session(None, on_step=crash)
     undisturbed.check_end()
     fallbacks = set(undisturbed.fallbacks)
-    for world in crashed:
-        crash_at = world.steps.count
+    for crash_at, world in crashed.items():
         try:
             # The next session may crash as well, mostly while it recovers. Then the power may fail,
             # too.
