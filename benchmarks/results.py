@@ -118,16 +118,22 @@ def _java_version() -> str:
     return output.split()[1]
 
 
-def report_result(result: Mapping[str, Any], *, save: bool) -> int:
+def report_result(result: Mapping[str, Any], *, save: bool, only_cases: bool = False) -> int:
     """Print the result as the last line, and return the exit code: 1 if anything failed.
 
     save: keep the result for docs/performance.md, if nothing failed and the run wasn't short.
+    only_cases: what is kept of other cases stays, if it was measured on such a machine.
     """
     failed = bool(result["failures"])
     if save and not failed and not result["short"]:
         RESULTS_DIR.mkdir(exist_ok=True)
-        (RESULTS_DIR / f"{result['bench']}.json").write_text(
-            json.dumps(result, indent=1) + "\n", "utf-8"
-        )
+        file = RESULTS_DIR / f"{result['bench']}.json"
+        kept = json.loads(file.read_text("utf-8")) if only_cases and file.exists() else {}
+        if kept.get("machine") == result["machine"]:
+            others = {part: kept[part] | result[part] for part in ("cases", "ratios")}
+            kept = {**kept, **others}
+        else:
+            kept = dict(result)
+        file.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
     print(json.dumps(result), flush=True)
     return 1 if failed else 0

@@ -1,5 +1,5 @@
 /* Real threads on a real ring: writers that write without asking, and a host that revokes regions
- * and grants them again.
+ * and grants them again, each with a marker.
  *
  * `logged` stands for the activity log. A writer that may write must find its region there,
  * before and after its data. The program prints how many writes were done and how often a region
@@ -41,6 +41,7 @@ write_until_stopped (void *seed)
       int was_logged = atomic_load_explicit (&logged[region], memory_order_relaxed);
       for (volatile int i = 0; i < 20; i++)
         ;
+      ml_clear_markers (ring, region, 1);
       if (!was_logged || !atomic_load_explicit (&logged[region], memory_order_relaxed))
         atomic_store (&violated, 1);
       atomic_fetch_add_explicit (&done, 1, memory_order_relaxed);
@@ -83,7 +84,7 @@ main (int argc, char **argv)
     for (volatile int i = 0; i < 20; i++)
       ;
     atomic_store (&logged[region], 1);
-    ml_ring_grant (ring, region);
+    ml_ring_grant (ring, &region, 1, region);
   }
   atomic_store (&stop, 1);
   for (int i = 0; i < WRITERS; i++)

@@ -5,7 +5,7 @@ Everything here is decisions: writes/hot_region_admission.py carries them out.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Final, TypeAlias
@@ -37,6 +37,11 @@ class HotRegion:
     last_use: int = 0
     counted_by: object = None
 
+    @property
+    def is_unused(self) -> bool:
+        """Return whether it became hot ahead of a writer, and nobody has written to it."""
+        return not (self.last_write or self.in_flight or self.unacknowledged)
+
 
 def release(regions: Iterable[HotRegion]) -> None:
     """Count a batch that held writes of these regions as acknowledged."""
@@ -46,9 +51,14 @@ def release(regions: Iterable[HotRegion]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Let these regions leave; then there is room."""
+    """Let these regions leave; then there is room.
+
+    flush_soon: volumes whose primaries are flushed in the background then. Otherwise a write would
+    soon have to wait for it.
+    """
 
     regions: Sequence[HotRegion]
+    flush_soon: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +82,15 @@ def plan_room(
     surplus: int,
     ahead: int = 0,
     awaited: Sequence[HotRegion] = (),
+    flushed_ahead: int = FLUSHED_AHEAD,
 ) -> RoomPlan:
     """Return how `surplus` regions can leave, and up to `ahead` more; one at least in all.
 
     oldest_first: the candidates, the one used longest ago first. durable: by volume, how many of
     its writes the last flush covered. ahead: regions that leave only if they can leave at once.
     awaited: regions that can leave, but a writer is on its way to them: they leave only if others
-    don't suffice. They are looked at when the others are exhausted.
+    don't suffice. flushed_ahead: when so many regions wait only for a flush, and fewer could leave
+    later without one, a flush is due soon.
 
     A region may leave once all its writes are acknowledged **and** durable on the primary. If a
     power cut took back a write that a site has copied already, nothing else would name that change.
@@ -97,11 +109,12 @@ def plan_room(
             unflushed.append(region)
         else:
             leaving.append(region)
-            if len(leaving) == surplus + ahead:
-                break
+    spare = len(leaving) - surplus - ahead
+    del leaving[surplus + ahead :]
     leaving += awaited[: max(surplus - len(leaving), 0)]
     if len(leaving) >= surplus:
-        return Leave(leaving)
+        is_due = len(unflushed) >= max(flushed_ahead, spare + 1)
+        return Leave(leaving, frozenset(region.volume for region in unflushed if is_due))
     if unflushed:
         return FlushFirst(
             frozenset(region.volume for region in unflushed[: max(surplus, FLUSHED_AHEAD)])
@@ -147,17 +160,12 @@ class HotRegions:
 
     _room: at least so many more regions have room. It is never too high, so that plan() counts the
     regions of all volumes only when it is used up.
-    _oldest: the regions whose last use had a number up to `_oldest_through` when they were sorted
-    by it, each with that number. Those used since then, or gone, are passed over; so regions are
-    sorted only once for many that leave.
     """
 
     limit: int
     volumes: dict[str, VolumeRegions] = field(default_factory=dict)
     _last_use: int = 0
     _room: int = 0
-    _oldest: list[tuple[int, HotRegion]] = field(default_factory=list)
-    _oldest_through: int = -1
 
     def missing(self, volume: VolumeRegions, numbers: Iterable[int]) -> list[int]:
         """Return those of `numbers` that aren't hot."""
@@ -189,59 +197,23 @@ class HotRegions:
         self._room = self.limit - sum(len(regions.hot) for regions in able)
         if self.has_room(missing + wanted):
             return Leave(())
-        awaited: list[HotRegion] = []
-        others = (
-            region
-            for region in self._oldest_first()
-            if region.number not in kept.get(region.volume, ())
-            and region.number not in busy.get(region.volume, ())
-            and not self._note_awaited(region, awaited)
-        )
+        others: list[HotRegion] = []
+        awaited: list[HotRegion] = []  # became hot lately, fewer uses ago than `limit`
+        lately = self._last_use - self.limit
+        for regions in able:
+            staying = {*kept.get(regions.name, ()), *busy.get(regions.name, ())}
+            for number, region in regions.hot.items():
+                # One with a write in flight stays in any case. It needn't be sorted.
+                if not region.in_flight and number not in staying:
+                    is_awaited = region.last_use > lately and region.is_unused
+                    (awaited if is_awaited else others).append(region)
+        for candidates in (others, awaited):
+            candidates.sort(key=attrgetter("last_use"))
         durable = {regions.name: regions.durable for regions in able}
         surplus = missing - self._room
         ahead = max(self.limit // _LEFT_AHEAD, wanted) + min(surplus, 0)
-        return plan_room(others, durable, max(surplus, 0), ahead, awaited)
-
-    def _note_awaited(self, region: HotRegion, awaited: list[HotRegion]) -> bool:
-        """Add the region to `awaited`, and return True, if it became hot ahead of a writer lately.
-
-        Nobody has written to it, and there were fewer uses of regions since then than `limit`.
-        """
-        is_unused = not (region.last_write or region.in_flight or region.unacknowledged)
-        if not is_unused or self._last_use - region.last_use >= self.limit:
-            return False
-        awaited.append(region)
-        return True
-
-    def _oldest_first(self) -> Iterator[HotRegion]:
-        """Yield the regions that may leave, the one used longest ago first."""
-        gone = 0
-        while gone < len(self._oldest) and not self._is_as_old(*self._oldest[gone]):
-            gone += 1
-        del self._oldest[:gone]
-        for last_use, region in self._oldest:
-            if self._is_as_old(last_use, region) and not self.volumes[region.volume].is_stuck:
-                yield region
-        newer = [
-            region
-            for regions in self.volumes.values()
-            for region in regions.hot.values()
-            if region.last_use > self._oldest_through
-        ]
-        newer.sort(key=attrgetter("last_use"))
-        self._oldest = [entry for entry in self._oldest if self._is_as_old(*entry)]
-        self._oldest += [(region.last_use, region) for region in newer]
-        self._oldest_through = self._last_use
-        yield from (region for region in newer if not self.volumes[region.volume].is_stuck)
-
-    def _is_as_old(self, last_use: int, region: HotRegion) -> bool:
-        """Return whether the region is hot, and hasn't been used since that number."""
-        volume = self.volumes.get(region.volume)
-        return (
-            region.last_use == last_use
-            and volume is not None
-            and volume.hot.get(region.number) is region
-        )
+        flushed_ahead = min(FLUSHED_AHEAD, self.limit // _LEFT_AHEAD + 1)
+        return plan_room(others, durable, max(surplus, 0), ahead, awaited, flushed_ahead)
 
     def begin(self, volume: VolumeRegions, numbers: Collection[int]) -> list[HotRegion]:
         """Make these regions hot and the last to leave, each with one more write in flight."""
@@ -294,7 +266,6 @@ class HotRegions:
 
     def put_back(self, regions: Iterable[HotRegion]) -> None:
         """Undo leave() for these regions."""
-        self._oldest, self._oldest_through = [], -1
         for region in regions:
             self.volumes[region.volume].hot[region.number] = region
             self._room -= 1

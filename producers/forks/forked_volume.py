@@ -240,7 +240,7 @@ class ForkedVolume:
         return self._linked is not None
 
     def add_linked(
-        self, writes: list[InFlightWrite], numbers: WriteNumbers, regions: Collection[HotRegion]
+        self, writes: list[InFlightTuple], numbers: WriteNumbers, regions: Collection[HotRegion]
     ) -> None:
         """Add writes of the other process that have ended on the primary.
 

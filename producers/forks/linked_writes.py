@@ -14,7 +14,7 @@ from typing import Final, TypeAlias
 import numpy as np
 
 from mirrorlog.domain.commands import ForkOutcome
-from mirrorlog.producers.batches.batch import InFlightWrite, Outcomes
+from mirrorlog.producers.batches.batch import InFlightTuple, Outcomes
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.forks.fork_spans import (
     OUTCOMES,
@@ -36,7 +36,7 @@ class KnownWrites:
     needn't be kept for it any more.
     """
 
-    writes: Sequence[InFlightWrite]
+    writes: Sequence[InFlightTuple]
     outcomes: Sequence[Outcomes]
     regions: Collection[HotRegion]
     is_last: bool
@@ -44,13 +44,12 @@ class KnownWrites:
 
 @dataclass(slots=True, eq=False)
 class _LinkedGroup:
-    writes: list[InFlightWrite]
+    writes: list[InFlightTuple]
     numbers: WriteNumbers
     regions: Collection[HotRegion]
 
 
 OnKnown: TypeAlias = Callable[[KnownWrites], None]
-OnCollected: TypeAlias = Callable[[Sequence[InFlightWrite], Collection[HotRegion]], None]
 
 
 class LinkedWrites:
@@ -67,7 +66,7 @@ class LinkedWrites:
         self._groups: list[_LinkedGroup] = []
 
     def add(
-        self, writes: list[InFlightWrite], numbers: WriteNumbers, regions: Collection[HotRegion]
+        self, writes: list[InFlightTuple], numbers: WriteNumbers, regions: Collection[HotRegion]
     ) -> dict[str, WriteFates]:
         """Add a group of writes. Return their fates by site; resolve() must follow."""
         self._groups.append(_LinkedGroup(writes, numbers, regions))
@@ -83,7 +82,7 @@ class LinkedWrites:
             for spans in self._spans.values():
                 spans.forget()
 
-    def missed_at(self, site: str, *, since: int) -> InFlightWrite | None:
+    def missed_at(self, site: str, *, since: int) -> InFlightTuple | None:
         """Return a write that this secondary misses, of those with numbers from `since` on.
 
         None if there is none.

@@ -43,6 +43,9 @@ class DataPath(StrEnum):
     PLUGIN = "plugin"
 
 
+_REVOKED_PART: Final = 4
+"""This part of the hot regions isn't granted: those whose writes are on their way to Kafka and to
+the disk. They make room for others then."""
 _STAT_BLOCK_BYTES: Final = 512
 """The unit of st_blocks (stat(3type))."""
 
@@ -191,7 +194,7 @@ class FilterExport:
             tracker,
             opened,
             self._ring,
-            settings.hot_regions,
+            settings.hot_regions - settings.hot_regions // _REVOKED_PART,
             None if self._forks is None else self._forks.links,
         )
         writers = tracker.attached_writers

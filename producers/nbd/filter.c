@@ -324,6 +324,8 @@ begin (nbdkit_next *next, uint32_t kind, uint64_t offset, uint64_t length, uint6
     return code;
   while (!ml_may_write (ring, offset, length) && code == 0)
     code = request_grant (*position, offset, length);
+  if (code == 0 && ml_clear_markers (ring, offset, length))
+    ml_send (ML_GRANT_AHEAD, *position, offset, length);
   if (code == 0)
     code = atomic_load_explicit (&ring->failed, memory_order_acquire);
   if (code == 0 && ml_host_is_gone ())

@@ -15,7 +15,15 @@ from mirrorlog.domain.retry_reports import RetryReports
 from mirrorlog.domain.snapshots import SnapshotExport, describe
 from mirrorlog.errors import MirrorlogError
 from mirrorlog.producers.nbd.region_grants import RegionGrants
-from mirrorlog.producers.nbd.ring import CLOSE_BATCH, FLUSH_FORKS, GRANT_REQUEST, MESSAGE
+from mirrorlog.producers.nbd.ring import (
+    ANSWER,
+    CLOSE_BATCH,
+    FLUSH_FORKS,
+    GRANT_AHEAD,
+    GRANT_REQUEST,
+    MESSAGE,
+    MOST_ANSWERS,
+)
 
 _Message = tuple[int, int, int, int]
 """The fields of MESSAGE: kind, position, offset, length."""
@@ -73,8 +81,11 @@ class GrantServer:
         try:
             while messages := self._receive():
                 self._answer([message for message in messages if message[0] == GRANT_REQUEST])
-                for what, position, _, _ in messages:
-                    if what == CLOSE_BATCH:
+                for what, position, offset, length in messages:
+                    if what == GRANT_AHEAD:
+                        with suppress(MirrorlogError):  # the writes that come there report it
+                            self._grants.grant_behind(offset=offset, length=length)
+                    elif what == CLOSE_BATCH:
                         self._begin_snapshot(position)
                     elif what == FLUSH_FORKS:
                         self._flushes.put(position)
@@ -139,5 +150,9 @@ class GrantServer:
         else:
             if text := self._failures.worked("grants", now_s=time.monotonic()):
                 self._report(f"tracking the writes of NBD clients {text}")
-        for _, position, _, _ in requests:
-            self._control.send(MESSAGE.pack(code, position, 0, 0))
+        positions = [position for _, position, _, _ in requests]
+        for start in range(0, len(positions), MOST_ANSWERS):
+            together = positions[start : start + MOST_ANSWERS]
+            more = range(len(together) - 1, -1, -1)
+            packets = (ANSWER.pack(code, *answer) for answer in zip(more, together, strict=True))
+            self._control.send(b"".join(packets))

@@ -30,6 +30,24 @@ deliver (struct ml_waiter *waiter, const struct ml_message *answer, const char *
   waiter->answered = 1;
 }
 
+/* Give the answers of a packet of at least one to their waiters. With the lock held. */
+static void
+deliver_all (const char *packet, size_t size)
+{
+  struct ml_message answer;
+  uint32_t more;
+
+  do {
+    memcpy (&answer, packet, sizeof answer);
+    packet += sizeof answer;
+    size -= sizeof answer;
+    more = answer.more;
+    for (struct ml_waiter *waiter = waiters; waiter; waiter = waiter->next)
+      if (waiter->position == answer.position)
+        deliver (waiter, &answer, packet, size);
+  } while (more && size >= sizeof answer);
+}
+
 /* Receive one packet of at most `size` bytes, and the descriptor that came with it, or -1. */
 static ssize_t
 receive (char *packet, size_t size, int *fd)
@@ -56,7 +74,7 @@ receive (char *packet, size_t size, int *fd)
 static void *
 receive_answers (void *unused)
 {
-  char packet[sizeof (struct ml_message) + ML_TEXT_BYTES];
+  char packet[ML_MOST_ANSWERS * sizeof (struct ml_message) + ML_TEXT_BYTES];
   struct ml_message answer;
   ssize_t got;
   int fd;
@@ -79,9 +97,7 @@ receive_answers (void *unused)
     if (got < (ssize_t) sizeof answer)
       atomic_store (&host_gone, 1);
     else
-      for (struct ml_waiter *waiter = waiters; waiter; waiter = waiter->next)
-        if (waiter->position == answer.position)
-          deliver (waiter, &answer, packet + sizeof answer, got - sizeof answer);
+      deliver_all (packet, got);
     pthread_cond_broadcast (&answered);
     pthread_mutex_unlock (&lock);
     if (got < (ssize_t) sizeof answer)
@@ -108,6 +124,13 @@ ml_host_is_gone (void)
   return atomic_load (&host_gone);
 }
 
+/* Return 1 if somebody waits for the answer to such a message. */
+static int
+has_answer (uint32_t what)
+{
+  return what != ML_NOTIFY && what != ML_GRANT_AHEAD;
+}
+
 int
 ml_send (uint32_t what, uint64_t position, uint64_t offset, uint64_t length)
 {
@@ -116,7 +139,7 @@ ml_send (uint32_t what, uint64_t position, uint64_t offset, uint64_t length)
 
   do
     sent = send (link_fd, &message, sizeof message,
-                 MSG_NOSIGNAL | (what == ML_NOTIFY ? MSG_DONTWAIT : 0));
+                 MSG_NOSIGNAL | (has_answer (what) ? 0 : MSG_DONTWAIT));
   while (sent < 0 && errno == EINTR);
   return sent == sizeof message ? 0 : EIO;
 }

@@ -24,8 +24,8 @@ int ml_link_start (int fd);
 /* Return 1 if the host has closed its end of the socket, or is dead. */
 int ml_host_is_gone (void);
 
-/* Send a message to the host. Return 0, or EIO if the socket doesn't take it. An ML_NOTIFY doesn't
- * wait for room in the socket.
+/* Send a message to the host. Return 0, or EIO if the socket doesn't take it. A message that has no
+ * answer doesn't wait for room in the socket.
  */
 int ml_send (uint32_t what, uint64_t position, uint64_t offset, uint64_t length);
 

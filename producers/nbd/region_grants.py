@@ -9,12 +9,11 @@ import errno
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import repeat, takewhile
+from itertools import islice, repeat, takewhile
 from typing import Final
 
-from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed
-from mirrorlog.producers.batches.batch import InFlightWrite
+from mirrorlog.producers.batches.batch import InFlightTuple
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
 from mirrorlog.producers.batches.look_ahead import MOST_AHEAD
 from mirrorlog.producers.forks.fork_links import SecondaryLink
@@ -24,7 +23,8 @@ from mirrorlog.producers.writes.write_tracker import WriteTracker
 
 REVOKED_AT_ONCE: Final = 256
 """When grants must be revoked to make room, this many are revoked at once, which is rarer."""
-_KINDS: Final = tuple(ExtentKind)
+_MARKED_PART: Final = 8
+"""Behind this part of the regions that are granted ahead lies the marker (ring.h)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,8 @@ class RegionGrants:
         self._limit: Final = limit
         self._granted: Final[OrderedDict[int, HotRegion]] = OrderedDict()
         self._revoked: Final[deque[_RevokedRegions]] = deque()
-        self._in_flight: dict[int, InFlightWrite] = {}
+        self._in_flight: dict[int, InFlightTuple] = {}
+        self._behind: Final[dict[int, int]] = {}
         self._writers.attach_writer(opened, self.collect_writes, links)
 
     def grant(self, ranges: Iterable[tuple[int, int]]) -> None:
@@ -83,23 +84,38 @@ class RegionGrants:
             for number in self._ring.geometry.regions_of(offset=offset, length=length)
         }
         with self._tracker.lock:
-            missing = sorted(wanted - self._granted.keys())
+            missing = [number for number in sorted(wanted) if number not in self._granted]
             self._make_room(len(missing), wanted)
+        if not missing:
+            return
         hot_regions = self._writers.acquire_regions(self._opened, missing)  # G1
         with self._tracker.lock:
             self._granted.update(zip(missing, hot_regions, strict=True))
-            self._grant_ahead(missing, wanted)
-            self._ring.grant(wanted & self._granted.keys())  # G2
+            ahead = self._hold_ahead(missing, wanted)
+            self._ring.grant([*missing, *ahead], marked=self._mark(ahead))  # G2
 
-    def _grant_ahead(self, missing: Sequence[int], wanted: set[int]) -> None:
-        """Hold the hot regions that follow the `missing` ones, too, and add them to `wanted`.
+    def grant_behind(self, *, offset: int, length: int) -> None:
+        """Grant the regions behind those that were granted ahead with a marker in this range.
+
+        A writer has cleared the marker, and comes to them soon. Nothing is done while Kafka takes
+        no commands: then room is made only for a write that waits. Call it as grant().
+        """
+        for number in self._ring.geometry.regions_of(offset=offset, length=length):
+            behind = self._behind.pop(number, None)
+            if behind is not None and behind not in self._granted and self._writers.can_publish_now:
+                self.grant([(behind * self._ring.geometry.region_bytes, 1)])
+
+    def _hold_ahead(self, missing: Sequence[int], wanted: set[int]) -> list[int]:
+        """Hold the hot regions that follow the `missing` ones, too, and return their numbers.
 
         nbdkit needn't ask for them then. Mostly they are hot because the tracker has looked ahead
         of a client that goes through the volume in order. Call it with the tracker's lock held.
+        wanted: the regions of the request, which aren't revoked.
         """
         ahead = [
             number
             for first in missing
+            if first + 1 not in wanted
             for number in takewhile(
                 lambda number: self._writers.is_hot(self._opened, number),
                 range(first + 1, first + 1 + MOST_AHEAD),
@@ -107,9 +123,21 @@ class RegionGrants:
         ]
         most = max(min(MOST_AHEAD, self._limit - len(wanted)), 0)
         chosen = list(dict.fromkeys(n for n in ahead if n not in self._granted))[:most]
-        wanted.update(chosen)
-        self._make_room(len(chosen), wanted)
+        self._make_room(len(chosen), wanted.union(chosen))
         self._granted.update(zip(chosen, self._writers.hold_hot(self._opened, chosen), strict=True))
+        return chosen
+
+    def _mark(self, ahead: Sequence[int]) -> int | None:
+        """Return which of the regions granted ahead gets a marker, if any does.
+
+        The write that comes to it asks for the region behind the last one. Then that is granted,
+        and others ahead of it, while writes go on in front of it.
+        """
+        if not ahead or ahead[-1] + 1 == self._ring.geometry.region_count:
+            return None
+        marked = ahead[len(ahead) // _MARKED_PART]
+        self._behind[marked] = ahead[-1] + 1
+        return marked
 
     def collect_writes(self, *, orphaned: bool = False) -> None:
         """Add the writes that nbdkit has ended to the batch, and update those in flight (B1).
@@ -169,6 +197,8 @@ class RegionGrants:
         if not numbers:
             return
         until = self._ring.revoke(numbers)
+        for number in numbers:
+            self._behind.pop(number, None)
         self._revoked.append(
             _RevokedRegions(until, {number: self._granted.pop(number) for number in numbers})
         )
@@ -181,7 +211,8 @@ class RegionGrants:
         surplus = len(self._granted) + missing - self._limit
         if missing and surplus > 0:
             count = max(surplus, min(REVOKED_AT_ONCE, self._limit // 4))
-            self._revoke([number for number in self._granted if number not in wanted][:count])
+            others = (number for number in self._granted if number not in wanted)
+            self._revoke(list(islice(others, count)))
 
     def _regions_of(self, extents: RingExtents) -> list[HotRegion]:
         """Return the regions under whose grants these writes can have begun.
@@ -190,12 +221,14 @@ class RegionGrants:
         mark the regions as written to now, so that they are revoked last.
         """
         regions: dict[int, HotRegion] = {}
+        granted = self._granted
+        all_held = [granted, *(revoked.regions for revoked in self._revoked)]
         for number in regions_touched(extents, self._ring.geometry.region_bytes):
-            for held in (self._granted, *(revoked.regions for revoked in self._revoked)):
+            for held in all_held:
                 if number in held:
                     regions[id(held[number])] = held[number]
-            if number in self._granted:
-                self._granted.move_to_end(number)
+            if number in granted:
+                granted.move_to_end(number)
         return list(regions.values())
 
     def _share_failure(self) -> None:
@@ -212,14 +245,10 @@ class RegionGrants:
             )
 
 
-def _in_flight_writes(extents: RingExtents, regions: tuple[HotRegion, ...]) -> list[InFlightWrite]:
+def _in_flight_writes(extents: RingExtents, regions: tuple[HotRegion, ...]) -> list[InFlightTuple]:
     """Return the writes as the tracker keeps them.
 
     Each holds all of `regions`, because their fate is decided for all of them at once.
     """
-    kinds = [_KINDS[kind] for kind in extents["kind"].tolist()]
-    columns = (extents[name].tolist() for name in ("offset", "length", "at_us"))
-    return [
-        InFlightWrite._make(fields)
-        for fields in zip(kinds, *columns, repeat(regions), strict=False)
-    ]
+    kinds, *columns = (extents[name].tolist() for name in ("kind", "offset", "length", "at_us"))
+    return list(zip(kinds, *columns, repeat(regions)))

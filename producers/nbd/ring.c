@@ -18,17 +18,27 @@ ml_ring_may_write (struct ml_ring *ring, uint64_t offset, uint64_t length)
   return ml_may_write (ring, offset, length);
 }
 
+int
+ml_ring_clear_markers (struct ml_ring *ring, uint64_t offset, uint64_t length)
+{
+  return ml_clear_markers (ring, offset, length);
+}
+
 void
 ml_ring_end (struct ml_ring *ring, uint64_t position, uint32_t state, uint32_t kind)
 {
   ml_end (ring, position, state, kind);
 }
 
-/* G2. Call it after the region is durable in the activity log. */
+/* G2. Call it after the regions are durable in the activity log. marked: one of them, or any other
+ * number for none.
+ */
 void
-ml_ring_grant (struct ml_ring *ring, uint64_t region)
+ml_ring_grant (struct ml_ring *ring, const uint64_t *regions, uint64_t count, uint64_t marked)
 {
-  atomic_store_explicit (ml_granted (ring, region), 1, memory_order_release);
+  for (uint64_t i = 0; i < count; i++)
+    atomic_store_explicit (ml_granted (ring, regions[i]),
+                           regions[i] == marked ? ML_MARKED : ML_GRANTED, memory_order_release);
 }
 
 /* R1 and R2. Return the position that `tail` must reach before R3. */
@@ -36,7 +46,7 @@ uint64_t
 ml_ring_revoke (struct ml_ring *ring, const uint64_t *regions, uint64_t count)
 {
   for (uint64_t i = 0; i < count; i++)
-    atomic_store_explicit (ml_granted (ring, regions[i]), 0, memory_order_relaxed);
+    atomic_store_explicit (ml_granted (ring, regions[i]), ML_NOT_GRANTED, memory_order_relaxed);
   atomic_thread_fence (memory_order_seq_cst);
   return atomic_load_explicit (&ring->head, memory_order_relaxed);
 }

@@ -6,7 +6,9 @@
  * that the host hasn't collected. A slot in the ring also keeps the regions of its write in the
  * activity log.
  *
- * A region is granted while nbdkit may begin writes in it without asking the host.
+ * A region is granted while nbdkit may begin writes in it without asking the host. It can be granted
+ * with a marker. The first write in it then clears the marker, and lets the host grant the regions
+ * behind before a write comes to them.
  *
  * nbdkit writes (filter.c) in the same order as TrackedVolume does:
  *
@@ -15,18 +17,19 @@
  *       closes names the write.
  *   W3  Issue a full fence. Then check that all regions of the write are granted and that the
  *       volume hasn't failed. If a region isn't granted, ask the host and wait for its answer. If
- *       the host refuses, set the slot's state to VOID and touch no data.
+ *       the host refuses, set the slot's state to VOID and touch no data. If a region is marked,
+ *       clear its marker and tell the host; don't wait.
  *   W4  Write the data to the primary.
  *   W5  Set the slot's state to ENDED, whether the write succeeded or not.
  *
  * The host grants a region:
  *
  *   G1  Make the region durable in the activity log.
- *   G2  Set the region's byte to 1. Then answer the writers that wait for it.
+ *   G2  Set the region's byte to GRANTED or MARKED. Then answer the writers that wait for it.
  *
  * The host revokes a region:
  *
- *   R1  Set the region's byte to 0. Issue a full fence.
+ *   R1  Set the region's byte to NOT_GRANTED. Issue a full fence.
  *   R2  Read `head`. Until `tail` reaches that position, the region stays in the activity log,
  *       whatever else the host knows of it.
  *   R3  From then on the host knows all of nbdkit's writes in the region. The region leaves the
@@ -65,10 +68,11 @@
 
 #include "fork_state.h"
 
-#define ML_MAGIC UINT64_C(0x32474e49524c4d)  /* "MLRING2" */
+#define ML_MAGIC UINT64_C(0x33474e49524c4d)  /* "MLRING3" */
 
 /* The values of mirrorlog.domain.extents.ExtentKind. */
 enum ml_kind { ML_WRITE = 0, ML_ZERO = 1, ML_DISCARD = 2 };
+enum ml_grant { ML_NOT_GRANTED = 0, ML_GRANTED, ML_MARKED };
 enum ml_state { ML_FREE = 0, ML_IN_FLIGHT, ML_ENDED, ML_VOID, ML_TAKEN };
 
 struct ml_slot {
@@ -86,7 +90,7 @@ struct ml_ring {
   _Alignas (64) _Atomic uint32_t failed;  /* An errno if the volume has failed: no write begins. */
   _Alignas (64) struct ml_forks forks;    /* `count` is 0 if the volume has no forks. */
   _Alignas (64) struct ml_slot slot[];    /* `slots` of them, a power of two. One byte for each
-                                             region follows: 1 if the region is granted. */
+                                             region follows, an ml_grant. */
 };
 
 struct ml_extent {
@@ -95,7 +99,9 @@ struct ml_extent {
 
 /* A message from nbdkit to the host, or the host's answer, over a SOCK_SEQPACKET socket.
  * ML_NOTIFY asks the host to collect, and has no answer. ML_REQUEST_GRANT asks the host to grant
- * the regions of the write at `position`; the answer has the same position.
+ * the regions of the write at `position`; the answer has the same position. Answers
+ * that are sent together are one packet.
+ * ML_GRANT_AHEAD says that the write at `position` has cleared a marker. It has no answer.
  * ML_CLOSE_BATCH asks the host to collect and to send the open batch, for a snapshot
  * (snapshot_exports.c). Its position isn't one of the ring: it is ML_SNAPSHOT_POSITION and twice a
  * number. It has an answer with that position when the batch is on its way, and one with the next
@@ -110,14 +116,15 @@ struct ml_extent {
 #define ML_FLUSH_POSITION (UINT64_C (1) << 62)
 #define ML_FILE_POSITION (UINT64_C (1) << 61)
 #define ML_TEXT_BYTES 1024
+#define ML_MOST_ANSWERS 64
 enum ml_message_kind {
-  ML_NOTIFY = 0, ML_REQUEST_GRANT = 1, ML_CLOSE_BATCH = 2, ML_FLUSH_FORKS = 3
+  ML_NOTIFY = 0, ML_REQUEST_GRANT = 1, ML_CLOSE_BATCH = 2, ML_FLUSH_FORKS = 3, ML_GRANT_AHEAD = 4
 };
 struct ml_message {
   uint32_t what;   /* An ml_message_kind; in an answer, 0 or an errno. */
-  uint32_t unused;
+  uint32_t more;   /* How many further answers the packet holds, up to ML_MOST_ANSWERS in all. */
   uint64_t position;
-  uint64_t offset, length;  /* The range of the write that waits. */
+  uint64_t offset, length;  /* The range of the write. */
 };
 
 /* Return the slot of a position. */
@@ -127,7 +134,7 @@ ml_slot (struct ml_ring *ring, uint64_t position)
   return &ring->slot[position & (ring->slots - 1)];
 }
 
-/* Return the byte of a region. */
+/* Return the byte of a region, an ml_grant. */
 static inline _Atomic uint8_t *
 ml_granted (struct ml_ring *ring, uint64_t region)
 {
@@ -171,6 +178,25 @@ ml_may_write (struct ml_ring *ring, uint64_t offset, uint64_t length)
     if (!atomic_load_explicit (ml_granted (ring, region), memory_order_acquire))
       return 0;
   return 1;
+}
+
+/* W3's markers. Clear those of a range that is granted. Return 1 if there was one. */
+static inline int
+ml_clear_markers (struct ml_ring *ring, uint64_t offset, uint64_t length)
+{
+  uint64_t region = offset / ring->region_bytes, last = (offset + length - 1) / ring->region_bytes;
+  int found = 0;
+
+  for (; region <= last; region++) {
+    uint8_t marked = ML_MARKED;
+
+    /* The region may have been revoked meanwhile. Then it stays so. */
+    if (atomic_load_explicit (ml_granted (ring, region), memory_order_relaxed) == ML_MARKED
+        && atomic_compare_exchange_strong_explicit (ml_granted (ring, region), &marked, ML_GRANTED,
+                                                    memory_order_relaxed, memory_order_relaxed))
+      found = 1;
+  }
+  return found;
 }
 
 /* W5 with ML_ENDED, or ML_VOID if no data was touched. A zero or a discard that failed may have

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import BadUse
 
-MAGIC: Final = 0x32474E49524C4D
+MAGIC: Final = 0x33474E49524C4D
 """ML_MAGIC of ring.h."""
 SLOT_BYTES: Final = 64
 SLOTS: Final = 16_384
@@ -31,8 +31,14 @@ EXTENT: Final = np.dtype(
 """struct ml_extent of ring.h."""
 MESSAGE: Final = struct.Struct("<I4xQQQ")
 """struct ml_message of ring.h: what, position, offset, length."""
+ANSWER: Final = struct.Struct("<IIQ16x")
+"""struct ml_message as an answer: errno, how many more answers follow it in the packet, position."""
+MOST_ANSWERS: Final = 64
+"""ML_MOST_ANSWERS of ring.h."""
 GRANT_REQUEST: Final = 1
 """ML_REQUEST_GRANT of ring.h."""
+GRANT_AHEAD: Final = 4
+"""ML_GRANT_AHEAD of ring.h."""
 CLOSE_BATCH: Final = 2
 """ML_CLOSE_BATCH of ring.h."""
 FLUSH_FORKS: Final = 3
@@ -71,7 +77,7 @@ class Ring:
     """A ring in a new segment.
 
     One thread at a time may call grant, revoke and collect. The writers' calls (begin, may_write,
-    end) are for tests.
+    clear_markers, end) are for tests.
 
     fd: the descriptor of the segment, which nbdkit inherits.
     """
@@ -119,10 +125,18 @@ class Ring:
         """The segment, NULL once the ring is closed, and the library, for ring_forks.py."""
         return self._at, self._library
 
-    def grant(self, regions: Iterable[int]) -> None:
-        """Let writes begin in these regions (G2). They must be durable in the activity log."""
-        for region in regions:
-            self._library.ml_ring_grant(self._at, ctypes.c_uint64(region))
+    def grant(self, regions: Iterable[int], *, marked: int | None = None) -> None:
+        """Let writes begin in these regions (G2). They must be durable in the activity log.
+
+        marked: one of the regions gets a marker.
+        """
+        numbers = np.fromiter(regions, np.uint64)
+        self._library.ml_ring_grant(
+            self._at,
+            numbers.ctypes,
+            ctypes.c_uint64(len(numbers)),
+            ctypes.c_uint64(self.geometry.region_count if marked is None else marked),
+        )
 
     def revoke(self, regions: Iterable[int]) -> int:
         """Let no write begin in these regions without a new grant (R1).
@@ -190,6 +204,14 @@ class Ring:
             )
         )
 
+    def clear_markers(self, *, offset: int, length: int) -> bool:
+        """Clear the markers of the range's regions, which are granted. Tell if there was one (W3)."""
+        return bool(
+            self._library.ml_ring_clear_markers(
+                self._at, ctypes.c_uint64(offset), ctypes.c_uint64(length)
+            )
+        )
+
     def end(self, position: int, kind: ExtentKind, *, touched: bool = True) -> None:
         """End a write (W5). Clear `touched` if it wrote nothing, which makes its slot VOID."""
         self._library.ml_ring_end(
@@ -209,9 +231,8 @@ def regions_touched(extents: RingExtents, region_bytes: int) -> Iterator[int]:
     if len(extents):
         first = extents["offset"] // np.uint64(region_bytes)
         last = (extents["offset"] + extents["length"] - np.uint64(1)) // np.uint64(region_bytes)
+        numbers = set(first.tolist())
         crossing = first != last
-        inner = [
-            np.arange(low, high + 1, dtype=np.uint64)
-            for low, high in zip(first[crossing], last[crossing], strict=True)
-        ]
-        yield from np.unique(np.concatenate([first, *inner])).tolist()
+        for low, high in zip(first[crossing].tolist(), last[crossing].tolist(), strict=True):
+            numbers.update(range(low, high + 1))
+        yield from sorted(numbers)

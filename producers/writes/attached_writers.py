@@ -11,14 +11,14 @@ from functools import partial
 
 from mirrorlog.domain.snapshots import SnapshotExport
 from mirrorlog.errors import BadUse
-from mirrorlog.producers.batches.batch import InFlightWrite
+from mirrorlog.producers.batches.batch import InFlightTuple
 from mirrorlog.producers.batches.hot_regions import WHOLE_VOLUME, HotRegion
 from mirrorlog.producers.forks.fork_links import SecondaryLink
 from mirrorlog.producers.forks.fork_spans import WriteNumbers
 from mirrorlog.producers.forks.linked_writes import KnownWrites
 from mirrorlog.producers.writes.batch_sending import send_batch
 from mirrorlog.producers.writes.hot_region_admission import make_hot
-from mirrorlog.producers.writes.open_batch import add_ended
+from mirrorlog.producers.writes.open_batch import add_ended, is_full
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
 
@@ -41,6 +41,11 @@ class AttachedWriters:
         If not, acquire_regions() waits, or raises the reason.
         """
         return self._state.outbox.accepts_writes
+
+    @property
+    def can_publish_now(self) -> bool:
+        """Return whether Kafka takes commands, so that room for regions can be made again."""
+        return self._state.outbox.can_publish_now
 
     def attach_writer(
         self,
@@ -123,7 +128,7 @@ class AttachedWriters:
     def add_ended(
         self,
         opened: OpenVolume,
-        ended: list[InFlightWrite],
+        ended: list[InFlightTuple],
         regions: Collection[HotRegion],
         numbers: WriteNumbers,
     ) -> None:
@@ -152,8 +157,8 @@ class AttachedWriters:
     def replace_in_flight(
         self,
         opened: OpenVolume,
-        before: Mapping[int, InFlightWrite],
-        now: Mapping[int, InFlightWrite],
+        before: Mapping[int, InFlightTuple],
+        now: Mapping[int, InFlightTuple],
     ) -> None:
         """Replace the writer's writes in flight. Call it with the lock held.
 
@@ -167,7 +172,7 @@ class AttachedWriters:
         """Collect what the writer has written. A full batch leaves at once."""
         with self._state.lock:
             opened.collect_attached()
-            if len(opened.batch) >= opened.attached_batch_extents:
+            if is_full(self._state, opened):
                 send_batch(self._state, opened)
 
     def close_batch(

@@ -22,7 +22,7 @@ from mirrorlog.producers.batches.look_ahead import RegionLookAhead
 from mirrorlog.producers.durable.activity_format import ActivityEntry, ActivityOp, region_entries
 from mirrorlog.producers.writes.batch_sending import send_all_batches
 from mirrorlog.producers.writes.open_batch import collect_all_ended
-from mirrorlog.producers.writes.primary_flush import flush_primary
+from mirrorlog.producers.writes.primary_flush import flush_in_background, flush_primary
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 from mirrorlog.producers.writes.whole_volume_fallback import (
     fall_back_to_whole_volume,
@@ -61,10 +61,13 @@ def make_hot(
                     regions = _exchange(state, opened, plan, numbers)
                     if regions is None:
                         continue
-                    return then(regions)
+                    result = then(regions)
+                    break
             _make_room(state, opened, plan, numbers)
     finally:
         del state.admissions[id(request)]
+    flush_in_background(state, plan.flush_soon)
+    return result
 
 
 def make_hot_ahead(state: TrackerState, coming: Mapping[str, Collection[int]]) -> None:
@@ -86,10 +89,11 @@ def make_hot_ahead(state: TrackerState, coming: Mapping[str, Collection[int]]) -
                 _append(state, plan, wanted)
                 for name, numbers in wanted.items():
                     state.hot.add(state.hot.volumes[name], numbers)
-                return
+                break
         if isinstance(plan, DrainFirst):
             return
         _flush_primaries(state, plan)
+    flush_in_background(state, plan.flush_soon)
 
 
 def _wanted_ahead(
@@ -314,7 +318,13 @@ def _make_room(
 
 
 def _flush_primaries(state: TrackerState, plan: FlushFirst) -> None:
-    """Flush the primaries that the plan names. Call it without the lock."""
+    """Flush the primaries that the plan names. Call it without the lock.
+
+    While a flush in the background is under way, wait for that one, which may suffice.
+    """
+    if state.is_flushing_in_background:
+        state.jobs.wait()
+        return
     with state.lock:
         names = [name for name in sorted(plan.volumes) if name in state.volumes]
         volumes = [state.volumes[name] for name in names]

@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
+from typing import Final
 
 from mirrorlog.producers.batches.batch import Batch, InFlightTuple, InFlightWrite, Outcomes
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.forks.forked_volume import ForkedVolume
 from mirrorlog.producers.forks.forked_write import ForkedWrites
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
+
+_KEPT_PART: Final = 4
+"""A batch keeps this part of the hot regions at most, before it leaves."""
+_FEWEST_KEPT: Final = 16
+"""No batch leaves because of fewer regions than these."""
 
 
 def collect_ended(state: TrackerState, opened: OpenVolume) -> None:
@@ -53,6 +59,17 @@ def _hot_regions_of(
     """Return the regions of lock-free writes, each once."""
     hot, size = opened.regions.hot, state.settings.region_bytes
     return [hot[number] for number in {write[1] // size for write in writes}]
+
+
+def is_full(state: TrackerState, opened: OpenVolume) -> bool:
+    """Return whether the open batch leaves now: it has many extents, or keeps many regions hot.
+
+    Kafka then has acknowledged a part of the hot regions before others need their room.
+    """
+    batch, settings = opened.batch, state.settings
+    most_extents = opened.attached_batch_extents or settings.host_batch_extents
+    most_regions = max(state.hot.limit // _KEPT_PART, _FEWEST_KEPT)
+    return len(batch.writes) >= most_extents or len(batch.regions) >= most_regions
 
 
 def collect_all_ended(state: TrackerState) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from functools import partial
+
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.writes.open_batch import collect_ended
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
@@ -25,3 +28,38 @@ def flush_primary(state: TrackerState, opened: OpenVolume) -> None:
         raise
     with state.lock:
         opened.regions.durable = max(finished, opened.regions.durable)
+
+
+def flush_in_background(
+    state: TrackerState, names: Collection[str], then: Callable[[], None] = lambda: None
+) -> None:
+    """Flush the primaries of these volumes, unless such a flush is under way. Nobody waits for it.
+
+    Volumes that are closing, or aren't open any more, are passed over. Call it without the lock.
+    After a failed flush no write of the volume begins: the error was this call's alone to see, and
+    the volume's next flush might return without it.
+
+    then: called with the lock held when all are flushed.
+    """
+    with state.lock:
+        if state.is_flushing_in_background or not names:
+            return
+        state.is_flushing_in_background = True
+    state.jobs.start(partial(_flush_each, state, names, then))
+
+
+def _flush_each(state: TrackerState, names: Collection[str], then: Callable[[], None]) -> None:
+    try:
+        for name in names:
+            with state.lock:
+                opened = state.volumes.get(name)
+            if opened is None or opened.closing or opened.regions.is_stuck:
+                continue
+            try:
+                flush_primary(state, opened)
+            except DeviceFailed as error:
+                state.report(str(error))
+    finally:
+        with state.lock:
+            state.is_flushing_in_background = False
+            then()

@@ -25,29 +25,24 @@ C1 to C3 are steps of the protocol in batches/lock_free_writes.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from typing import Final
 
 from mirrorlog.errors import DeviceFailed
 from mirrorlog.producers.batches.hot_regions import HotRegion
 from mirrorlog.producers.batches.idle_regions import CoolingPlan, plan_cooling
-from mirrorlog.producers.writes.background_jobs import BackgroundJobs
 from mirrorlog.producers.writes.hot_region_admission import cool_entries, with_writes_in_flight
 from mirrorlog.producers.writes.open_batch import collect_all_ended
-from mirrorlog.producers.writes.primary_flush import flush_primary
+from mirrorlog.producers.writes.primary_flush import flush_in_background
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
 
 class RegionCooling:
     """Lets idle regions leave the activity log of a session."""
 
-    def __init__(self, state: TrackerState, jobs: BackgroundJobs) -> None:
-        """Create the object. jobs: where primaries are flushed."""
+    def __init__(self, state: TrackerState) -> None:
         self._state: Final = state
-        self._jobs: Final = jobs
-        self._is_flushing = False
 
     def tick(self, now_s: float) -> None:
         """Do a round if one is due. Call it from one thread, without the lock.
@@ -62,14 +57,7 @@ class RegionCooling:
             state.recent_uses.mark(now_s, state.hot.last_use)
             plan = self._plan()  # K2
             _cool(state, _without_busy(state, plan.leaving))  # K4, K5
-            unflushed = () if self._is_flushing else plan.unflushed
-            self._is_flushing = self._is_flushing or bool(unflushed)
-        if unflushed:
-            self._jobs.start(partial(self._flush, unflushed))  # K3
-
-    def wait(self) -> None:
-        """Wait until no primary is being flushed. Call it without the lock."""
-        self._jobs.wait()
+        flush_in_background(state, plan.unflushed, self._begin_round)  # K3
 
     def _plan(self) -> CoolingPlan:
         """Return what the round does. Call it with the lock held."""
@@ -84,27 +72,8 @@ class RegionCooling:
         ]
         return plan_cooling(volumes, state.recent_uses)
 
-    def _flush(self, names: Collection[str]) -> None:
-        """Flush the primaries of these volumes, as far as they are still open. Then a round is due.
-
-        After a failed flush no write of the volume begins: the error was this call's alone to see,
-        and the volume's next flush might return without it.
-        """
-        state = self._state
-        try:
-            for name in names:
-                with state.lock:
-                    opened = state.volumes.get(name)
-                if opened is None or not _can_cool(opened):
-                    continue
-                try:
-                    flush_primary(state, opened)
-                except DeviceFailed as error:
-                    state.report(str(error))
-        finally:
-            with state.lock:
-                self._is_flushing = False
-                state.recent_uses.due_s = float("-inf")
+    def _begin_round(self) -> None:
+        self._state.recent_uses.due_s = float("-inf")
 
 
 def _can_cool(opened: OpenVolume) -> bool:

@@ -20,6 +20,7 @@ from mirrorlog.producers.batches.look_ahead import RegionLookAhead
 from mirrorlog.producers.durable.activity_log import ActivityLog
 from mirrorlog.producers.forks.forked_volume import ForkedVolume
 from mirrorlog.producers.publishing.outbox import Outbox
+from mirrorlog.producers.writes.background_jobs import BackgroundJobs
 from mirrorlog.producers.writes.timers import Timers
 from mirrorlog.settings import Settings
 
@@ -71,6 +72,7 @@ class TrackerState:
     lock: covers everything here but `coarse_clock`. It is the outbox's. Data is written and flushed
     without it.
     write_ended: notified when a write of a closing volume ends.
+    is_flushing_in_background: a job flushes primaries (primary_flush.py).
     admissions: what is in make_hot() now, by identity: a volume's name, and numbers of its regions.
     Each thread adds and removes its own, without the lock.
     with_ended, with_dirty_regions, attached, forked: the volumes that have lock-free writes to
@@ -86,14 +88,18 @@ class TrackerState:
         report: Callable[[str], None],
         *,
         allows_lock_free: bool,
+        jobs: BackgroundJobs,
         flushes: TaskRunner,
     ) -> None:
         """Create the state of a tracker without volumes.
 
-        allows_lock_free: writes may begin without the lock (lock_free_writes.py). flushes: runs
-        flushes of primaries that one writer waits for.
+        allows_lock_free: writes may begin without the lock (lock_free_writes.py). jobs: where
+        primaries are flushed that no writer waits for. flushes: runs the flushes that one writer
+        waits for.
         """
+        self.jobs: Final = jobs
         self.flushes: Final = flushes
+        self.is_flushing_in_background = False
         self.lock: Final = outbox.lock
         self.log: Final = log
         self.outbox: Final = outbox

@@ -33,7 +33,12 @@ from mirrorlog.producers.writes.fork_tracking import (
     wait_until_forks_idle,
 )
 from mirrorlog.producers.writes.hot_region_admission import make_hot, make_hot_ahead
-from mirrorlog.producers.writes.open_batch import collect_all_ended, collect_ended, end_write
+from mirrorlog.producers.writes.open_batch import (
+    collect_all_ended,
+    collect_ended,
+    end_write,
+    is_full,
+)
 from mirrorlog.producers.writes.primary_flush import flush_primary
 from mirrorlog.producers.writes.region_cooling import RegionCooling
 from mirrorlog.producers.writes.timers import due_work
@@ -93,6 +98,7 @@ class WriteTracker:
             settings,
             report,
             allows_lock_free=allows_lock_free,
+            jobs=jobs,
             flushes=flushes,
         )
         self.lock: Final = self._state.lock
@@ -105,7 +111,7 @@ class WriteTracker:
         )
         self.max_write_bytes: Final = settings.region_bytes * settings.hot_regions
         self.attached_writers: Final = AttachedWriters(self._state)
-        self._cooling: Final = RegionCooling(self._state, jobs)
+        self._cooling: Final = RegionCooling(self._state)
 
     def add_volume(
         self,
@@ -213,7 +219,7 @@ class WriteTracker:
             else:
                 collect_ended(self._state, opened)
                 forked_write = forks.write_ended(write, data, succeeded=succeeded)
-            if len(opened.batch.writes) >= self.batch_extents:
+            if is_full(self._state, opened):
                 send_batch(self._state, opened)
             if forks is not None and forked_write is not None:
                 forks.wait_for_write(forked_write)
@@ -237,7 +243,7 @@ class WriteTracker:
         """
         with self.lock:
             collect_ended(self._state, opened)
-            if len(opened.batch.writes) >= self.batch_extents:
+            if is_full(self._state, opened):
                 send_batch(self._state, opened)
 
     def back_out(self, opened: OpenVolume, write: InFlightTuple) -> None:
@@ -324,16 +330,8 @@ class WriteTracker:
         Lock-free writes that tick() has collected may fill it, and no writer looks at it then.
         """
         state = self._state
-        full = [
-            name
-            for name in state.timers.batch_since_s
-            if len(state.volumes[name].batch) >= self._batch_limit(state.volumes[name])
-        ]
+        full = [name for name in state.timers.batch_since_s if is_full(state, state.volumes[name])]
         return dict.fromkeys([*lingered, *full])
-
-    def _batch_limit(self, opened: OpenVolume) -> int:
-        """Return the number of extents at which the open batch leaves."""
-        return opened.attached_batch_extents or self.batch_extents
 
     def drain(self) -> None:
         """Wait until everything that ended before is acknowledged. Call it without the lock.
@@ -385,7 +383,7 @@ class WriteTracker:
         When it returns, nothing calls their primaries any more.
         """
         state = self._state
-        self._cooling.wait()
+        self._state.jobs.wait()
         with self.lock:
             for name in names:
                 opened = state.volumes.pop(name)
@@ -407,7 +405,7 @@ class WriteTracker:
         """
         with self.lock:
             close_all_forks(self._state)
-        self._cooling.wait()
+        self._state.jobs.wait()
 
     def partitions(self, *, without: Collection[str] = ()) -> set[int]:
         """Return the partitions in which volumes are open, except for those `without`."""

@@ -196,6 +196,7 @@ class World:
         self.contents: dict[tuple[int, bytes], Write] = {}
         self.writers: list[Iterator[None]] = []
         self.grant_requests: dict[int, tuple[int, int]] = {}
+        self.cleared: list[tuple[int, int]] = []
         self.refused: set[int] = set()
         self.nbdkit = False
         self.left = 0
@@ -276,6 +277,9 @@ class World:
                 ring.end(position, ExtentKind.WRITE, touched=False)
                 return
         yield
+        if ring.clear_markers(offset=offset, length=length):
+            self.cleared.append((offset, length))
+        yield
         self.check_log(write)
         half = SECTOR * self.random.randint(0, write.count)
         self.device.reopen().pwrite(offset, data[:half])
@@ -299,6 +303,7 @@ class World:
         self.cut = self.cut or bool(self.writers)
         self.writers.clear()
         self.grant_requests.clear()
+        self.cleared.clear()
         self.nbdkit = False
 
     def read_at_site(self) -> None:
@@ -435,13 +440,17 @@ class World:
         self.fallbacks += "Kafka was away" in text
 
     def act_as_host(self, host: Host, grants: RegionGrants) -> None:
-        match self.random.choice(("answer", "answer", "tick", "tick")):
+        match self.random.choice(("answer", "answer", "tick", "tick", "grant behind")):
             case "answer" if self.grant_requests:
                 asked = dict(self.grant_requests)
                 with suppress(MirrorlogError):
                     grants.grant(asked.values())
                 for position in asked:
                     self.grant_requests.pop(position, None)
+            case "grant behind" if self.cleared:
+                offset, length = self.cleared.pop()
+                with suppress(MirrorlogError):
+                    grants.grant_behind(offset=offset, length=length)
             case "tick":
                 if self.mode == "away" and self.random.random() < 0.5:
                     self.back_s = self.clock.now_s + 0.7

@@ -62,6 +62,22 @@ def test_a_slow_writer_gets_as_many_as_it_goes_through_in_a_while() -> None:
     assert len(hot_since) <= 1020
 
 
+def test_a_slow_writer_that_asks_early_gets_few_enough_too() -> None:
+    """It asks when it comes to the first eighth of a window, as nbdkit does (ring.h)."""
+    look_ahead, hot_since, idle, asks = RegionLookAhead(), dict[int, float](), 0, {0: 0, 1: 1}
+    for number in range(1000):
+        now_s = number / 10
+        if number in asks:
+            behind = asks.pop(number)
+            ahead = look_ahead.extend([behind], most=1000, now_s=now_s)
+            hot_since |= dict.fromkeys([behind, *ahead], now_s)
+            if ahead:
+                asks[ahead[len(ahead) // 8]] = ahead[-1] + 1
+        idle += now_s - hot_since[number] > 4 * WINDOW_S
+    assert idle < 20
+    assert len(hot_since) <= 1040
+
+
 def test_a_window_grows_again_when_the_writer_is_fast() -> None:
     look_ahead, windows, number = RegionLookAhead(), list[int](), 0
     for now_s in (0, 0.1, 0.2, 5, 10, 15, 15.1, 15.2):

@@ -138,6 +138,15 @@ class Rig:
         """The hot regions, as the activity log has them on the disk."""
         return set(read_previous_log(self.folder).regions.get("v", ()))
 
+    @property
+    def commands_sent(self) -> int:
+        """How many commands with writes were published."""
+        commands = (
+            decode(message.value or b"", TrackingCommand)
+            for message in self.broker.messages(self.settings.topics.commands)
+        )
+        return sum(command.kind is CommandKind.WRITES for command in commands)
+
     def bytes_marked_after_kill(self) -> int:
         """Kill the host, start it again, and return how many bytes it marks dirty."""
         self.host.abandon()
@@ -352,3 +361,43 @@ def test_nothing_leaves_in_a_partition_whose_history_broke() -> None:
         rig.clock.now_s += 2 * IDLE_S
         rig.host._tracker.tick(rig.clock.now_s)  # Host.tick would handle the break first
     assert rig.hot == {3}
+
+
+@pytest.mark.parametrize(("hot_regions", "kept"), [(128, 32), (8, 9)])
+def test_a_batch_leaves_before_it_keeps_more_than_a_quarter_of_the_hot_regions(
+    hot_regions: int, kept: int
+) -> None:
+    """Kafka has then acknowledged them before others need their room.
+
+    A batch of few regions leaves when they all need room, however few may be hot.
+    """
+    rig = Rig(Settings(region_bytes=REGION, hot_regions=hot_regions, host_linger_s=1000))
+    sent = rig.commands_sent
+    rig.write(*range(kept - 1))
+    rig.wait(0.1)
+    assert rig.commands_sent == sent
+    rig.write(kept - 1)
+    rig.wait(0.1)
+    assert rig.commands_sent == sent + 1
+
+
+def test_no_write_waits_for_a_flush_that_the_host_begins_in_time() -> None:
+    """A client goes through more regions than may be hot, and never flushes."""
+    jobs = LateJobs()
+    rig = Rig(Settings(region_bytes=REGION, hot_regions=128), jobs)
+    in_writes = 0
+    for number in range(REGIONS):
+        before = rig.flushes
+        rig.write(number)
+        in_writes += rig.flushes - before
+        rig.wait(0.1, jobs.run)
+    assert in_writes == 0
+    assert 5 < rig.flushes < 100
+
+
+def test_a_write_flushes_the_primary_itself_if_nothing_else_has() -> None:
+    rig = Rig(Settings(region_bytes=REGION, hot_regions=128), LateJobs())
+    for number in range(REGIONS):
+        rig.write(number)
+        rig.wait(0.1)
+    assert 5 < rig.flushes < 30
