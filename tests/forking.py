@@ -11,6 +11,7 @@ from notation import site_progress
 from mirrorlog.domain.site_progress import Rung, SiteProgress, SiteState
 from mirrorlog.ports.devices import BlockDevice, Data
 from mirrorlog.producers.forks.fork_calls import Call, SecondaryCalls, SecondaryOpener
+from mirrorlog.simulation.memory_devices import MemoryDevice
 
 SECONDARY_ID = "a secondary"
 
@@ -86,6 +87,11 @@ class Marked:
 
     def close(self) -> None:
         self.device.close()
+
+    def on_copy(self, disk: MemoryDevice) -> Marked:
+        """Return the same handle of a copy of its disk."""
+        assert isinstance(self.device, MemoryDevice)
+        return Marked(self.device.on_copy(disk), self.secondary_id)
 
 
 def marked(open_device: Callable[..., BlockDevice]) -> SecondaryOpener:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
 import numpy as np
 from clocks import CountingClock
+from forking import Marked
 
 from mirrorlog.domain.extents import ExtentKind
 from mirrorlog.errors import DeviceFailed
@@ -168,6 +169,14 @@ class ModelLink:
         self.is_half = False
         self.done += 1
         return None
+
+    def copied(self, world: Any) -> ModelLink:
+        """Return what can still die in a copy of the world, with `random` and `disks` by site."""
+        device = self.device
+        if device is not None:
+            assert isinstance(device, Marked)
+            device = device.on_copy(world.disks[self.site])
+        return replace(self, model=world, device=device)
 
     def die(self) -> None:
         """Finish the running write or not, as a kernel may while the process dies."""

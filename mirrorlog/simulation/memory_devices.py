@@ -74,6 +74,12 @@ class MemoryDevice(ClosesOnExit):
         handle.__dict__["_disk"] = self._disk.copied()
         return handle
 
+    def on_copy(self, copied: MemoryDevice) -> MemoryDevice:
+        """Return this handle, open or closed as it is, of the disk that copied() returned."""
+        handle = copy(self)
+        handle.__dict__["_disk"] = copied._disk
+        return handle
+
     def crash(self, keep: Random | None = None) -> None:
         """Lose power: drop unflushed writes and close every handle. Continue with reopen().
 

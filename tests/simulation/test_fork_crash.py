@@ -17,7 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from random import Random
 from threading import Condition
@@ -25,7 +26,7 @@ from uuid import UUID
 
 import pytest
 from clocks import CountingClock, Crashed, Steps
-from forking import Reports, marked, report
+from forking import Marked, Reports, marked, report
 from linked_forks import FilterModel, ModelLink
 
 from mirrorlog.codec.events import decode
@@ -230,6 +231,14 @@ class Worker:
             else (link.reached >= self.world.filter.next)
         )
 
+    def copied(self, world: World) -> Worker:
+        """Return what can still die in a copy of the world."""
+        call = self.call
+        if call is not None and call.kind is CallKind.WRITE:
+            assert isinstance(call.device, Marked)
+            call = replace(call, device=call.device.on_copy(world.disks[self.site]))
+        return replace(self, world=world, call=call)
+
     def die(self) -> None:
         """Finish the running write or not, as a kernel may after the process has died."""
         if (
@@ -416,10 +425,42 @@ class World:
         self.workers = Workers(self)
         self.joined = 0
 
-    def session(self, crash_at: int | None, mode: str = "kill") -> int:
-        """Run one session from its start to its close or crash. Return its number of steps."""
-        self.steps = Steps(crash_at)
+    def crashed(self, publisher: Publisher, mode: str) -> World:
+        """Return a copy of the world, in which the host's process has crashed now."""
+        other = copy(self)
+        other.random = Random()
+        other.random.setstate(self.random.getstate())
+        other.clock = replace(self.clock)
+        other.steps = Steps(None, count=self.steps.count, dead=True)
+        other.folder, other.primary = self.folder.copied(), self.primary.copied()
+        other.folder.hook = lambda name: other.steps(name)  # noqa: PLW0108
+        other.disks = {site: disk.copied() for site, disk in self.disks.items()}
+        other.sites = [replace(site, world=other, buffer=dict(site.buffer)) for site in self.sites]
+        other.reports = Reports(dict(self.reports.by_site))
+        other.away_until_s = dict(self.away_until_s)
+        other.commands, other.sectors = list(self.commands), list(self.sectors)
+        other.missed = {site: list(missed) for site, missed in self.missed.items()}
+        other.heads, other.beats = list(self.heads), list(self.beats)
+        other.history = [list(moments) for moments in self.history]
+        other.ended_us, other.wild = list(self.ended_us), set(self.wild)
+        other.host = other.volume = None
+        other.workers = Workers(other)
+        other.workers.all = [worker.copied(other) for worker in self.workers.all]
+        other.crash(Publisher(other, list(publisher.queue)), mode)
+        return other
+
+    def session(
+        self,
+        crash_at: int | None,
+        mode: str = "kill",
+        on_step: Callable[[Publisher], None] = lambda _: None,
+    ) -> int:
+        """Run one session from its start to its close or crash. Return its number of steps.
+
+        on_step: called before each step, with the session's publisher.
+        """
         publisher = Publisher(self)
+        self.steps = Steps(crash_at, lambda: on_step(publisher))
         self.workers = Workers(self)
         forks = ForkPorts(
             marked(self.open_secondary), self.workers, self.reports, self.on_state_change
@@ -820,16 +861,21 @@ def crash_everywhere(
     seed: int, mode: str, crash: str, *, every: int = 1, linked: bool = False
 ) -> None:
     """Crash at each step in turn, or at every `every`th step."""
-    steps = World(seed, mode, linked=linked).session(None)
-    for crash_at in range(1, steps + 1, every):
-        world = World(seed, mode, linked=linked)
+    undisturbed = World(seed, mode, linked=linked)
+    crashed: dict[int, World] = {}
+
+    def copy_crashed(publisher: Publisher) -> None:
+        before = undisturbed.steps.count
+        if before % every == 0:
+            crashed[before + 1] = undisturbed.crashed(publisher, crash)
+
+    steps = undisturbed.session(None, on_step=copy_crashed)
+    for crash_at, world in crashed.items():
         try:
-            world.session(crash_at, crash)
-            if world.steps.dead:
-                world.session(
-                    world.random.choice((None, world.random.randint(1, 60))),
-                    world.random.choice(("kill", "power")),
-                )
+            world.session(
+                world.random.choice((None, world.random.randint(1, 60))),
+                world.random.choice(("kill", "power")),
+            )
             while world.steps.dead:
                 world.session(None)
             world.check_end()
