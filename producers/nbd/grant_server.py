@@ -81,14 +81,15 @@ class GrantServer:
         try:
             while messages := self._receive():
                 self._answer([message for message in messages if message[0] == GRANT_REQUEST])
-                for what, position, offset, length in messages:
-                    if what == GRANT_AHEAD:
-                        with suppress(MirrorlogError):  # the writes that come there report it
-                            self._grants.grant_behind(offset=offset, length=length)
-                    elif what == CLOSE_BATCH:
+                for what, position, _, _ in messages:
+                    if what == CLOSE_BATCH:
                         self._begin_snapshot(position)
                     elif what == FLUSH_FORKS:
                         self._flushes.put(position)
+                for what, _, offset, length in messages:
+                    if what == GRANT_AHEAD:
+                        with suppress(MirrorlogError):  # the writes that come there report it
+                            self._grants.grant_behind(offset=offset, length=length)
                 self._collect()
         except BaseException as error:  # noqa: BLE001 - the host's own thread raises it
             self.error = error

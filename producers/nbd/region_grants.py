@@ -88,22 +88,33 @@ class RegionGrants:
             self._make_room(len(missing), wanted)
         if not missing:
             return
-        hot_regions = self._writers.acquire_regions(self._opened, missing)  # G1
-        with self._tracker.lock:
-            self._granted.update(zip(missing, hot_regions, strict=True))
-            ahead = self._hold_ahead(missing, wanted)
-            self._ring.grant([*missing, *ahead], marked=self._mark(ahead))  # G2
+        self._grant(missing, wanted, self._writers.acquire_regions(self._opened, missing))  # G1
 
     def grant_behind(self, *, offset: int, length: int) -> None:
         """Grant the regions behind those that were granted ahead with a marker in this range.
 
-        A writer has cleared the marker, and comes to them soon. Nothing is done while Kafka takes
-        no commands: then room is made only for a write that waits. Call it as grant().
+        A writer has cleared the marker, and comes to them soon. Nothing is done where that would
+        wait for a flush or for Kafka: room is then made only for a write that waits. Call it, and
+        it raises, as grant().
         """
         for number in self._ring.geometry.regions_of(offset=offset, length=length):
             behind = self._behind.pop(number, None)
-            if behind is not None and behind not in self._granted and self._writers.can_publish_now:
-                self.grant([(behind * self._ring.geometry.region_bytes, 1)])
+            if behind is None or behind in self._granted:
+                continue
+            with self._tracker.lock:
+                self._make_room(1, {behind})
+            hot_regions = self._writers.acquire_now(self._opened, [behind])  # G1
+            if hot_regions is not None:
+                self._grant([behind], {behind}, hot_regions)
+
+    def _grant(
+        self, missing: Sequence[int], wanted: set[int], hot_regions: Sequence[HotRegion]
+    ) -> None:
+        """Grant the regions `missing`, which are held, and others ahead of a writer (G2)."""
+        with self._tracker.lock:
+            self._granted.update(zip(missing, hot_regions, strict=True))
+            ahead = self._hold_ahead(missing, wanted)
+            self._ring.grant([*missing, *ahead], marked=self._mark(ahead))
 
     def _hold_ahead(self, missing: Sequence[int], wanted: set[int]) -> list[int]:
         """Hold the hot regions that follow the `missing` ones, too, and return their numbers.

@@ -17,7 +17,7 @@ from mirrorlog.producers.forks.fork_links import SecondaryLink
 from mirrorlog.producers.forks.fork_spans import WriteNumbers
 from mirrorlog.producers.forks.linked_writes import KnownWrites
 from mirrorlog.producers.writes.batch_sending import send_batch
-from mirrorlog.producers.writes.hot_region_admission import make_hot
+from mirrorlog.producers.writes.hot_region_admission import make_hot, make_hot_now
 from mirrorlog.producers.writes.open_batch import add_ended, is_full
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
@@ -41,11 +41,6 @@ class AttachedWriters:
         If not, acquire_regions() waits, or raises the reason.
         """
         return self._state.outbox.accepts_writes
-
-    @property
-    def can_publish_now(self) -> bool:
-        """Return whether Kafka takes commands, so that room for regions can be made again."""
-        return self._state.outbox.can_publish_now
 
     def attach_writer(
         self,
@@ -93,6 +88,15 @@ class AttachedWriters:
         without the lock: it may wait for a flush or for Kafka. For errors see make_hot().
         """
         return make_hot(self._state, opened, numbers, list)
+
+    def acquire_now(self, opened: OpenVolume, numbers: Sequence[int]) -> Sequence[HotRegion] | None:
+        """Do as acquire_regions(), but return None where that would wait.
+
+        None, too, while Kafka takes no commands: room is then left to writes that wait.
+        """
+        if not self._state.outbox.can_publish_now:
+            return None
+        return make_hot_now(self._state, opened, numbers)
 
     def is_hot(self, opened: OpenVolume, number: int) -> bool:
         """Return whether hold_hot() may be called for the region. Call it with the lock held.

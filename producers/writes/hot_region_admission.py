@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
-from mirrorlog.errors import DeviceFailed
+from mirrorlog.errors import MirrorlogError
 from mirrorlog.ports.task_runner import run_all
 from mirrorlog.producers.batches.hot_regions import (
     DrainFirst,
@@ -68,6 +68,24 @@ def make_hot(
         del state.admissions[id(request)]
     flush_in_background(state, plan.flush_soon)
     return result
+
+
+def make_hot_now(
+    state: TrackerState, opened: OpenVolume, numbers: Sequence[int]
+) -> list[HotRegion] | None:
+    """Do as make_hot(), but return None where that would wait for a flush or for Kafka.
+
+    A flush that is missing is then made in the background.
+    """
+    with state.lock:
+        state.check_writable(opened)
+        plan = _plan(state, opened, numbers)
+        regions = _exchange(state, opened, plan, numbers) if isinstance(plan, Leave) else None
+    if isinstance(plan, Leave):
+        flush_in_background(state, plan.flush_soon)
+    elif isinstance(plan, FlushFirst):
+        flush_in_background(state, plan.volumes)
+    return regions
 
 
 def make_hot_ahead(state: TrackerState, coming: Mapping[str, Collection[int]]) -> None:
@@ -199,13 +217,14 @@ def _wanted_by_others(
 
     As far as there is room beside the `missing` ones of `opened`. Call it with the lock held.
     """
-    if len(state.admissions) == 1:
+    if len(state.admissions) <= 1:
         return {}
     coming: dict[str, dict[int, None]] = {}
     for name, numbers in state.admissions.copy().values():
         coming.setdefault(name, {}).update(dict.fromkeys(numbers))
+    own = coming.get(opened.name, {})
     for number in missing:
-        del coming[opened.name][number]
+        own.pop(number, None)
     return _wanted_ahead(state, coming, state.hot.room - len(missing))
 
 
@@ -318,15 +337,9 @@ def _make_room(
 
 
 def _flush_primaries(state: TrackerState, plan: FlushFirst) -> None:
-    """Flush the primaries that the plan names. Call it without the lock.
-
-    While a flush in the background is under way, wait for that one, which may suffice.
-    """
-    if state.is_flushing_in_background:
-        state.jobs.wait()
-        return
+    """Flush the primaries that the plan names. Call it without the lock."""
     with state.lock:
         names = [name for name in sorted(plan.volumes) if name in state.volumes]
         volumes = [state.volumes[name] for name in names]
     # After a failure its regions are stuck. Its own writes and flushes raise the error.
-    run_all(state.flushes, [partial(flush_primary, state, one) for one in volumes], DeviceFailed)
+    run_all(state.flushes, [partial(flush_primary, state, one) for one in volumes], MirrorlogError)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from functools import partial
 
-from mirrorlog.errors import DeviceFailed
+from mirrorlog.errors import DeviceFailed, MirrorlogError
 from mirrorlog.producers.writes.open_batch import collect_ended
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
@@ -13,21 +13,32 @@ from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 def flush_primary(state: TrackerState, opened: OpenVolume) -> None:
     """Make the writes that ended before durable on the primary. Call it without the lock.
 
+    One call at a time flushes a primary: the kernel tells an error of writing back only once, and
+    the other calls must hear of it, too. Those that wait meanwhile share the next flush.
+
     Raise DeviceFailed if that fails. From then on no write of the volume begins. If the volume has
     failed before, raise that error.
     """
     with state.lock:
-        if opened.failed is not None:
-            raise opened.failed
-        collect_ended(state, opened)
-        finished = opened.regions.finished
-    try:
-        opened.device.flush()
-    except DeviceFailed as error:
-        state.fail(opened, error)
-        raise
-    with state.lock:
-        opened.regions.durable = max(finished, opened.regions.durable)
+        begun_before = opened.flushes_begun
+    with opened.flush_lock:
+        with state.lock:
+            if opened.failed is not None:
+                raise opened.failed
+            if opened.last_flush > begun_before:
+                return
+            opened.flushes_begun += 1
+            number = opened.flushes_begun
+            collect_ended(state, opened)
+            finished = opened.regions.finished
+        try:
+            opened.device.flush()
+        except DeviceFailed as error:
+            state.fail(opened, error)
+            raise
+        with state.lock:
+            opened.regions.durable = max(finished, opened.regions.durable)
+            opened.last_flush = max(number, opened.last_flush)
 
 
 def flush_in_background(
@@ -45,7 +56,11 @@ def flush_in_background(
         if state.is_flushing_in_background or not names:
             return
         state.is_flushing_in_background = True
-    state.jobs.start(partial(_flush_each, state, names, then))
+    try:
+        state.jobs.start(partial(_flush_each, state, names, then))
+    except RuntimeError:  # no thread can be started; a write that needs the flush makes it itself
+        with state.lock:
+            state.is_flushing_in_background = False
 
 
 def _flush_each(state: TrackerState, names: Collection[str], then: Callable[[], None]) -> None:
@@ -53,11 +68,11 @@ def _flush_each(state: TrackerState, names: Collection[str], then: Callable[[], 
         for name in names:
             with state.lock:
                 opened = state.volumes.get(name)
-            if opened is None or opened.closing or opened.regions.is_stuck:
+            if opened is None or opened.closing or opened.failed is not None:
                 continue
             try:
                 flush_primary(state, opened)
-            except DeviceFailed as error:
+            except MirrorlogError as error:
                 state.report(str(error))
     finally:
         with state.lock:

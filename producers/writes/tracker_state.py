@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from threading import Condition
+from threading import Condition, RLock
 from typing import Final
 
 from mirrorlog.domain.volumes import Volume
@@ -42,6 +42,8 @@ class OpenVolume:
     forks: the secondaries that its writes go to. If a write waits for them, none is lock-free.
     collect_attached: takes what an attached writer has written (attached_writers.py).
     attached_batch_extents: with an attached writer, the batch is sent at this number of extents.
+    flush_lock: held by the call that flushes the primary. flushes_begun: how many flushes have
+    begun. last_flush: the number of the last one of them that succeeded (primary_flush.py).
     """
 
     volume: Volume
@@ -59,6 +61,9 @@ class OpenVolume:
     forks: ForkedVolume | None = None
     collect_attached: Callable[[], None] = lambda: None
     attached_batch_extents: int = 0
+    flush_lock: RLock = field(default_factory=RLock)
+    flushes_begun: int = 0
+    last_flush: int = 0
 
     @property
     def name(self) -> str:

@@ -37,11 +37,13 @@ pytestmark = pytest.mark.skipif(
 class Rig:
     """A host with one volume, to which a client writes through the ring.
 
-    asked: the regions for which a write waited. syncs: of the host's folder.
+    asked: the regions for which a write waited. syncs: of the host's folder. ticks: the host ticks
+    once in 32 writes.
     """
 
     asked: list[int] = field(default_factory=list)
     syncs: int = 0
+    ticks: bool = True
     clock: ManualClock = field(default_factory=ManualClock)
 
     def __post_init__(self) -> None:
@@ -83,6 +85,8 @@ class Rig:
         self.ring.end(position, ExtentKind.WRITE)
         if number % 32 == 0:
             self.tracker.attached_writers.collect(self.opened)
+            if self.ticks:
+                self.host.tick(self.clock.now_s)
 
 
 @pytest.fixture
@@ -119,14 +123,26 @@ def test_nothing_is_granted_ahead_of_need_while_kafka_takes_no_commands(rig: Rig
         rig.opened.collect_attached()
         send_all_batches(rig.tracker._state)
     rig.clock.now_s += SETTINGS.host_away_s
-    granted: list[object] = []
-    rig.grants.grant = granted.append  # type: ignore[method-assign, assignment]
-    number = 10
+    number, syncs = 10, rig.syncs
     while rig.ring.may_write(offset=number * REGION, length=512):
         rig.write(number)
         number += 1
     assert number > 12
-    assert not granted
+    assert rig.syncs == syncs
+
+
+def test_room_that_needs_a_wait_is_made_for_a_write_that_waits_alone(rig: Rig) -> None:
+    """Kafka acknowledges nothing, and doesn't count as away yet. Then a write asks."""
+    poll, number, rig.ticks = rig.publisher.poll, 0, False
+    rig.publisher.poll = lambda _timeout_s: None  # type: ignore[method-assign]
+    while number < 2 or rig.ring.may_write(offset=number * REGION, length=512):
+        rig.write(number)
+        number += 1
+    assert 512 < number <= 1024
+    assert rig.asked == [0, 1]
+    rig.publisher.poll = poll  # type: ignore[method-assign]
+    rig.write(number)
+    assert rig.asked == [0, 1, number]
 
 
 def test_a_marker_is_gone_with_its_grant(rig: Rig) -> None:
