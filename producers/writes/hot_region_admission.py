@@ -337,9 +337,13 @@ def _make_room(
 
 
 def _flush_primaries(state: TrackerState, plan: FlushFirst) -> None:
-    """Flush the primaries that the plan names. Call it without the lock."""
+    """Flush the primaries that the plan names, then plan again. Call it without the lock."""
     with state.lock:
         names = [name for name in sorted(plan.volumes) if name in state.volumes]
         volumes = [state.volumes[name] for name in names]
     # After a failure its regions are stuck. Its own writes and flushes raise the error.
-    run_all(state.flushes, [partial(flush_primary, state, one) for one in volumes], MirrorlogError)
+    run_all(
+        state.flushes,
+        [partial(flush_primary, state, one, joins=True) for one in volumes],
+        MirrorlogError,
+    )

@@ -10,7 +10,7 @@ from mirrorlog.producers.writes.open_batch import collect_ended
 from mirrorlog.producers.writes.tracker_state import OpenVolume, TrackerState
 
 
-def flush_primary(state: TrackerState, opened: OpenVolume) -> None:
+def flush_primary(state: TrackerState, opened: OpenVolume, *, joins: bool = False) -> None:
     """Make the writes that ended before durable on the primary. Call it without the lock.
 
     One call at a time flushes a primary: the kernel tells an error of writing back only once, and
@@ -18,9 +18,12 @@ def flush_primary(state: TrackerState, opened: OpenVolume) -> None:
 
     Raise DeviceFailed if that fails. From then on no write of the volume begins. If the volume has
     failed before, raise that error.
+
+    joins: wait for the flush that is under way, if there is one. Some of the writes that ended
+    before the call may not be durable then; the caller looks what is.
     """
     with state.lock:
-        begun_before = opened.flushes_begun
+        begun_before = opened.last_flush if joins else opened.flushes_begun
     with opened.flush_lock:
         with state.lock:
             if opened.failed is not None:
