@@ -99,8 +99,8 @@ struct ml_extent {
 
 /* A message from nbdkit to the host, or the host's answer, over a SOCK_SEQPACKET socket.
  * ML_NOTIFY asks the host to collect, and has no answer. ML_REQUEST_GRANT asks the host to grant
- * the regions of the write at `position`; the answer has the same position. Answers
- * that are sent together are one packet.
+ * the regions of the write at `position`; the answer has the same position.
+ * Answers that are sent together are one packet.
  * ML_GRANT_AHEAD says that the write at `position` has cleared a marker. It has no answer.
  * ML_CLOSE_BATCH asks the host to collect and to send the open batch, for a snapshot
  * (snapshot_exports.c). Its position isn't one of the ring: it is ML_SNAPSHOT_POSITION and twice a

@@ -32,7 +32,7 @@ EXTENT: Final = np.dtype(
 MESSAGE: Final = struct.Struct("<I4xQQQ")
 """struct ml_message of ring.h: what, position, offset, length."""
 ANSWER: Final = struct.Struct("<IIQ16x")
-"""struct ml_message as an answer: errno, how many more answers follow it in the packet, position."""
+"""struct ml_message as an answer: errno, how many more answers the packet holds, position."""
 MOST_ANSWERS: Final = 64
 """ML_MOST_ANSWERS of ring.h."""
 GRANT_REQUEST: Final = 1
@@ -205,7 +205,7 @@ class Ring:
         )
 
     def clear_markers(self, *, offset: int, length: int) -> bool:
-        """Clear the markers of the range's regions, which are granted. Tell if there was one (W3)."""
+        """Clear the markers of a granted range (W3). Return whether there was one."""
         return bool(
             self._library.ml_ring_clear_markers(
                 self._at, ctypes.c_uint64(offset), ctypes.c_uint64(length)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,8 +63,8 @@ def test_a_region_leaves_once_it_is_acknowledged_and_durable(case: str) -> None:
     assert plan == expected
 
 
-# As above | how many must leave, and how many more may | volumes whose flush is due soon, if that is
-# worth it for two regions
+# As above | how many must leave, and how many more may | volumes whose flush is due soon, if it is
+# worth it for two of them
 SOON = """
 ==ff  | 1 0 | 2 3
 ==ff  | 0 2 | 2 3
