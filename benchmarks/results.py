@@ -129,11 +129,9 @@ def report_result(result: Mapping[str, Any], *, save: bool, only_cases: bool = F
         RESULTS_DIR.mkdir(exist_ok=True)
         file = RESULTS_DIR / f"{result['bench']}.json"
         kept = json.loads(file.read_text("utf-8")) if only_cases and file.exists() else {}
+        whole = dict(result)
         if kept.get("machine") == result["machine"]:
-            others = {part: kept[part] | result[part] for part in ("cases", "ratios")}
-            kept = {**kept, **others}
-        else:
-            kept = dict(result)
-        file.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+            whole = kept | {part: kept[part] | result[part] for part in ("cases", "ratios")}
+        file.write_text(json.dumps(whole, indent=1) + "\n", "utf-8")
     print(json.dumps(result), flush=True)
     return 1 if failed else 0

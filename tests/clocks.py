@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeVar
 
 
 @dataclass
@@ -44,3 +45,36 @@ class Steps:
             self.dead = self.count == self.crash_at
         if self.dead:
             raise Crashed
+
+
+class CrashingWorld(Protocol):
+    """A simulated world whose host's process can crash in a copy of it."""
+
+    steps: Steps
+
+    def session(self, crash_at: int | None, *, on_step: Callable[[Any], None]) -> int:
+        """Run one session; return its number of steps. on_step: takes its publisher before each."""
+        ...
+
+    def crashed(self, publisher: Any, mode: str) -> Self:
+        """Return a copy of the world, in which the host's process has crashed now."""
+        ...
+
+
+World = TypeVar("World", bound=CrashingWorld)
+
+
+def crashed_copies(world: World, mode: str, every: int) -> tuple[dict[int, World], int]:
+    """Run a session to its end. Return copies of the world that crashed, and how many steps it had.
+
+    The copies are those of each step, or of every `every`th, by the number of the step.
+    """
+    copies: dict[int, World] = {}
+
+    def copy_at(publisher: Any) -> None:
+        before = world.steps.count
+        if before % every == 0:
+            copies[before + 1] = world.crashed(publisher, mode)
+
+    steps = world.session(None, on_step=copy_at)
+    return copies, steps

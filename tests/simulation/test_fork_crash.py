@@ -25,7 +25,7 @@ from threading import Condition
 from uuid import UUID
 
 import pytest
-from clocks import CountingClock, Crashed, Steps
+from clocks import CountingClock, Crashed, Steps, crashed_copies
 from forking import Marked, Reports, marked, report
 from linked_forks import FilterModel, ModelLink
 
@@ -428,10 +428,9 @@ class World:
     def crashed(self, publisher: Publisher, mode: str) -> World:
         """Return a copy of the world, in which the host's process has crashed now."""
         other = copy(self)
-        other.random = Random()
-        other.random.setstate(self.random.getstate())
+        other.random = copy(self.random)
         other.clock = replace(self.clock)
-        other.steps = Steps(None, count=self.steps.count, dead=True)
+        other.steps = Steps(None)
         other.folder, other.primary = self.folder.copied(), self.primary.copied()
         other.folder.hook = lambda name: other.steps(name)  # noqa: PLW0108
         other.disks = {site: disk.copied() for site, disk in self.disks.items()}
@@ -861,15 +860,7 @@ def crash_everywhere(
     seed: int, mode: str, crash: str, *, every: int = 1, linked: bool = False
 ) -> None:
     """Crash at each step in turn, or at every `every`th step."""
-    undisturbed = World(seed, mode, linked=linked)
-    crashed: dict[int, World] = {}
-
-    def copy_crashed(publisher: Publisher) -> None:
-        before = undisturbed.steps.count
-        if before % every == 0:
-            crashed[before + 1] = undisturbed.crashed(publisher, crash)
-
-    steps = undisturbed.session(None, on_step=copy_crashed)
+    crashed, steps = crashed_copies(World(seed, mode, linked=linked), crash, every)
     for crash_at, world in crashed.items():
         try:
             world.session(

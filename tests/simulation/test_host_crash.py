@@ -27,7 +27,7 @@ from random import Random
 from uuid import UUID
 
 import pytest
-from clocks import CountingClock, Crashed, Steps
+from clocks import CountingClock, Crashed, Steps, crashed_copies
 from late_jobs import LateJobs
 
 from mirrorlog.codec.events import decode
@@ -268,8 +268,7 @@ class World:
     def crashed(self, publisher: Publisher, mode: str) -> World:
         """Return a copy of the world, in which the host's process has crashed now."""
         other = copy(self)
-        other.random = Random()
-        other.random.setstate(self.random.getstate())
+        other.random = copy(self.random)
         other.clock = replace(self.clock)
         other.steps = Steps(None)
         other.folder, other.broker = self.folder.copied(), self.broker.copied()
@@ -653,14 +652,7 @@ def crash_everywhere(
 ) -> set[str]:
     """Crash at each step in turn, or at every `every`th. Return the fallbacks that were taken."""
     undisturbed = World(seed, outages, settings)
-    crashed: dict[int, World] = {}
-
-    def crash(publisher: Publisher) -> None:
-        before = undisturbed.steps.count
-        if before % every == 0:
-            crashed[before + 1] = undisturbed.crashed(publisher, mode)
-
-    steps = undisturbed.session(None, on_step=crash)
+    crashed, steps = crashed_copies(undisturbed, mode, every)
     undisturbed.check_end()
     fallbacks = set(undisturbed.fallbacks)
     for crash_at, world in crashed.items():
